@@ -1,0 +1,72 @@
+"""What every entry point shares: compose a config, call one function, report mistakes in one line."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from src.errors import UserError
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+_MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of one config into a command line with Hydra overrides.
+
+    A mistake in the config or the input is printed as one line and ends the process with status 1;
+    `HYDRA_FULL_ERROR=1` shows the traceback instead.
+    """
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
+            function
+        )
+
+        @functools.wraps(function)
+        def main() -> None:
+            if os.environ.get("HYDRA_FULL_ERROR"):
+                run()
+                return
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are shown below
+            try:
+                run()
+            except Exception as error:
+                mistake = find_mistake(error)
+                if mistake is None:
+                    raise
+                print(f"error: {mistake}", file=sys.stderr)
+                sys.exit(1)
+            finally:
+                del os.environ["HYDRA_FULL_ERROR"]
+
+        return main
+
+    return decorate
+
+
+def find_mistake(error: BaseException) -> str | None:
+    """The line to show for an exception that the user can mend, None for a bug.
+
+    A constructor's own complaint, ValueError or TypeError, reaches here wrapped by Hydra's
+    `instantiate`: the innermost reason is the one that names the thing.
+    """
+    if not isinstance(error, _MISTAKES):
+        return None
+    while isinstance(error, HydraException) and isinstance(
+        error.__cause__, (ValueError, TypeError, *_MISTAKES)
+    ):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        # The rest is OmegaConf's description of the node's type.
+        lines = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
+    return "; ".join(lines)

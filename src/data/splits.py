@@ -1,0 +1,146 @@
+"""The official train and test lists of HMDB51 and UCF101, read from where they were downloaded."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Video:
+    """One labelled video; `name` is its file name without ending, which also names its flow."""
+
+    name: str
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The train and test videos of one official split, and the classes their labels index."""
+
+    classes: tuple[str, ...]
+    train: tuple[Video, ...]
+    test: tuple[Video, ...]
+
+
+HMDB51_TREE = """{videos}/<class>/<file>.avi and {lists}/<class>_test_split<1|2|3>.txt \
+(unpacked from hmdb51_org.rar and test_train_splits.rar of the HMDB51 authors)"""
+UCF101_TREE = """{videos}/<Class>/v_<Class>_g01_c01.avi and {lists}/trainlist01.txt, \
+testlist01.txt, classInd.txt (unpacked from UCF101.rar and \
+UCF101TrainTestSplits-RecognitionTask.zip of the UCF101 authors)"""
+
+
+def read_hmdb51(videos: str, lists: str, split: int, missing: str = "error") -> Split:
+    """Read split 1, 2 or 3 of HMDB51; classes are in alphabetical order.
+
+    A line of a list is `<file>.avi <flag>` with flag 1 = train, 2 = test, 0 = in neither.
+
+    Args:
+        videos: folder with one folder of .avi files per class.
+        lists: folder of the official `<class>_test_split<n>.txt`.
+        split: 1, 2 or 3.
+        missing: what to do with listed videos that are not there: "error" or "skip".
+
+    Raises:
+        UserError: the folders, the split, or (unless skipped) a listed video do not exist.
+    """
+    tree = HMDB51_TREE.format(videos=videos, lists=lists)
+    _check_folders("HMDB51", (videos, lists), tree)
+    files = sorted(Path(lists).glob(f"*_test_split{_checked(split, 'HMDB51')}.txt"))
+    if not files:
+        raise UserError(f"HMDB51 has no split lists in {lists}; expected {tree}")
+    classes = tuple(file.name.rsplit("_test_split", 1)[0] for file in files)
+    marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
+    for label, (name, file) in enumerate(zip(classes, files, strict=True)):
+        for line in file.read_text().splitlines():
+            if line.strip():
+                video, flag = line.rsplit(maxsplit=1)
+                if flag not in marked:
+                    raise UserError(f"{file}: flag {flag!r} in line {line!r} is not 0, 1 or 2")
+                marked[flag].append((f"{name}/{video}", label))
+    return _locate("HMDB51", Path(videos), classes, marked["1"], marked["2"], missing, tree)
+
+
+def read_ucf101(videos: str, lists: str, split: int, missing: str = "error") -> Split:
+    """Read split 1, 2 or 3 of UCF101; classes are in the order of classInd.txt.
+
+    Args and errors are those of `read_hmdb51`; `lists` holds trainlist0n.txt, testlist0n.txt and
+    classInd.txt. Labels come from the class folder in the lists, which the 1-based labels of the
+    train list are checked against.
+    """
+    tree = UCF101_TREE.format(videos=videos, lists=lists)
+    _check_folders("UCF101", (videos, lists), tree)
+    number = _checked(split, "UCF101")
+    parts = {}
+    for part in ("classInd.txt", f"trainlist0{number}.txt", f"testlist0{number}.txt"):
+        file = Path(lists) / part
+        if not file.is_file():
+            raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
+        parts[part[:5]] = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    classes = tuple(name for _, name in parts["class"])
+    label_of = {name: label for label, name in enumerate(classes)}
+
+    def labelled(lines: list[list[str]]) -> list[tuple[str, int]]:
+        entries = []
+        for path, *given in lines:
+            label = label_of.get(path.split("/")[0])
+            if label is None or (given and int(given[0]) != label + 1):
+                raise UserError(f"UCF101's lists contradict classInd.txt at {path} {given}")
+            entries.append((path, label))
+        return entries
+
+    train, test = labelled(parts["train"]), labelled(parts["testl"])
+    return _locate("UCF101", Path(videos), classes, train, test, missing, tree)
+
+
+def _checked(split: int, dataset: str) -> int:
+    if split not in (1, 2, 3):
+        raise UserError(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
+    return split
+
+
+def _check_folders(dataset: str, folders: Iterable[str], tree: str) -> None:
+    absent = [folder for folder in folders if not Path(folder).is_dir()]
+    if absent:
+        raise UserError(
+            f"{dataset} is not here: {' and '.join(absent)} missing; expected {tree}; "
+            "other places are given by data.dataset.videos=... and data.dataset.lists=..."
+        )
+
+
+def _locate(
+    dataset: str,
+    root: Path,
+    classes: tuple[str, ...],
+    train: list[tuple[str, int]],
+    test: list[tuple[str, int]],
+    missing: str,
+    tree: str,
+) -> Split:
+    """Find each listed file on disk, whatever the case of its name.
+
+    UCF101's lists say v_HandstandPushups_*, its files are called v_HandStandPushups_*.
+    """
+    if missing not in ("error", "skip"):
+        raise UserError(f"data.dataset.missing={missing} is not a choice: error or skip")
+    on_disk = {
+        f"{folder.name}/{file.name}".lower(): file
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+    }
+    absent = [path for path, _ in train + test if path.lower() not in on_disk]
+    if absent and (missing == "error" or len(absent) == len(train) + len(test)):
+        raise UserError(
+            f"{dataset}: {len(absent)} of {len(train) + len(test)} listed videos are missing "
+            f"under {root}, the first is {absent[0]}; expected {tree}; "
+            "data.dataset.missing=skip goes on without them"
+        )
+
+    def found(entries: list[tuple[str, int]]) -> tuple[Video, ...]:
+        files = [(on_disk.get(path.lower()), label) for path, label in entries]
+        return tuple(Video(file.stem, file, label) for file, label in files if file is not None)
+
+    return Split(classes, found(train), found(test))

@@ -1,0 +1,12 @@
+"""The one exception that means "the user can mend this", as opposed to a bug."""
+
+
+class UserError(Exception):
+    """A mistake in the input: one line that names the thing, the reason and the mend.
+
+    Entry points print it and exit with status 1; anything else keeps its traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker hands its exception on as the text of its whole traceback.
+        super().__init__(" ".join(message.rsplit("UserError: ", 1)[-1].split()))

@@ -1,0 +1,89 @@
+"""Optical-flow algorithms behind one call: two grey frames in, one field in pixels out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from src.data.transforms import resize, size_at
+from src.errors import UserError
+
+Grey = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float32]
+FlowAlgorithm = Callable[[Grey, Grey], Field]
+
+DIS_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+def tvl1(**parameters: Any) -> FlowAlgorithm:
+    """TV-L1 (Zach, Pock, Bischof 2007), the papers' flow; slow.
+
+    Args:
+        parameters: those of OpenCV's DualTVL1 (tau, lambda_, theta, nscales, warps, epsilon, ...).
+    """
+    flow = cv2.optflow.DualTVL1OpticalFlow_create(**parameters)
+    return lambda first, second: flow.calc(first, second, None)
+
+
+def dis(preset: str = "medium", finest_scale: int | None = None) -> FlowAlgorithm:
+    """Dense inverse search (Kroeger et al. 2016), hundreds of times faster than TV-L1.
+
+    Args:
+        preset: ultrafast, fast or medium.
+        finest_scale: the pyramid level to stop at, 0 for full resolution; None keeps the preset's.
+    """
+    if preset not in DIS_PRESETS:
+        raise UserError(f"DIS has no preset {preset!r}: choose from {', '.join(DIS_PRESETS)}")
+    flow = cv2.DISOpticalFlow_create(DIS_PRESETS[preset])
+    if finest_scale is not None:
+        flow.setFinestScale(finest_scale)
+    return lambda first, second: flow.calc(first, second, None)
+
+
+def farneback(
+    pyr_scale: float = 0.5,
+    levels: int = 5,
+    winsize: int = 13,
+    iterations: int = 10,
+    poly_n: int = 5,
+    poly_sigma: float = 1.1,
+) -> FlowAlgorithm:
+    """Polynomial expansion (Farneback 2003), with the parameters of `cv2.calcOpticalFlowFarneback`.
+
+    The defaults are those of OpenCV's class cv2.FarnebackOpticalFlow.
+    """
+    arguments = (pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, 0)
+    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, *arguments)
+
+
+ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
+    "tvl1": tvl1,
+    "dis": dis,
+    "farneback": farneback,
+}
+
+
+def make_algorithm(name: str, parameters: dict[str, Any]) -> FlowAlgorithm:
+    """Build the algorithm `name` with its own parameters.
+
+    Raises:
+        UserError: there is no such algorithm, or it has no such parameter.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"no flow algorithm {name!r}: choose from {', '.join(ALGORITHMS)}")
+    try:
+        return ALGORITHMS[name](**parameters)
+    except (TypeError, cv2.error) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error
+
+
+def grey_at(image: npt.NDArray[np.uint8], short_side: int) -> Grey:
+    """Resize an RGB image (H, W, 3) to a smaller side of `short_side` and make it grey."""
+    return cv2.cvtColor(resize(image, size_at(image.shape[:2], short_side)), cv2.COLOR_RGB2GRAY)

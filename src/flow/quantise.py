@@ -1,0 +1,15 @@
+"""Optical flow as 8-bit images, the way the released TV-L1 flow is stored."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def quantise(flow: npt.NDArray[np.float32], bound: float = 20.0) -> npt.NDArray[np.uint8]:
+    """Clip flow in pixels per frame to [-bound, bound] and store it as round(255 (v+b) / 2b)."""
+    scaled = (np.clip(flow, -bound, bound) + bound) * (255.0 / (2.0 * bound))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def dequantise(image: npt.NDArray[np.uint8], bound: float = 20.0) -> npt.NDArray[np.float32]:
+    """Invert `quantise` to within half a step, bound / 255 pixels."""
+    return image.astype(np.float32) * np.float32(2.0 * bound / 255.0) - np.float32(bound)

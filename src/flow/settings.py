@@ -1,0 +1,56 @@
+"""How a folder of flow was made: kept beside the flow, and in every checkpoint trained on it."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+
+from src import __version__
+from src.errors import UserError
+from src.flow.algorithms import FlowAlgorithm, make_algorithm
+
+FILE_NAME = "flow.json"
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Everything that two flow folders must share to be used together.
+
+    Args:
+        algorithm: tvl1, dis or farneback.
+        parameters: the algorithm's own, see `src.flow.algorithms`.
+        short_side: smaller side in pixels that frames are resized to first.
+        bound: flow is clipped to [-bound, bound] pixels and quantised to 8 bits.
+    """
+
+    algorithm: str = "tvl1"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    short_side: int = 256
+    bound: float = 20.0
+
+    def make(self) -> FlowAlgorithm:
+        """Build the algorithm; a wrong name or parameter is a UserError."""
+        return make_algorithm(self.algorithm, dict(self.parameters))
+
+    def save(self, folder: Path) -> None:
+        """Write flow.json, with the versions that made the flow, for the reader's information."""
+        record = {
+            **asdict(self),
+            "step": 1,  # frames from one end of a field to the other
+            "versions": {"opencv": cv2.__version__, "project": __version__},
+        }
+        (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read flow.json, None where there is none (flow downloaded as the release has it)."""
+        file = folder / FILE_NAME
+        if not file.is_file():
+            return None
+        try:
+            record = json.loads(file.read_text())
+            return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not readable as flow settings: {error}") from error
