@@ -1,4 +1,4 @@
-"""What every entry point shares: compose a config, call one function, report mistakes in one line."""
+"""What entry points share: compose a config, call one function, show a mistake as one line."""
 
 import functools
 import os
