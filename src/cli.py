@@ -1,17 +1,19 @@
 """What entry points share: compose a config, call one function, show a mistake as one line."""
 
 import functools
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.errors import UserError
 
@@ -33,6 +35,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(function)
         def main() -> None:
+            _quieten()
             if os.environ.get("HYDRA_FULL_ERROR"):
                 run()
                 return
@@ -53,6 +56,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     return decorate
 
 
+def _quieten() -> None:
+    """Silence what Lightning says at every start; its warnings about the run itself stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*exists and is not empty",  # a run directory is meant to be used again
+        ".*smaller than the logging interval",
+        ".*LeafSpec.*deprecated",
+        ".*does not have many workers",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
 def find_mistake(error: BaseException) -> str | None:
     """The line to show for an exception that the user can mend, None for a bug.
 
@@ -65,6 +80,8 @@ def find_mistake(error: BaseException) -> str | None:
         error.__cause__, (ValueError, TypeError, *_MISTAKES)
     ):
         error = error.__cause__
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not given: add {error.full_key}=<value> to the command"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         # The rest is OmegaConf's description of the node's type.

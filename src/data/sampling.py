@@ -55,6 +55,14 @@ def training_clip(
     return grid[start : start + count]
 
 
+def central_clip(first: int, last: int, count: int, stride: tuple[int, int]) -> Indices:
+    """`count` frames around the middle, at the mean stride or as far apart as there is room."""
+    tau = sum(stride) / 2
+    reach = min(tau * (count - 1), last - first) / 2
+    middle = (first + last) / 2
+    return np.rint(np.linspace(middle - reach, middle + reach, count)).astype(np.int64)
+
+
 def stack_indices(frames: Indices, stack: int, num_fields: int) -> Indices:
     """The flow fields around each frame, (T, stack); outside the video the border is repeated."""
     around = frames[:, None] + np.arange(-(stack // 2), stack - stack // 2)[None, :]

@@ -32,25 +32,29 @@ testlist01.txt, classInd.txt (unpacked from UCF101.rar and \
 UCF101TrainTestSplits-RecognitionTask.zip of the UCF101 authors)"""
 
 
-def read_hmdb51(videos: str, lists: str, split: int, missing: str = "error") -> Split:
+def read_hmdb51(
+    root: str, split: int, videos: str = "videos", lists: str = "splits", missing: str = "error"
+) -> Split:
     """Read split 1, 2 or 3 of HMDB51; classes are in alphabetical order.
 
     A line of a list is `<file>.avi <flag>` with flag 1 = train, 2 = test, 0 = in neither.
 
     Args:
-        videos: folder with one folder of .avi files per class.
-        lists: folder of the official `<class>_test_split<n>.txt`.
+        root: where the dataset lies.
         split: 1, 2 or 3.
+        videos: folder with one folder of .avi files per class, relative to root.
+        lists: folder of the official `<class>_test_split<n>.txt`, relative to root.
         missing: what to do with listed videos that are not there: "error" or "skip".
 
     Raises:
         UserError: the folders, the split, or (unless skipped) a listed video do not exist.
     """
-    tree = HMDB51_TREE.format(videos=videos, lists=lists)
-    _check_folders("HMDB51", (videos, lists), tree)
-    files = sorted(Path(lists).glob(f"*_test_split{_checked(split, 'HMDB51')}.txt"))
+    videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
+    tree = HMDB51_TREE.format(videos=videos_dir, lists=lists_dir)
+    _check_folders("HMDB51", (videos_dir, lists_dir), tree)
+    files = sorted(lists_dir.glob(f"*_test_split{_checked(split, 'HMDB51')}.txt"))
     if not files:
-        raise UserError(f"HMDB51 has no split lists in {lists}; expected {tree}")
+        raise UserError(f"HMDB51 has no split lists in {lists_dir}; expected {tree}")
     classes = tuple(file.name.rsplit("_test_split", 1)[0] for file in files)
     marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
     for label, (name, file) in enumerate(zip(classes, files, strict=True)):
@@ -60,22 +64,25 @@ def read_hmdb51(videos: str, lists: str, split: int, missing: str = "error") -> 
                 if flag not in marked:
                     raise UserError(f"{file}: flag {flag!r} in line {line!r} is not 0, 1 or 2")
                 marked[flag].append((f"{name}/{video}", label))
-    return _locate("HMDB51", Path(videos), classes, marked["1"], marked["2"], missing, tree)
+    return _locate("HMDB51", videos_dir, classes, marked["1"], marked["2"], missing, tree)
 
 
-def read_ucf101(videos: str, lists: str, split: int, missing: str = "error") -> Split:
+def read_ucf101(
+    root: str, split: int, videos: str = "videos", lists: str = "splits", missing: str = "error"
+) -> Split:
     """Read split 1, 2 or 3 of UCF101; classes are in the order of classInd.txt.
 
     Args and errors are those of `read_hmdb51`; `lists` holds trainlist0n.txt, testlist0n.txt and
     classInd.txt. Labels come from the class folder in the lists, which the 1-based labels of the
     train list are checked against.
     """
-    tree = UCF101_TREE.format(videos=videos, lists=lists)
-    _check_folders("UCF101", (videos, lists), tree)
+    videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
+    tree = UCF101_TREE.format(videos=videos_dir, lists=lists_dir)
+    _check_folders("UCF101", (videos_dir, lists_dir), tree)
     number = _checked(split, "UCF101")
     parts = {}
     for part in ("classInd.txt", f"trainlist0{number}.txt", f"testlist0{number}.txt"):
-        file = Path(lists) / part
+        file = lists_dir / part
         if not file.is_file():
             raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
         parts[part[:5]] = [line.split() for line in file.read_text().splitlines() if line.strip()]
@@ -92,7 +99,7 @@ def read_ucf101(videos: str, lists: str, split: int, missing: str = "error") -> 
         return entries
 
     train, test = labelled(parts["train"]), labelled(parts["testl"])
-    return _locate("UCF101", Path(videos), classes, train, test, missing, tree)
+    return _locate("UCF101", videos_dir, classes, train, test, missing, tree)
 
 
 def _checked(split: int, dataset: str) -> int:
@@ -101,12 +108,12 @@ def _checked(split: int, dataset: str) -> int:
     return split
 
 
-def _check_folders(dataset: str, folders: Iterable[str], tree: str) -> None:
-    absent = [folder for folder in folders if not Path(folder).is_dir()]
+def _check_folders(dataset: str, folders: Iterable[Path], tree: str) -> None:
+    absent = [str(folder) for folder in folders if not folder.is_dir()]
     if absent:
         raise UserError(
             f"{dataset} is not here: {' and '.join(absent)} missing; expected {tree}; "
-            "other places are given by data.dataset.videos=... and data.dataset.lists=..."
+            "other places are given by data.dataset.root, .videos and .lists"
         )
 
 

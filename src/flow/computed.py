@@ -9,6 +9,8 @@ from src.errors import UserError
 from src.flow.algorithms import FlowAlgorithm, grey_at
 from src.flow.quantise import quantise
 
+CHUNK = 32  # frames decoded at once
+
 
 class ComputedFlow:
     """Flow computed from the frames of an RGB source when it is asked for.
@@ -32,8 +34,11 @@ class ComputedFlow:
     def flow(self, indices: Sequence[int]) -> Uint8:
         """Compute the fields `indices` (from 0) as quantised (N, H, W, 2), channels u, v."""
         needed = sorted({i + step for i in indices for step in (0, 1)})
-        images = self.frames.rgb(needed)
-        grey = {i: grey_at(image, self.short_side) for i, image in zip(needed, images, strict=True)}
+        grey = {}
+        for start in range(0, len(needed), CHUNK):  # large frames are not kept, only grey ones
+            some = needed[start : start + CHUNK]
+            for i, image in zip(some, self.frames.rgb(some), strict=True):
+                grey[i] = grey_at(image, self.short_side)
         fields = {
             i: quantise(self.algorithm(grey[i], grey[i + 1]), self.bound) for i in set(indices)
         }

@@ -44,9 +44,9 @@ class FlowSettings:
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Self | None:
+    def load(cls, folder: str | Path) -> Self | None:
         """Read flow.json, None where there is none (flow downloaded as the release has it)."""
-        file = folder / FILE_NAME
+        file = Path(folder) / FILE_NAME
         if not file.is_file():
             return None
         try:

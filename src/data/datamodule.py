@@ -1,0 +1,174 @@
+"""The LightningDataModule: train clips, validation clips and whole test videos of one split."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
+from src.data.splits import Split
+from src.data.transforms import CropPolicy
+from src.data.views import CentralClip, RandomClip, View, WholeVideo
+from src.errors import UserError
+from src.flow.settings import FlowSettings
+from src.hardware import usable_cores
+
+
+class VideoDataModule(pl.LightningDataModule):
+    """Clips of a dataset's split as uint8 batches.
+
+    A batch holds "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W), "label" (B,) and "video"
+    (names).
+
+    Args:
+        dataset: a call that returns the split, making or checking the data where that is needed.
+        flow_dir: folder of the flow's u/ and v/.
+        split: the number of the split, for checkpoints.
+        num_classes: what networks are built for; checked against the split.
+        modalities: "rgb", "flow" or both.
+        frames: T of a training clip.
+        stack: flow fields around a frame (L).
+        short_side: smaller side that crops are chosen at and test frames are resized to.
+        crop: how a training clip is cut out of a frame.
+        crop_size: side of a training clip.
+        mirror: whether a mirrored video keeps its label.
+        test_frames: frames of a test video.
+        batch_size: clips per step and device.
+        test_batch_size: videos per test step; videos of different size need 1.
+        num_workers: reading processes per device; None takes the cores that there are, up to 8.
+        seed: of all random choices.
+        stride: smallest and largest tau, frames from one of a clip to the next.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[], Split],
+        flow_dir: str,
+        split: int,
+        num_classes: int,
+        modalities: Sequence[str],
+        frames: int,
+        stack: int,
+        short_side: int,
+        crop: CropPolicy,
+        crop_size: int,
+        mirror: bool,
+        test_frames: int,
+        batch_size: int,
+        test_batch_size: int,
+        num_workers: int | None,
+        seed: int,
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        if not modalities or set(modalities) - set(MODALITIES):
+            raise UserError(f"data.modalities={list(modalities)}: choose rgb, flow or both")
+        if stack < 2 or stack % 2:
+            raise UserError(f"data.stack={stack}: a flow stack has an even number of fields")
+        if not 1 <= stride[0] <= stride[1]:
+            raise UserError(f"data.stride={list(stride)}: needs 1 <= smallest <= largest")
+        for name, value in (("frames", frames), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"data.{name}={value}: needs at least 1")
+        self.dataset, self.flow_dir = dataset, flow_dir
+        self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
+        self.stack, self.seed, self.frames = stack, seed, frames
+        self.batch_size, self.test_batch_size = batch_size, test_batch_size
+        self.num_workers, self.crop_size = num_workers, crop_size
+        self.train_view = RandomClip(frames, stride, crop, crop_size, short_side, mirror)
+        self.val_view = CentralClip(frames, stride, crop_size, short_side)
+        self.test_view = WholeVideo(test_frames, short_side)
+        self.videos = Split((), (), ())
+
+    def prepare_data(self) -> None:
+        """Make or check the data, once per machine."""
+        self.dataset()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the lists."""
+        if self.videos.classes:
+            return
+        self.videos = self.dataset()
+        if len(self.videos.classes) != self.num_classes:
+            raise UserError(
+                f"data.num_classes={self.num_classes}, but the lists name "
+                f"{len(self.videos.classes)} classes"
+            )
+
+    @property
+    def flow(self) -> FlowSettings:
+        """How the flow was made; without a flow.json it is taken for the released TV-L1."""
+        return FlowSettings.load(self.flow_dir) or FlowSettings()
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Every training video once, in random order, one random clip of each."""
+        return self._loader(self.videos.train, self.train_view, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The central clip of every test video."""
+        return self._loader(self.videos.test, self.val_view, self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Every test video whole."""
+        return self._loader(self.videos.test, self.test_view, self.test_batch_size)
+
+    def _loader(
+        self, videos: Sequence, view: View, batch_size: int, shuffle: bool = False
+    ) -> DataLoader[Sample]:
+        workers = self.num_workers
+        if workers is None:
+            ranks_here = self.trainer.num_devices if self.trainer else 1
+            workers = min(8, max(1, usable_cores() // ranks_here))
+        return DataLoader(
+            VideoDataset(videos, self.flow_dir, self.modalities, view, self.stack, self.seed),
+            batch_size=batch_size,
+            sampler=DrawSampler(len(videos), self.seed, shuffle),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+
+class DrawSampler(Sampler[Draw]):
+    """Deals (video, pass) pairs to the ranks of a run.
+
+    A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
+    step; an unshuffled one is dealt as it is, so that evaluation counts every video once.
+    """
+
+    def __init__(self, count: int, seed: int, shuffle: bool) -> None:
+        self.count, self.seed, self.shuffle, self.epoch = count, seed, shuffle, 0
+        distributed = torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.ranks = torch.distributed.get_world_size() if distributed else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return -(-self.count // self.ranks)
+        return len(range(self.rank, self.count, self.ranks))
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = list(range(self.count))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.count, generator=generator).tolist()
+            order += order[: len(self) * self.ranks - self.count]
+        return ((index, self.epoch) for index in order[self.rank :: self.ranks])
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Stack samples; videos of different size do not fit one batch."""
+    for modality in MODALITIES:
+        shapes = {tuple(s[modality].shape[-2:]) for s in samples if modality in s}
+        if len(shapes) > 1:
+            raise UserError(
+                f"videos of different sizes {sorted(shapes)} do not fit one batch: "
+                "set data.test_batch_size=1"
+            )
+    return default_collate(samples)

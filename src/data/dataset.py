@@ -1,0 +1,142 @@
+"""Videos as a torch dataset: one view of one video is one sample."""
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from src.data.sampling import stack_indices, valid_range
+from src.data.sources import FlowFolder, FlowSource, RGBSource, VideoFile
+from src.data.splits import Video
+from src.data.transforms import (
+    crop_and_resize,
+    flow_to_tensor,
+    mirror_flow,
+    mirror_rgb,
+    rgb_to_tensor,
+)
+from src.data.views import View
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+Sample = dict[str, Any]
+Draw = tuple[int, int]  # which video, which pass over the list
+MODALITIES = ("rgb", "flow")
+# Released flow has one field fewer than there are frames, or two; more is another video's flow.
+COUNT_TOLERANCE = 2
+
+
+def read_view(
+    rgb: RGBSource | None,
+    flow: FlowSource | None,
+    view: View,
+    stack: int,
+    rng: np.random.Generator,
+    name: str = "video",
+) -> Sample:
+    """Read one view of a video from its sources, uint8.
+
+    Args:
+        rgb: where frames come from, None if the network sees none.
+        flow: where flow comes from, None if the network sees none.
+        view: chooses frames and geometry.
+        stack: flow fields around a frame (L).
+        rng: for the view's random choices.
+        name: for messages.
+
+    Returns:
+        "rgb" (3, T, H, W) and "flow" (2L, T, H, W) of the same frames, crop and mirroring, for the
+        sources that are given.
+
+    Raises:
+        UserError: the flow cannot belong to the frames.
+    """
+    num_frames = rgb.num_frames if rgb else flow.num_fields + 1 if flow else 0
+    num_fields = flow.num_fields if flow else None
+    if num_fields is not None and num_fields != num_frames - 1:
+        message = f"video {name} has {num_frames} frames and {num_fields} flow fields"
+        if abs(num_fields - (num_frames - 1)) > COUNT_TOLERANCE:
+            raise UserError(
+                f"{message}, not one fewer: they are not of the same video; extract its flow again"
+            )
+        _warn_once(f"{message}, not one fewer: frames beyond the shorter are not used")
+    if num_frames <= stack:
+        _warn_once(
+            f"video {name} has {num_frames} frames, too few for a stack of {stack} flow fields: "
+            "its first and last fields are repeated"
+        )
+    first, last = valid_range(num_frames, num_fields, stack)
+    frames = view.frames(first, last, rng)
+
+    images = rgb.rgb(frames.tolist()) if rgb else None
+    fields = (
+        flow.flow(stack_indices(frames, stack, flow.num_fields).ravel().tolist()) if flow else None
+    )
+    shape = images.shape[1:3] if images is not None else fields.shape[1:3]  # type: ignore[union-attr]
+    geometry = view.geometry((shape[0], shape[1]), rng)
+    sample: Sample = {}
+    if images is not None:
+        clip = rgb_to_tensor(crop_and_resize(images, geometry.box, geometry.size))
+        sample["rgb"] = mirror_rgb(clip) if geometry.mirror else clip
+    if fields is not None:
+        clip = flow_to_tensor(crop_and_resize(fields, geometry.box, geometry.size), stack)
+        sample["flow"] = mirror_flow(clip) if geometry.mirror else clip
+    return sample
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        log.warning(message)
+
+
+class VideoDataset(Dataset[Sample]):
+    """Views of listed videos.
+
+    An item is asked for by (video, pass), which with the seed fixes every random choice: the same
+    clips come out whatever the number and the order of worker processes.
+
+    Args:
+        videos: what to read.
+        flow_dir: folder of the flow's u/ and v/.
+        modalities: "rgb", "flow" or both.
+        view: frames and geometry.
+        stack: flow fields around a frame (L).
+        seed: of all random choices.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        flow_dir: str,
+        modalities: Collection[str],
+        view: View,
+        stack: int,
+        seed: int,
+    ) -> None:
+        self.videos, self.flow_dir, self.modalities = videos, flow_dir, tuple(modalities)
+        self.view, self.stack, self.seed = view, stack, seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Read one view: the tensors of `read_view`, "label" and "video" (its name)."""
+        index, epoch = draw
+        cv2.setNumThreads(0)  # worker processes are the parallelism
+        video = self.videos[index]
+        sample = read_view(
+            VideoFile(video.path) if "rgb" in self.modalities else None,
+            FlowFolder(self.flow_dir, video.name) if "flow" in self.modalities else None,
+            self.view,
+            self.stack,
+            np.random.default_rng((self.seed, epoch, index)),
+            video.name,
+        )
+        return sample | {"label": video.label, "video": video.name}

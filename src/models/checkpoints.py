@@ -1,0 +1,65 @@
+"""What our checkpoints carry beside weights, and the checks that it makes possible."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from src import __version__
+from src.data.datamodule import VideoDataModule
+from src.errors import UserError
+from src.models.build import Plan
+from src.models.weights import read_checkpoint
+
+KEY = "experiment"
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to use a checkpoint without the config it came from.
+
+    Args:
+        config: the whole resolved config.
+        plan: of the stage, see `src.models.build`.
+        class_names: in the order of the logits.
+        split: of the dataset.
+        normalisation: the numbers that uint8 input is normalised with.
+        flow: how the flow was made, see `FlowSettings`; None if the network sees no flow.
+        version: of this project.
+    """
+
+    config: dict[str, Any]
+    plan: Plan
+    class_names: list[str]
+    split: int
+    normalisation: dict[str, Any]
+    flow: dict[str, Any] | None
+    version: str = __version__
+
+    @classmethod
+    def read(cls, path: str) -> tuple[Self, dict[str, Any]]:
+        """The description in a checkpoint, and the checkpoint itself."""
+        content = read_checkpoint(path)
+        try:
+            return cls(**content[KEY]), content
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
+            ) from error
+
+    def check_fits(self, data: VideoDataModule, source: str) -> None:
+        """Refuse data that this checkpoint must not meet: another split, or other flow.
+
+        A video of one split's train list is in another's test list, and a network reads flow of
+        another algorithm wrongly, both without a sign.
+        """
+        if tuple(self.class_names) != data.videos.classes:
+            return  # another dataset: transfer
+        if self.split != data.split:
+            raise UserError(
+                f"{source} was trained on split {self.split}, whose training videos are among the "
+                f"test videos of split {data.split}: set data.split={self.split}"
+            )
+        if self.flow and "flow" in data.modalities and self.flow != asdict(data.flow):
+            raise UserError(
+                f"{source} was trained on flow made with {self.flow}, but {data.flow_dir} was made "
+                f"with {asdict(data.flow)}: extract the flow again or train again"
+            )

@@ -1,0 +1,38 @@
+"""Top-1, top-5 and mean class accuracy, the same for clips and for videos."""
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class MeanClassAccuracy(MulticlassAccuracy):
+    """Mean of the recalls of the classes that occur; a class without a sample does not count.
+
+    torchmetrics' own macro average counts an absent class as soon as it is predicted.
+    """
+
+    def compute(self) -> Tensor:
+        """Mean recall, in 0..1."""
+        true_positives, _, _, false_negatives = self._final_state()
+        support = true_positives + false_negatives
+        return (true_positives / support)[support > 0].mean()
+
+
+def accuracies(num_classes: int, prefix: str = "") -> MetricCollection:
+    """The three accuracies in 0..1, of scores (N, K) against labels (N,)."""
+    return MetricCollection(
+        {
+            "top1": MulticlassAccuracy(num_classes, average="micro"),
+            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+            "mean_class": MeanClassAccuracy(num_classes, average="none"),
+        },
+        prefix=prefix,
+        compute_groups=False,  # the groups would copy states between the averages
+    )
+
+
+def judge(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """The three accuracies in percent."""
+    metrics = accuracies(scores.shape[1])
+    metrics.update(scores, labels)
+    return {name: 100 * float(value) for name, value in metrics.compute().items()}

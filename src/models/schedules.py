@@ -1,0 +1,63 @@
+"""Learning rates as plain functions of the progress through training, in passes (epochs)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """A learning rate for every point of a training of `epochs` passes."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the train list."""
+        ...
+
+    def __call__(self, progress: float) -> float:
+        """Learning rate after `progress` passes, 0 <= progress <= epochs."""
+        ...
+
+
+class PiecewiseConstant:
+    """Constant learning rates, one after the other: the papers' schedule.
+
+    Args:
+        phases: (learning rate, passes) pairs in order.
+    """
+
+    def __init__(self, phases: Sequence[tuple[float, int]]) -> None:
+        self.phases = [(float(rate), int(epochs)) for rate, epochs in phases]
+        self.epochs = sum(epochs for _, epochs in self.phases)
+
+    def __call__(self, progress: float) -> float:
+        """Learning rate after `progress` passes."""
+        end = 0
+        for rate, epochs in self.phases:
+            end += epochs
+            if progress < end:
+                return rate
+        return self.phases[-1][0]
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """A linear rise over the first part, then half a cosine down to zero.
+
+    Args:
+        lr: the highest learning rate.
+        epochs: passes over the train list.
+        warmup: the share of all passes that the rise takes.
+    """
+
+    lr: float
+    epochs: int
+    warmup: float = 0.1
+
+    def __call__(self, progress: float) -> float:
+        """Learning rate after `progress` passes."""
+        done = min(progress / self.epochs, 1.0)
+        if done < self.warmup:
+            # a first step at exactly zero would be wasted
+            return self.lr * max(done / self.warmup, 0.01)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))

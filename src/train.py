@@ -1,0 +1,23 @@
+"""Train an experiment, stage by stage; a finished stage is not trained again.
+
+python -m src.train                                             the embedded experiment
+python -m src.train experiment=st_resnet_hmdb51 data.split=1
+python -m src.train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=8
+python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.start_from.motion=m.ckpt
+python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
+"""
+
+from omegaconf import DictConfig
+
+from src.cli import command
+from src.training.pipeline import run_experiment
+
+
+@command("train")
+def main(cfg: DictConfig) -> float:
+    """Run the experiment; the value is what a sweep optimises."""
+    return run_experiment(cfg)
+
+
+if __name__ == "__main__":
+    main()

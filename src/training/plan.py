@@ -1,0 +1,74 @@
+"""From a composed config to the plans of its stages, see `src.models.build`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import UserError
+from src.models.build import Plan
+
+# Changing these changes how fast a stage runs, not what it learns.
+_SPEED_ONLY = {"data.num_workers", "data.test_batch_size"}
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The composed config as plain dictionaries, all interpolations filled in."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def stage_names(config: Mapping[str, Any]) -> list[str]:
+    """The stages to run, in order: all, or those that `only` names, without those of `skip`."""
+    stages = list(config["stages"])
+    chosen = {}
+    for key in ("only", "skip"):
+        value = config[key]
+        chosen[key] = [value] if isinstance(value, str) else list(value or [])
+        unknown = [name for name in chosen[key] if name not in stages]
+        if unknown:
+            raise UserError(
+                f"{key}={unknown[0]}: this experiment has the stages {', '.join(stages)}"
+            )
+    return [
+        name
+        for name in stages
+        if (not chosen["only"] or name in chosen["only"]) and name not in chosen["skip"]
+    ]
+
+
+def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
+    """Put together what one stage changes with what all stages share."""
+    chosen, model = config["stages"][stage], config["model"]
+    if chosen["network"] not in model:
+        raise UserError(
+            f"stage {stage} trains model.{chosen['network']}, which this model does not have"
+        )
+    trainer = config["trainer"]
+    return {
+        "stage": stage,
+        "net": model[chosen["network"]] | chosen.get("net", {}),
+        "normalise": model["normalise"],
+        "data": config["data"] | chosen["data"],
+        "module": chosen["module"],
+        "optimizer": config["optimizer"],
+        "batch_size": chosen["batch_size"],
+        "start_from": chosen["start_from"],
+        "limits": {key: trainer[key] for key in ("max_epochs", "limit_train_batches")},
+        "precision": trainer["precision"],
+    }
+
+
+def difference(plan: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> str | None:
+    """The first place where two plans would train differently, as "key: one, other"."""
+    for key in dict.fromkeys([*plan, *other]):
+        where = f"{path}{key}"
+        if where in _SPEED_ONLY:
+            continue
+        one, two = plan.get(key), other.get(key)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            inner = difference(one, two, f"{where}.")
+            if inner:
+                return inner
+        elif one != two:
+            return f"{where}: {one}, {two}"
+    return None
