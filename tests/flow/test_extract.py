@@ -1,0 +1,305 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.sources import FlowFolder, VideoFile
+from src.errors import UserError
+from src.flow.algorithms import FlowAlgorithm
+from src.flow.computed import ComputedFlow
+from src.flow.extract import CHUNK, PARTIAL, extract_flow, find_videos
+from src.flow.quantise import dequantise
+from src.flow.settings import FILE_NAME, FlowSettings
+from tests.flow.textures import moving_texture
+from tests.helpers import CLIPS, write_video
+
+DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
+ODD_NAME = "a#(b)&!;[1] c.d"  # HMDB51 has such names
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "walk" / "right.mp4", moving_texture((3.0, 0.0), frames=5))
+    write_video(folder / "walk" / "down.avi", moving_texture((0.0, 2.0), frames=2), codec="mpeg4")
+    write_video(folder / "run" / f"{ODD_NAME}.mp4", moving_texture((-2.0, 1.0), frames=CHUNK + 2))
+    return find_videos(folder)
+
+
+@pytest.fixture(scope="module")
+def extracted(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flow that tests only read."""
+    output = tmp_path_factory.mktemp("flow") / "made" / "on the way"
+    result = extract_flow(videos, output, DIS, workers=2)
+    assert (result.done, result.reused, result.failed) == (3, 0, {})
+    assert result.frames == 5 + 2 + CHUNK + 2
+    assert result.frames_per_second == pytest.approx(result.frames / result.seconds)
+    return output
+
+
+@pytest.fixture
+def output(extracted: Path, tmp_path: Path) -> Path:
+    """Flow that a test may damage."""
+    return shutil.copytree(extracted, tmp_path / "flow")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_released_layout(extracted: Path) -> None:
+    assert {entry.name for entry in extracted.iterdir()} == {"u", "v", FILE_NAME}
+    for component in "uv":
+        counts = {"right": 4, "down": 1, ODD_NAME: CHUNK + 1}
+        assert {entry.name for entry in (extracted / component).iterdir()} == set(counts)
+        for name, count in counts.items():
+            files = sorted(file.name for file in (extracted / component / name).iterdir())
+            assert files == [f"frame{i:06d}.jpg" for i in range(1, count + 1)]
+    image = cv2.imread(str(extracted / "u" / "right" / "frame000001.jpg"), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert image.shape == (64, 96)  # one channel: grey
+    assert FlowSettings.load(extracted) == DIS
+
+
+@pytest.mark.parametrize(
+    ("name", "shift"), [("right", (3.0, 0.0)), ("down", (0.0, 2.0)), (ODD_NAME, (-2.0, 1.0))]
+)
+def test_sign_and_order(extracted: Path, name: str, shift: tuple[float, float]) -> None:
+    flow = FlowFolder(extracted, name)
+    fields = dequantise(flow.flow(range(flow.num_fields)))[:, 12:-12, 12:-12]
+    # Right is u > 0 and down is v > 0, in every field.
+    for field in fields.reshape(len(fields), -1, 2):
+        np.testing.assert_allclose(np.median(field, axis=0), shift, atol=0.35)
+
+
+def test_is_what_is_computed_on_the_spot(extracted: Path, videos: list[Path]) -> None:
+    """Also across the border between two chunks of frames."""
+    video = next(video for video in videos if video.stem == ODD_NAME)
+    computed = ComputedFlow(VideoFile(video), DIS.make(), DIS.short_side, DIS.bound)
+    stored = FlowFolder(extracted, ODD_NAME)
+    assert stored.num_fields == computed.num_fields
+    indices = range(stored.num_fields)
+    difference = stored.flow(indices).astype(int) - computed.flow(indices)
+    assert np.abs(difference).mean() < 0.5  # JPEG only
+
+
+def test_the_order_of_videos_changes_nothing(
+    extracted: Path, videos: list[Path], tmp_path: Path
+) -> None:
+    extract_flow(videos[::-1], tmp_path, DIS, workers=1)
+    assert contents(tmp_path) == contents(extracted)
+
+
+def test_what_is_there_is_left_alone(output: Path, videos: list[Path]) -> None:
+    marked = output / "u" / "right" / "frame000001.jpg"
+    marked.write_bytes(b"mark")
+    result = extract_flow(videos, output, DIS, workers=1)
+    assert (result.done, result.reused, result.frames) == (0, 3, 0)
+    assert marked.read_bytes() == b"mark"
+
+
+def test_goes_on_after_a_kill(extracted: Path, output: Path, videos: list[Path]) -> None:
+    before = contents(extracted)
+    shutil.rmtree(output / "v" / "right")  # killed between u and v
+    for component in "uv":
+        shutil.rmtree(output / component / ODD_NAME)  # killed within a video
+        partial = output / PARTIAL / ODD_NAME / component
+        partial.mkdir(parents=True)
+        (partial / "frame000001.jpg").write_bytes(b"half a file")
+        (partial / "frame009999.jpg").write_bytes(b"of a longer video")
+    result = extract_flow(videos, output, DIS, workers=2)
+    assert (result.done, result.reused) == (2, 1)
+    assert contents(output) == before
+    assert not (output / PARTIAL).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (FlowSettings("farneback", {}, short_side=64), "algorithm dis there, farneback now"),
+        (FlowSettings("dis", {"finest_scale": 1}, short_side=64), "finest_scale 0 there, 1 now"),
+        (FlowSettings("dis", {"finest_scale": 0}, short_side=128), "short_side 64 there, 128 now"),
+        (FlowSettings("dis", {"finest_scale": 0}, 64, bound=10.0), "bound 20.0 there, 10.0 now"),
+    ],
+)
+def test_refuses_a_mix(
+    output: Path, videos: list[Path], settings: FlowSettings, named: str
+) -> None:
+    before = contents(output)
+    shutil.rmtree(output / "u" / "right")  # there is something to do
+    del before[f"u{os.sep}right{os.sep}frame000001.jpg"]
+    with pytest.raises(UserError, match=named):
+        extract_flow(videos, output, settings, workers=1)
+    assert before.items() >= contents(output).items()  # nothing was written
+
+
+def test_refuses_flow_of_unknown_settings(output: Path, videos: list[Path]) -> None:
+    (output / FILE_NAME).unlink()
+    with pytest.raises(UserError, match=f"without {FILE_NAME}"):
+        extract_flow(videos, output, DIS, workers=1)
+    assert not (output / FILE_NAME).exists()
+
+
+def test_a_broken_video_is_reported_and_the_rest_done(videos: list[Path], tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(b"no video" * 1000)
+    still = write_video(tmp_path / "still.mp4", moving_texture((0.0, 0.0), frames=1))
+    result = extract_flow([garbage, still, *videos], tmp_path / "flow", DIS, workers=2)
+    assert result.done == 3
+    assert result.failed.keys() == {"garbage", "still"}
+    assert str(garbage) in result.failed["garbage"]
+    assert "single frame" in result.failed["still"]
+    for component in "uv":
+        there = {entry.name for entry in (tmp_path / "flow" / component).iterdir()}
+        assert there == {video.stem for video in videos}
+    assert not (tmp_path / "flow" / PARTIAL).exists()
+
+
+def test_two_videos_of_one_name_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"walk/a\.avi and run/a\.mp4"):
+        extract_flow([Path("walk/a.avi"), Path("run/a.mp4")], tmp_path / "flow", DIS, workers=1)
+    assert not (tmp_path / "flow").exists()
+
+
+def test_a_wrong_algorithm_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tv_l1"):
+        extract_flow([Path("a.avi")], tmp_path / "flow", FlowSettings("tv_l1"), workers=1)
+    assert not (tmp_path / "flow").exists()
+
+
+def test_an_output_that_cannot_be_made(videos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write flow to"):
+        extract_flow(videos, tmp_path / "file" / "flow", DIS, workers=1)
+
+
+def test_workers_are_counted_from_one(videos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="workers=0"):
+        extract_flow(videos, tmp_path, DIS, workers=0)
+
+
+class DeadlySettings(FlowSettings):
+    """Ends a worker process the way that the system does when memory runs out."""
+
+    def make(self) -> FlowAlgorithm:
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().make()
+
+
+def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a worker process died.* right"):
+        extract_flow(
+            [video for video in videos if video.stem == "right"],
+            tmp_path,
+            DeadlySettings("dis", {"finest_scale": 0}, short_side=64),
+            workers=1,
+        )
+    assert not (tmp_path / PARTIAL).exists()
+    assert extract_flow(videos, tmp_path, DIS, workers=2).done == 3
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from src.flow.extract import extract_flow
+from src.flow.settings import FlowSettings
+video, output = map(Path, sys.argv[1:])
+extract_flow([video], output, FlowSettings("tvl1", short_side=512), workers=1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stops_promptly(how: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C and a kill end the workers too, in the middle of a video."""
+    video = write_video(tmp_path / "long.mp4", moving_texture((1.0, 0.0), frames=200))
+    output = tmp_path / "flow"
+    command = [sys.executable, "-c", SCRIPT, str(video), str(output)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(output.glob(f"{PARTIAL}/long/u/*.jpg")):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            stopped = time.monotonic()
+            process.send_signal(how)
+            # Every process that it started holds its stderr: this waits for all of them.
+            process.communicate(timeout=30)
+            assert time.monotonic() - stopped < 15
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert not (output / "u").exists()
+    if how == signal.SIGINT:
+        assert not (output / PARTIAL).exists()
+
+
+def test_find_videos(tmp_path: Path) -> None:
+    for name in ("b/2.AVI", "b/1.mp4", "a/x.webm", "a/.x.mp4", ".partial/y.mp4", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(video.relative_to(tmp_path).as_posix()) for video in find_videos(tmp_path)]
+    assert found == ["a/x.webm", "b/1.mp4", "b/2.AVI"]
+    assert find_videos(tmp_path / "b" / "1.mp4") == [tmp_path / "b" / "1.mp4"]
+
+
+def test_find_videos_names_an_empty_or_absent_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no video in"):
+        find_videos(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        find_videos(tmp_path / "absent")
+
+
+def test_command(videos: list[Path], tmp_path: Path) -> None:
+    """Config groups, overrides, summary and exit status, as a user has them."""
+    source, output = tmp_path / "videos", tmp_path / "flow"
+    source.mkdir()
+    shutil.copy(next(video for video in videos if video.stem == "right"), source)
+    (source / "garbage.mp4").write_bytes(b"no video" * 1000)
+    overrides = ["flow=dis", "flow.parameters.finest_scale=0", "flow.short_side=64", "workers=1"]
+    command = [sys.executable, "-m", "src.extract_flow", f"input={source}", *overrides]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [*command, f"output={output}"], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert run.returncode == 1, run.stderr
+    assert "flow of 1 videos extracted, 0 already there, 1 failed; 5 frames" in run.stdout
+    assert "failed: garbage: video" in run.stdout
+    assert "Traceback" not in run.stderr
+    settings = FlowSettings("dis", {"preset": "medium", "finest_scale": 0}, short_side=64)
+    assert FlowSettings.load(output) == settings
+    assert FlowFolder(output, "right").num_fields == 4
+
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        "error: output is not given: add output=<value> to the command"
+    )
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not part of the project")
+def test_real_clips(tmp_path: Path) -> None:
+    names = ("test.avi", "part_0.mp4", "unordered.mov", "corrupted.mp4")
+    result = extract_flow([CLIPS / name for name in names], tmp_path, DIS, workers=2)
+    assert result.failed.keys() == {"corrupted"}
+    counts = {name: FlowFolder(tmp_path, name).num_fields for name in ("test", "part_0")}
+    assert counts == {"test": 163, "part_0": 31}
+    assert FlowFolder(tmp_path, "unordered").num_fields == 3
+    field = FlowFolder(tmp_path, "part_0").flow([0])
+    assert field.shape == (1, 64, 85, 2)
+    assert field.std() > 0  # something moves
