@@ -1,0 +1,144 @@
+"""Properties of the sampling of frames, over many random videos and draws."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from src.data.sampling import (
+    central_clip,
+    evenly_spaced,
+    stack_indices,
+    training_clip,
+    valid_range,
+)
+
+DRAWS = 500
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def ranges(rng: np.random.Generator) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
+    """Random (first, last, count, stride)."""
+    for _ in range(DRAWS):
+        first, length, count = rng.integers((0, 1, 1), (10, 120, 12))
+        low, high = sorted(rng.integers(1, 16, size=2).tolist())
+        yield int(first), int(first + length - 1), int(count), (low, high)
+
+
+def whole_stack_exists(frame: int, num_frames: int, num_fields: int, stack: int) -> bool:
+    """Whether a frame is there with fields frame - L/2 .. frame + L/2 - 1, said once more."""
+    fields = range(frame - stack // 2, frame + stack // 2)
+    return frame < num_frames and all(0 <= field < num_fields for field in fields)
+
+
+@pytest.mark.parametrize("surplus", [-2, -1, 0, 1, 2])
+def test_valid_range_is_all_frames_with_a_whole_stack(
+    surplus: int, rng: np.random.Generator
+) -> None:
+    for _ in range(DRAWS):
+        stack = int(rng.choice([2, 4, 10]))
+        num_frames = int(rng.integers(3, 60))
+        num_fields = max(1, num_frames - 1 + surplus)
+        first, last = valid_range(num_frames, num_fields, stack)
+        valid = [
+            frame
+            for frame in range(num_frames)
+            if whole_stack_exists(frame, num_frames, num_fields, stack)
+        ]
+        if valid:
+            assert list(range(first, last + 1)) == valid
+            fields = stack_indices(np.array(valid), stack, num_fields)
+            assert (np.diff(fields) == 1).all()  # nothing was clipped
+            assert (fields[:, stack // 2] == valid).all()  # field t starts from frame t
+        else:
+            assert first == last == (num_frames - 1) // 2
+
+
+def test_frames_alone_leave_the_room_of_the_flow() -> None:
+    assert valid_range(100, None, 10) == valid_range(100, 99, 10) == (5, 94)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 10])
+def test_short_video_repeats_border_fields(num_frames: int) -> None:
+    num_fields = max(1, num_frames - 1)
+    first, last = valid_range(num_frames, num_fields, 10)
+    fields = stack_indices(np.array([first, last]), 10, num_fields)
+    assert fields.shape == (2, 10)
+    assert set(fields[0].tolist()) == set(range(num_fields))  # all that there are, in order
+    assert (np.diff(fields) >= 0).all()
+
+
+def test_training_clip_has_one_stride_where_the_grid_is_long_enough(
+    rng: np.random.Generator,
+) -> None:
+    strided = 0
+    for first, last, count, stride in ranges(rng):
+        clip = training_clip(first, last, count, stride, rng)
+        assert len(clip) == count
+        assert first <= clip.min() <= clip.max() <= last
+        if count > 1 and (last - first) // stride[1] + 1 >= count:
+            steps = set(np.diff(clip).tolist())
+            assert len(steps) == 1
+            tau = steps.pop()
+            assert stride[0] <= tau <= stride[1]
+            assert (clip[0] - first) % tau == 0  # on the grid first : tau : last
+            strided += 1
+    assert strided > DRAWS / 10
+
+
+def test_every_stride_is_equally_likely(rng: np.random.Generator) -> None:
+    taus = Counter(int(np.diff(training_clip(0, 200, 4, (5, 9), rng))[0]) for _ in range(4 * DRAWS))
+    assert sorted(taus) == [5, 6, 7, 8, 9]
+    assert min(taus.values()) > 0.8 * 4 * DRAWS / 5
+
+
+def test_every_start_is_equally_likely(rng: np.random.Generator) -> None:
+    # Frames 5, 8, ..., 29: nine points, so runs of five start at any of the first five. The
+    # released code never draws the first.
+    starts = Counter(int(training_clip(5, 31, 5, (3, 3), rng)[0]) for _ in range(4 * DRAWS))
+    assert sorted(starts) == [5, 8, 11, 14, 17]
+    assert min(starts.values()) > 0.8 * 4 * DRAWS / 5
+
+
+def test_grid_of_exactly_the_clip_is_the_clip(rng: np.random.Generator) -> None:
+    assert training_clip(5, 25, 5, (5, 5), rng).tolist() == [5, 10, 15, 20, 25]
+
+
+def test_short_grid_gives_evenly_spaced_frames(rng: np.random.Generator) -> None:
+    assert training_clip(5, 24, 5, (5, 15), rng).tolist() == [5, 10, 14, 19, 24]
+    assert training_clip(2, 4, 5, (5, 15), rng).tolist() == [2, 2, 3, 4, 4]
+    assert training_clip(7, 7, 3, (1, 15), rng).tolist() == [7, 7, 7]
+
+
+def test_single_frame_is_uniform(rng: np.random.Generator) -> None:
+    frames = Counter(int(training_clip(3, 7, 1, (5, 15), rng)[0]) for _ in range(4 * DRAWS))
+    assert sorted(frames) == [3, 4, 5, 6, 7]
+    assert min(frames.values()) > 0.8 * 4 * DRAWS / 5
+
+
+def test_evaluation_frames_cover_the_range_evenly(rng: np.random.Generator) -> None:
+    for first, last, count, _ in ranges(rng):
+        frames = evenly_spaced(first, last, count)
+        assert len(frames) == count
+        if count > 1:
+            assert (frames[0], frames[-1]) == (first, last)
+            step = (last - first) / (count - 1)
+            assert (np.abs(np.diff(frames) - step) <= 1).all()
+            assert (np.diff(frames) >= 0).all()
+        else:
+            assert abs(frames[0] - (first + last) / 2) <= 0.5
+
+
+def test_central_clip_is_symmetric_at_the_mean_stride(rng: np.random.Generator) -> None:
+    for first, last, count, stride in ranges(rng):
+        frames = central_clip(first, last, count, stride)
+        assert len(frames) == count
+        assert first <= frames.min() <= frames.max() <= last
+        assert (np.abs(frames + frames[::-1] - (first + last)) <= 1).all()
+        room = (last - first) / max(1, count - 1)
+        assert (np.abs(np.diff(frames) - min(sum(stride) / 2, room)) <= 1).all()
