@@ -272,8 +272,10 @@ def _table(jobs: list[_Job]) -> str:
 
 
 def _make_videos(jobs: Sequence[_Job], workers: int) -> None:
+    if not jobs:
+        return
     text, console = "Drawing two_movers", Console(stderr=True)
-    if workers == 1 or not jobs:
+    if workers == 1:
         for job in track(jobs, text, console=console):
             _make_video(job)
         return
