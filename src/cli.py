@@ -1,11 +1,12 @@
 """What entry points share: compose a config, call one function, show a mistake as one line."""
 
+import contextlib
 import functools
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from src.errors import UserError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
@@ -29,31 +31,51 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
-            function
-        )
-
         @functools.wraps(function)
         def main() -> None:
             _quieten()
-            if os.environ.get("HYDRA_FULL_ERROR"):
-                run()
+            asked_for_traceback = FULL_ERROR in os.environ
+
+            def task(cfg: DictConfig) -> Any:
+                # Not for the processes that a task starts.
+                if not asked_for_traceback:
+                    os.environ.pop(FULL_ERROR, None)
+                # Hydra would announce an error before handing it on.
+                with contextlib.nullcontext() if asked_for_traceback else one_line_errors():
+                    return function(cfg)
+
+            decorated = hydra.main(
+                version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
+            )(functools.wraps(function)(task))
+            if asked_for_traceback:
+                decorated()
                 return
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are shown below
+            os.environ[FULL_ERROR] = "1"  # so that mistakes in composing come as exceptions
             try:
-                run()
-            except Exception as error:
-                mistake = find_mistake(error)
-                if mistake is None:
-                    raise
-                print(f"error: {mistake}", file=sys.stderr)
-                sys.exit(1)
+                with one_line_errors():
+                    decorated()
             finally:
-                del os.environ["HYDRA_FULL_ERROR"]
+                os.environ.pop(FULL_ERROR, None)
 
         return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line for a mistake or a stop by hand; bugs keep their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        mistake = find_mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _quieten() -> None:

@@ -33,6 +33,7 @@ from rich.progress import track
 
 from src.data.splits import Split, Video
 from src.errors import UserError
+from src.hardware import usable_cores
 
 if TYPE_CHECKING:
     from src.flow.settings import FlowSettings
@@ -249,7 +250,7 @@ def _make(
             return
         _write(folder / UNFINISHED, json.dumps(recipe, indent=2) + "\n")
         jobs = train + test
-        workers = workers or max(1, min(_cores(), len(jobs) // 50))
+        workers = workers or max(1, min(usable_cores(), len(jobs) // 50))
         _make_videos([job for job in jobs if not job.video.path.is_file()], workers)
         videos = [job.video.path for job in jobs]
         failed = extract_flow(videos, folder / "flow", flow_settings(), workers).failed
@@ -258,12 +259,6 @@ def _make(
         _write(folder / "train.csv", _table(train))
         _write(folder / "test.csv", _table(test))
         (folder / UNFINISHED).replace(folder / DONE)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # a cluster job may use a few of the machine's cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _table(jobs: list[_Job]) -> str:

@@ -1,5 +1,6 @@
 """Optical-flow algorithms behind one call: two grey frames in, one field in pixels out."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,24 @@ DIS_PRESETS = {
 }
 
 
-def tvl1(**parameters: Any) -> FlowAlgorithm:
+def tvl1(
+    tau: float = 0.25,
+    lambda_: float = 0.15,
+    theta: float = 0.3,
+    nscales: int = 5,
+    warps: int = 5,
+    epsilon: float = 0.01,
+    innnerIterations: int = 30,  # OpenCV's spelling
+    outerIterations: int = 10,
+    scaleStep: float = 0.8,
+    gamma: float = 0.0,
+    medianFiltering: int = 5,
+) -> FlowAlgorithm:
     """TV-L1 (Zach, Pock, Bischof 2007), the papers' flow; slow.
 
-    Args:
-        parameters: those of OpenCV's DualTVL1 (tau, lambda_, theta, nscales, warps, epsilon, ...).
+    The parameters and their defaults are those of OpenCV's DualTVL1.
     """
-    flow = cv2.optflow.DualTVL1OpticalFlow_create(**parameters)
+    flow = cv2.optflow.DualTVL1OpticalFlow_create(**locals())
     return lambda first, second: flow.calc(first, second, None)
 
 
@@ -69,16 +81,26 @@ ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
 }
 
 
+def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters given, and the defaults of those that are not.
+
+    Raises:
+        UserError: there is no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"no flow algorithm {name!r}: choose from {', '.join(ALGORITHMS)}")
+    known = inspect.signature(ALGORITHMS[name]).parameters
+    return {key: parameter.default for key, parameter in known.items()} | parameters
+
+
 def make_algorithm(name: str, parameters: dict[str, Any]) -> FlowAlgorithm:
     """Build the algorithm `name` with its own parameters.
 
     Raises:
         UserError: there is no such algorithm, or it has no such parameter.
     """
-    if name not in ALGORITHMS:
-        raise UserError(f"no flow algorithm {name!r}: choose from {', '.join(ALGORITHMS)}")
     try:
-        return ALGORITHMS[name](**parameters)
+        return ALGORITHMS[name](**all_parameters(name, parameters))
     except (TypeError, cv2.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error

@@ -27,6 +27,7 @@ from src.errors import UserError
 from src.flow.algorithms import grey_at
 from src.flow.quantise import quantise
 from src.flow.settings import FILE_NAME, FlowSettings
+from src.hardware import usable_cores
 
 ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a grey
@@ -105,7 +106,7 @@ def extract_flow(
             cannot be written to, or a worker process that died.
     """
     settings.make()  # a wrong name or parameter shows before anything is written
-    workers = _available_cores() if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"workers={workers} is not a number of processes, 1 or more")
     by_name = _by_name(videos)
@@ -172,12 +173,6 @@ def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:
 
 def _names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # a cluster job may use a few of the machine's cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _run(

@@ -9,7 +9,7 @@ import cv2
 
 from src import __version__
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, make_algorithm
+from src.flow.algorithms import FlowAlgorithm, all_parameters, make_algorithm
 
 FILE_NAME = "flow.json"
 
@@ -29,6 +29,16 @@ class FlowSettings:
     parameters: dict[str, Any] = field(default_factory=dict)
     short_side: int = 256
     bound: float = 20.0
+
+    def __post_init__(self) -> None:
+        # All parameters, so that settings compare equal whether defaults were spelt out or not.
+        complete = all_parameters(self.algorithm, dict(self.parameters))
+        object.__setattr__(self, "parameters", complete)
+        if self.short_side < 1 or self.bound <= 0:
+            raise UserError(
+                f"flow with short_side={self.short_side} and bound={self.bound}: both must be "
+                "positive"
+            )
 
     def make(self) -> FlowAlgorithm:
         """Build the algorithm; a wrong name or parameter is a UserError."""
