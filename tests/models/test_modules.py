@@ -1,0 +1,242 @@
+"""The LightningModules in a real Trainer, and their numbers against sums done by hand."""
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from src.evaluation.scores import CollectScores
+from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
+from src.models.normalise import Normalise
+from src.models.resnet import appearance_stream, motion_stream
+from src.models.schedules import PiecewiseConstant, Schedule, WarmupCosine
+from src.models.two_stream import TwoStreamResNet
+
+CLASSES, STACK, FRAMES, SIDE = 3, 2, 2, 32
+FACTORS = {"filter": 1.0, "bias": 2.0, "bn_scale": 2.0, "bn_shift": 1.0}
+KINDS = ("rgb", "flow", "joint")
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # for tensors this small, more only wait for each other
+
+
+def build(kind: str, schedule: Schedule | None = None, mirror: bool = True) -> VideoClassifier:
+    rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
+    arguments: dict[str, Any] = {
+        "normalise": Normalise(),
+        "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
+        "schedule": schedule or PiecewiseConstant([(0.02, 10)]),
+        "num_classes": CLASSES,
+        "mirror": mirror,
+    }
+    if kind == "joint":
+        return JointModule(TwoStreamResNet(rgb, flow), **arguments)
+    return StreamModule(kind, rgb if kind == "rgb" else flow, **arguments)
+
+
+def random_batch(names: str = "abcd") -> Batch:
+    size = (FRAMES, SIDE, SIDE)
+    return {
+        "rgb": torch.randint(0, 256, (len(names), 3, *size), dtype=torch.uint8),
+        "flow": torch.randint(0, 256, (len(names), 2 * STACK, *size), dtype=torch.uint8),
+        "label": torch.arange(len(names)) % CLASSES,
+        "video": list(names),
+    }
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def loader(batches: list[Batch]) -> DataLoader[Any]:
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def logits_by_hand(
+    module: VideoClassifier, batch: Batch, mirror: bool = False
+) -> dict[str, Tensor]:
+    """Logits (B, T, K) of each stream, from uint8 on without the module's help."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    rgb = ((batch["rgb"] / 255).movedim(1, -1) - mean) / std
+    rgb = rgb.movedim(-1, 1)
+    flow = batch["flow"].float()
+    if mirror:
+        rgb, flow = rgb.flip(-1), flow.flip(-1)
+        flow[:, ::2] = 255 - flow[:, ::2]  # u; v stays
+    flow = (flow - 128) / 57.63
+    net = deepcopy(module.net)  # batch norm counts what it sees
+    if isinstance(module, JointModule):
+        return dict(zip(("appearance", "motion"), net(rgb, flow), strict=True))
+    assert isinstance(module, StreamModule)
+    return {module.modality: net({"rgb": rgb, "flow": flow}[module.modality])}
+
+
+def loss_by_hand(module: VideoClassifier, batch: Batch) -> float:
+    """Sum over streams of the mean over clips and time of -log softmax."""
+    total = 0.0
+    with torch.no_grad():
+        streams = logits_by_hand(module, batch)
+    for logits in streams.values():
+        terms = [
+            -math.log(step.exp()[label] / step.exp().sum())
+            for clip, label in zip(logits.double(), batch["label"], strict=True)
+            for step in clip
+        ]
+        total += sum(terms) / len(terms)
+    return total
+
+
+@dataclass
+class Record(pl.Callback):
+    """The loss of every batch, and the rates of every update."""
+
+    losses: list[float] = field(default_factory=list)
+    rates: list[dict[str, float]] = field(default_factory=list)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self.losses.append(outputs["loss"].item())
+
+    def on_before_optimizer_step(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fixed_batch_is_learnt(kind: str) -> None:
+    module, batch, record = build(kind), random_batch(), Record()
+    expected = loss_by_hand(module, batch)
+    runner = trainer(max_epochs=2, callbacks=[record])
+    runner.fit(module, loader([batch] * 8), loader([batch]))
+    assert record.losses[0] == pytest.approx(expected, rel=1e-4)
+    assert record.losses[-1] < expected / 2
+    logged = {name: value.item() for name, value in runner.callback_metrics.items()}
+    by_hand = loss_by_hand(module.eval(), batch)
+    assert logged["val/loss"] == pytest.approx(by_hand, rel=1e-4)
+    streams = {name for name in logged if name.startswith("val/loss_")}
+    assert len(streams) == (2 if kind == "joint" else 0)
+    assert not streams or sum(logged[name] for name in streams) == pytest.approx(by_hand, rel=1e-4)
+
+
+def piecewise(passes: float) -> float:
+    return 0.1 if passes < 1 else 0.01
+
+
+def warmup_cosine(passes: float) -> float:
+    if passes < 1:  # a quarter of four passes
+        return 0.1 * max(passes, 0.01)
+    return 0.1 * math.cos(math.pi / 2 * (passes - 1) / 3) ** 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (PiecewiseConstant([(0.1, 1), (0.01, 3)]), piecewise),
+        (WarmupCosine(lr=0.1, epochs=4, warmup=0.25), warmup_cosine),
+    ],
+)
+def test_rates_follow_the_schedule(schedule: Schedule, expected: Callable[[float], float]) -> None:
+    record = Record()
+    # A pass is 3 updates of 2 batches; cutting a training short does not hurry its schedule.
+    runner = trainer(max_epochs=2, accumulate_grad_batches=2, callbacks=[record])
+    runner.fit(build("flow", schedule), loader([random_batch("ab")] * 6))
+    assert len(record.rates) == 6
+    for update, rates in enumerate(record.rates):
+        rate = expected(update / 3)
+        assert rates == pytest.approx({kind: rate * by for kind, by in FACTORS.items()}), update
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_video_scores_average_time_and_mirror(kind: str, mirror: bool) -> None:
+    module, batch = build(kind, mirror=mirror).eval(), random_batch()
+    views = [logits_by_hand(module, batch, flip) for flip in ([False, True] if mirror else [False])]
+    scores = module.video_scores(batch)
+    assert len(scores) == len(views[0])
+    for stream, found in zip(views[0], scores.values(), strict=True):
+        expected = torch.cat([view[stream] for view in views], dim=1).mean(1)
+        assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def scores_and_top1(
+    module: VideoClassifier, batches: list[Batch]
+) -> tuple[dict[str, Tensor], float]:
+    """Scores by video, and the top-1 accuracy that is logged."""
+    collect = CollectScores()
+    runner = trainer(callbacks=[collect])
+    runner.test(module, loader(batches), verbose=False)
+    scores = dict(zip(collect.scores.videos, collect.scores.rows, strict=True))
+    return scores, runner.callback_metrics["test/video/top1"].item()
+
+
+def test_scores_belong_to_their_videos_in_whatever_order() -> None:
+    module, batch = build("joint").eval(), random_batch("abcdefg")
+
+    def part(*places: int) -> Batch:
+        names = [batch["video"][place] for place in places]
+        return {name: values[list(places)] for name, values in batch.items() if name != "video"} | {
+            "video": names
+        }
+
+    scores, top1 = scores_and_top1(module, [part(0, 1, 2, 3), part(4, 5, 6)])
+    shuffled, same_top1 = scores_and_top1(module, [part(5, 3, 0), part(6, 1), part(2, 4)])
+    assert set(scores) == set("abcdefg")
+    assert_close(shuffled, scores)
+    with torch.no_grad():
+        streams = module.video_scores(batch)
+    mean = (streams["appearance"] + streams["motion"]) / 2
+    assert_close([scores[video] for video in batch["video"]], list(mean))
+    assert top1 == same_top1 == pytest.approx((mean.argmax(1) == batch["label"]).double().mean())
+
+
+def test_other_modalities_are_refused() -> None:
+    with pytest.raises(ValueError, match="modality 'depth': choose rgb or flow"):
+        build("depth")
+
+
+def test_normalise() -> None:
+    normalise = Normalise((10, 20, 30), (1, 2, 4), flow_mean=128, flow_std=2)
+    pixels = torch.tensor([0, 255], dtype=torch.uint8)
+    rgb = normalise.rgb(pixels.expand(1, 3, 1, 1, 2))
+    assert rgb.dtype == torch.float32
+    assert rgb.squeeze().tolist() == [[-10, 245], [-10, 117.5], [-7.5, 56.25]]
+    flow = normalise.flow(pixels.expand(1, 4, 1, 1, 2))
+    assert flow.dtype == torch.float32
+    assert flow.squeeze().tolist() == [[-64, 63.5]] * 4
+    assert normalise.half().rgb(pixels.expand(1, 3, 1, 1, 2)).dtype == torch.float16
+    assert normalise.state_dict() == {}
+
+
+def test_a_described_normalisation_can_be_built_again() -> None:
+    described = Normalise(rgb_mean=(1, 2, 3), flow_std=20).describe()
+    assert described["rgb_mean"] == [1, 2, 3]
+    assert described["rgb_std"] == pytest.approx([58.395, 57.12, 57.375])
+    assert (described["flow_mean"], described["flow_std"]) == (128, 20)
+    again: dict[str, Any] = json.loads(json.dumps(described))
+    assert Normalise(**again).describe() == described
