@@ -68,9 +68,17 @@ class VideoDataModule(pl.LightningDataModule):
             raise UserError(f"data.stack={stack}: a flow stack has an even number of fields")
         if not 1 <= stride[0] <= stride[1]:
             raise UserError(f"data.stride={list(stride)}: needs 1 <= smallest <= largest")
-        for name, value in (("frames", frames), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"data.{name}={value}: needs at least 1")
+        for name, value, least in (
+            ("frames", frames, 1),
+            ("test_frames", test_frames, 1),
+            ("short_side", short_side, 1),
+            ("crop_size", crop_size, 1),
+            ("batch_size", batch_size, 1),
+            ("test_batch_size", test_batch_size, 1),
+            ("num_workers", 0 if num_workers is None else num_workers, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"data.{name}={value}: needs a whole number from {least}")
         self.dataset, self.flow_dir = dataset, flow_dir
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
@@ -158,7 +166,7 @@ class DrawSampler(Sampler[Draw]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.count, generator=generator).tolist()
-            order += order[: len(self) * self.ranks - self.count]
+            order = (order * self.ranks)[: len(self) * self.ranks]
         return ((index, self.epoch) for index in order[self.rank :: self.ranks])
 
 

@@ -63,7 +63,7 @@ def read_view(
                 f"{message}, not one fewer: they are not of the same video; extract its flow again"
             )
         _warn_once(f"{message}, not one fewer: frames beyond the shorter are not used")
-    if num_frames <= stack:
+    if flow and min(num_frames, flow.num_fields + 1) <= stack:
         _warn_once(
             f"video {name} has {num_frames} frames, too few for a stack of {stack} flow fields: "
             "its first and last fields are repeated"

@@ -99,14 +99,16 @@ class VideoFile:
     def _use_pyav(self) -> None:
         # Everything in order: it needs no seek table, which is what such files often lack.
         self.decoder, self._frames = "pyav", []
-        reason = "no frame in it"
+        reason, stated = "no frame in it", 0
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.best("video")  # decord's choice among several, too
+                stated = stream.frames if stream else 0
                 for frame in container.decode(stream) if stream else ():
                     self._frames.append(frame.to_ndarray(format="rgb24"))
         except (av.FFmpegError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.num_frames = max(self.num_frames, stated)  # `rgb` tells where it breaks off
         if not self._frames:
             raise UserError(
                 f"video {self.path} cannot be decoded ({reason}): "
@@ -146,6 +148,8 @@ class FlowFolder:
             if image is None:
                 raise UserError(f"flow image {file} is missing or broken: extract its video again")
             components.append(image)
+        if components[0].shape != components[1].shape:
+            raise UserError(f"flow image {file} differs in size from its u: extract it again")
         return np.stack(components, axis=-1)  # (H, W, 2)
 
 

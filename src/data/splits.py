@@ -52,18 +52,20 @@ def read_hmdb51(
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = HMDB51_TREE.format(videos=videos_dir, lists=lists_dir)
     _check_folders("HMDB51", (videos_dir, lists_dir), tree)
-    files = sorted(lists_dir.glob(f"*_test_split{_checked(split, 'HMDB51')}.txt"))
-    if not files:
+    ending = f"_test_split{_checked(split, 'HMDB51')}.txt"
+    # By class, not by file name, where "kick_ball_..." comes before "kick_test_...".
+    file_of = {file.name.removesuffix(ending): file for file in lists_dir.glob(f"*{ending}")}
+    if not file_of:
         raise UserError(f"HMDB51 has no split lists in {lists_dir}; expected {tree}")
-    classes = tuple(file.name.rsplit("_test_split", 1)[0] for file in files)
+    classes = tuple(sorted(file_of))
     marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
-    for label, (name, file) in enumerate(zip(classes, files, strict=True)):
-        for line in file.read_text().splitlines():
+    for label, name in enumerate(classes):
+        for line in file_of[name].read_text().splitlines():
             if line.strip():
-                video, flag = line.rsplit(maxsplit=1)
+                video, _, flag = line.rstrip().rpartition(" ")
                 if flag not in marked:
-                    raise UserError(f"{file}: flag {flag!r} in line {line!r} is not 0, 1 or 2")
-                marked[flag].append((f"{name}/{video}", label))
+                    raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
+                marked[flag].append((f"{name}/{video.strip()}", label))
     return _locate("HMDB51", videos_dir, classes, marked["1"], marked["2"], missing, tree)
 
 
@@ -86,14 +88,14 @@ def read_ucf101(
         if not file.is_file():
             raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
         parts[part[:5]] = [line.split() for line in file.read_text().splitlines() if line.strip()]
-    classes = tuple(name for _, name in parts["class"])
+    classes = tuple(line[-1] for line in parts["class"])
     label_of = {name: label for label, name in enumerate(classes)}
 
     def labelled(lines: list[list[str]]) -> list[tuple[str, int]]:
         entries = []
         for path, *given in lines:
             label = label_of.get(path.split("/")[0])
-            if label is None or (given and int(given[0]) != label + 1):
+            if label is None or (given and given[0] != str(label + 1)):
                 raise UserError(f"UCF101's lists contradict classInd.txt at {path} {given}")
             entries.append((path, label))
         return entries

@@ -81,12 +81,14 @@ class VideoScores:
             with path.open(newline="") as file:
                 _, _, *classes = next(reader := csv.reader(file))
                 rows = list(reader)
+            if not rows or any(len(row) != 2 + len(classes) for row in rows):
+                raise ValueError("it is empty or cut short")
             return cls(
                 [row[0] for row in rows],
                 [classes.index(row[1]) for row in rows],
                 [torch.tensor([float(value) for value in row[2:]]) for row in rows],
             )
-        except (OSError, ValueError, StopIteration, IndexError) as error:
+        except (OSError, ValueError, StopIteration, csv.Error) as error:
             raise UserError(f"{path} is not a file of video scores: {error}") from error
 
 
@@ -95,6 +97,8 @@ def fuse(first: VideoScores, second: VideoScores) -> VideoScores:
     place = {video: index for index, video in enumerate(second.videos)}
     if set(place) != set(first.videos):
         raise UserError("scores of different lists of videos cannot be fused")
+    if [second.labels[place[video]] for video in first.videos] != first.labels:
+        raise UserError("scores that label videos differently cannot be fused")
     rows = [
         (row + second.rows[place[video]]) / 2
         for video, row in zip(first.videos, first.rows, strict=True)

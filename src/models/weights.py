@@ -109,7 +109,7 @@ def imagenet_weights(net: ResNet, name: str) -> dict[str, Tensor]:
         raise UserError(f"torchvision has no weights {kind}.{name}: it has {names}")
     try:
         return dict(available[name].get_state_dict(progress=True, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.hub: no connection, or a damaged file
         raise UserError(
             f"the weights {available[name].url} cannot be downloaded ({error}): fetch the file "
             "elsewhere and give its path as model.pretrained, or null for none"

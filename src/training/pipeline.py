@@ -51,7 +51,7 @@ def run_experiment(cfg: DictConfig) -> float:
     names = stage_names(config)
     plans = {name: make_plan(config, name) for name in names}
     run_dir = Path(config["paths"]["run_dir"])
-    _check_plans(plans, config, run_dir)
+    check_plans(plans, config, run_dir)
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
@@ -69,7 +69,7 @@ def run_experiment(cfg: DictConfig) -> float:
     return results[-1].accuracy.top1
 
 
-def _check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any], run_dir: Path) -> None:
+def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any], run_dir: Path) -> None:
     """Find what can be wrong before any data is read: networks, schedules, sources of weights."""
     if not plans:
         raise UserError("only=... and skip=... leave no stage to run")

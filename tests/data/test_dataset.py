@@ -258,7 +258,6 @@ class TestDrawSampler:
         assert sorted(chain(*dealt)) == list(range(count))
         assert all(indices == sorted(indices) for indices in dealt)
 
-    # One video on three ranks fails until `DrawSampler` repeats it more than once.
     @pytest.mark.parametrize("count", [1, 6, 11])
     @pytest.mark.parametrize("ranks", [1, 2, 3])
     def test_training_ranks_go_in_step(self, ranks: int, count: int) -> None:

@@ -1,0 +1,32 @@
+# `make demo` and `make test` do everything on a fresh machine, the installation included.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint lock clean
+
+demo: $(VENV)/installed
+	$(RUN) -m src.train
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# What was tested, exactly; pyproject.toml has the ranges.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Needs uv; for every platform and Python version at once, without any address in it.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--no-header --no-annotate --quiet --output-file requirements.lock
+
+clean:
+	rm -rf outputs data/two_movers

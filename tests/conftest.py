@@ -1,0 +1,46 @@
+"""A tiny two_movers and a run of all stages on it, made once for all tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from src.cli import CONF_DIR
+from src.training.pipeline import run_experiment
+
+Compose = Callable[..., DictConfig]
+
+# The real configuration, made small: 16 clips, narrow streams, one pass, no worker processes.
+TINY = (
+    "data.dataset.num_train=16",
+    "data.dataset.num_test=8",
+    "data.num_workers=0",
+    "data.test_batch_size=4",
+    "model.backbone.width=4",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def compose_config(name: str, *overrides: str) -> DictConfig:
+    """Compose one of the project's own configs."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides for a tiny experiment on data that is made once."""
+    root = tmp_path_factory.mktemp("data") / "two_movers"
+    return (*TINY, f"data.dataset.root={root}")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of all four stages; tests leave it as it is."""
+    output = tmp_path_factory.mktemp("outputs")
+    cfg = compose_config("train", *tiny, f"paths.output_dir={output}")
+    run_experiment(cfg)
+    return Path(cfg.paths.run_dir)

@@ -1,0 +1,167 @@
+"""Commands as a user types them: a mistake is one line and a status, not a traceback."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from src import evaluate, extract_flow, predict, train
+from tests.helpers import CLIPS
+
+Main = Callable[[], None]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run an entry point with arguments; its exit status."""
+
+    def run(main: Main, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+MISTAKES = [
+    (train.main, ["experiment=nothing"], "nothing"),
+    (train.main, ["trainer.foo=1"], "trainer.foo"),
+    (train.main, ["data.split=2"], "split 1 only"),
+    (train.main, ["experiment=st_resnet_hmdb51"], "HMDB51 is not here"),
+    (train.main, ["experiment=st_resnet_ucf101"], "UCF101 is not here"),
+    (train.main, ["model.backbone.depth=51"], "depth 51"),
+    (train.main, ["model.net.connection=both"], "connection 'both'"),
+    (train.main, ["only=finale"], "only=finale"),
+    (train.main, ["only=joint"], "starts from stage appearance"),
+    (train.main, ["stages.joint_pooled.data.frames=3"], "shorter than the temporal pool"),
+    (train.main, ["stages.appearance.batch_size=33"], "stages.appearance.batch_size=33"),
+    (train.main, ["stages.joint.epochs=3"], "stages.joint.epochs"),
+    (train.main, ["data.stack=7"], "data.stack=7"),
+    (train.main, ["seed=-1"], "seed"),
+    (train.main, ["trainer.precision=17"], "17"),
+    (train.main, ["trainer.accelerator=abacus"], "abacus"),
+    (train.main, ["stages.motion.start_from=gone.ckpt"], "gone.ckpt does not exist"),
+    (train.main, ["stages=[paper/finale]"], "finale"),
+    (evaluate.main, [], "ckpt_path is not given"),
+    (evaluate.main, ["ckpt_path=gone.ckpt"], "gone.ckpt does not exist"),
+    (evaluate.main, [f"ckpt_path={__file__}"], "cannot be read as a checkpoint"),
+    (predict.main, ["ckpt_path=gone.ckpt", "input=gone"], "gone"),
+    (extract_flow.main, ["input=gone", "output=nowhere"], "input gone does not exist"),
+]
+
+
+@pytest.mark.parametrize(("main", "arguments", "named"), MISTAKES)
+def test_mistake_is_one_line(
+    main: Main,
+    arguments: list[str],
+    named: str,
+    call: Callable[..., int],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [o for o in tiny if not arguments or "experiment=" not in arguments[0]]
+    status = call(main, *(small if main is train.main else []), *arguments)
+    error = capfd.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert status == 1
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert "Traceback" not in error
+
+
+def test_evaluate_repeats_the_stage_result(
+    call: Callable[..., int], finished_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "scores.csv"
+    checkpoint = finished_run / "joint_pooled" / "last.ckpt"
+    assert call(evaluate.main, f"ckpt_path={checkpoint}", f"output={output}") == 0
+    with output.open() as ours, (finished_run / "joint_pooled" / "scores.csv").open() as theirs:
+        rows, expected = list(csv.reader(ours)), list(csv.reader(theirs))
+    assert rows[0] == expected[0] == ["video", "label", *rows[0][2:]]
+    assert len(rows) == 9
+    for row, other in zip(rows[1:], expected[1:], strict=True):
+        assert row[:2] == other[:2]
+        assert [float(x) for x in row[2:]] == pytest.approx([float(x) for x in other[2:]], abs=1e-5)
+
+
+def test_evaluate_refuses_another_split_and_other_flow(
+    call: Callable[..., int],
+    finished_run: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+    for change, word in (({"split": 3}, "split 3"), ({"flow": {"algorithm": "tvl1"}}, "tvl1")):
+        content["experiment"] |= change
+        torch.save(content, tmp_path / "changed.ckpt")
+        assert call(evaluate.main, f"ckpt_path={tmp_path / 'changed.ckpt'}") == 1
+        assert word in capfd.readouterr().err
+        content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+
+
+def test_checkpoint_that_asks_for_foreign_code_is_refused(
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+    content["experiment"]["plan"]["optimizer"] = {
+        "_target_": "os.system",
+        "command": f"touch {tmp_path / 'harm'}",
+    }
+    torch.save(content, tmp_path / "hostile.ckpt")
+    assert call(evaluate.main, f"ckpt_path={tmp_path / 'hostile.ckpt'}") == 1
+    assert "os.system, which is not of this project" in capfd.readouterr().err
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("stage", ["appearance", "motion", "joint_pooled"])
+def test_predict_repeats_the_test_scores(
+    stage: str, call: Callable[..., int], finished_run: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Flow computed from a video's frames differs from the stored by JPEG's loss alone."""
+    root = Path(tiny[-1].split("=")[1])
+    video = sorted(root.glob("videos/*/*.mp4"))[-1]
+    output = tmp_path / "predictions.json"
+    checkpoint = f"ckpt_path={finished_run / stage / 'last.ckpt'}"
+    assert call(predict.main, checkpoint, f"input={video}", f"output={output}", "top_k=8") == 0
+    predictions = {row["label"]: row["probability"] for row in json.loads(output.read_text())}
+    with (finished_run / stage / "scores.csv").open() as file:
+        row = next((r for r in csv.DictReader(file) if r["video"] == video.stem), None)
+    if row is None:
+        pytest.fail(f"{video.stem} is not a test video")
+    logits = torch.tensor([float(row[name]) for name in predictions])
+    expected = dict(zip(predictions, logits.softmax(0).tolist(), strict=True))
+    assert predictions == pytest.approx(expected, abs=0.02)
+    assert list(predictions.values()) == sorted(predictions.values(), reverse=True)
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
+def test_predict_on_real_clips_goes_on_past_a_broken_one(
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "predictions.csv"
+    checkpoint = f"ckpt_path={finished_run / 'joint' / 'last.ckpt'}"
+    assert call(predict.main, checkpoint, f"input={CLIPS}", f"output={output}", "top_k=2") == 1
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    clips = {Path(row["video"]).name for row in rows}
+    assert {"test.avi", "nasa_13013.mp4", "part_0.mp4", "unordered.mov"} <= clips
+    assert len(rows) == 2 * len(clips)
+    failed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed:")]
+    assert all("corrupted.mp4" in line for line in failed)

@@ -1,0 +1,79 @@
+"""Every config file composes, and says what it is for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from src.cli import CONF_DIR
+from src.models.resnet import ResNet
+from src.models.two_stream import TwoStreamResNet
+from src.training.pipeline import check_plans
+from src.training.plan import make_plan, resolve, stage_names
+from tests.conftest import compose_config
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+MODELS, DATASETS = (
+    ("appearance", "motion", "two_stream", "st_resnet"),
+    ("hmdb51", "ucf101", "two_movers"),
+)
+
+
+def test_grid_is_complete() -> None:
+    assert sorted(f"{model}_{data}" for model in MODELS for data in DATASETS) == EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Path) -> None:
+    """All stages' networks take the batches that the stages' data promise (checked on meta)."""
+    config = resolve(compose_config("train", f"experiment={experiment}"))
+    plans = {name: make_plan(config, name) for name in stage_names(config)}
+    check_plans(plans, config, tmp_path)
+    assert config["name"] == experiment
+    stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4}
+    assert len(plans) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
+
+
+def test_published_schedules() -> None:
+    """The table of passes and batches of the paper's implementation."""
+    passes = {"hmdb51": [40, 400, 80, 2], "ucf101": [60, 400, 80, 2]}
+    for dataset, expected in passes.items():
+        config = resolve(compose_config("train", f"experiment=st_resnet_{dataset}"))
+        stages = config["stages"].values()
+        assert [instantiate(s["module"]["schedule"]).epochs for s in stages] == expected
+        assert [s["batch_size"] for s in stages] == [256, 128, 128, 128]
+        assert [s["data"]["frames"] for s in stages] == [1, 1, 5, 11]
+        assert config["optimizer"]["weight_decay"] == 5e-4
+        assert config["data"]["num_classes"] == {"hmdb51": 51, "ucf101": 101}[dataset]
+
+
+def test_contract_of_the_network() -> None:
+    cfg = compose_config("train", "experiment=st_resnet_hmdb51")
+    with torch.device("meta"):
+        net = instantiate(cfg.model.net)
+        logits = net(torch.empty(2, 3, 5, 224, 224), torch.empty(2, 20, 5, 224, 224))
+    assert isinstance(net, TwoStreamResNet)
+    assert [tuple(x.shape) for x in logits] == [(2, 5, 51), (2, 5, 51)]
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    assert shapes["appearance.conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["motion.conv1.weight"] == (64, 20, 7, 7)
+    assert shapes["motion.layer2.1.conv3.weight"] == (512, 128, 3, 1, 1)
+    with torch.device("meta"):
+        stream = instantiate(compose_config("train", "experiment=motion_ucf101").model.net)
+    assert isinstance(stream, ResNet)
+    assert stream.fc.out_features == 101
+
+
+@pytest.mark.parametrize("file", sorted(CONF_DIR.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_file_says_what_it_is_for(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ")
+    assert lines[1].startswith("# ") or file.parent.name in ("stages", "paper", "small")
+
+
+@pytest.mark.parametrize("debug", sorted(p.stem for p in (CONF_DIR / "debug").glob("*.yaml")))
+def test_debug_runs_have_their_own_directory(debug: str) -> None:
+    cfg = compose_config("train", f"debug={debug}")
+    assert "debug" in cfg.paths.run_dir
+    instantiate(cfg.trainer, logger=False)
