@@ -14,7 +14,12 @@ import hydra
 from hydra.errors import HydraException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from src.errors import UserError
 
@@ -34,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(function)
         def main() -> None:
             _quieten()
-            asked_for_traceback = FULL_ERROR in os.environ
+            asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
             def task(cfg: DictConfig) -> Any:
                 # Not for the processes that a task starts.
@@ -86,6 +91,7 @@ def _quieten() -> None:
         ".*smaller than the logging interval",
         ".*LeafSpec.*deprecated",
         ".*does not have many workers",
+        ".*barrier.*using the device",
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -104,6 +110,8 @@ def find_mistake(error: BaseException) -> str | None:
         error = error.__cause__
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not given: add {error.full_key}=<value> to the command"
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:
+        return f"{error.full_key} is not a key of the config (+{error.full_key}=... would add one)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         # The rest is OmegaConf's description of the node's type.

@@ -1,16 +1,14 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from src.cli import CONF_DIR
 from src.training.pipeline import run_experiment
-
-Compose = Callable[..., DictConfig]
 
 # The real configuration, made small: 16 clips, narrow streams, one pass, no worker processes.
 TINY = (
@@ -28,6 +26,13 @@ def compose_config(name: str, *overrides: str) -> DictConfig:
     """Compose one of the project's own configs."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture(autouse=True)
+def repeatable() -> None:
+    """The same random numbers in every test, and one thread: more only wait for each other."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
+from torch import nn
+
+from src.data.sources import Uint8
 
 # Real clips: not part of the project, the tests on them are skipped where they are absent.
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -26,3 +30,30 @@ def write_video(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_flow(root: Path, video: str, fields: Uint8) -> Path:
+    """Write quantised fields (N, H, W, 2) in the released layout, nearly without loss."""
+    for component, images in zip("uv", np.moveaxis(fields, -1, 0), strict=True):
+        folder = root / component / video
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(images, start=1):
+            file = folder / f"frame{number:06d}.jpg"
+            assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    return root
+
+
+def randomise(net: nn.Module) -> None:
+    """Make a net testable to rounding: float64, eval mode, nothing left at 0 or 1."""
+    net.double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for centred in (module.running_mean, module.bias.data):
+                centred.normal_(0, 0.2)
+            for positive in (module.running_var, module.weight.data):
+                positive.uniform_(0.4, 1.2)
+        elif isinstance(module, nn.Linear):  # initially next to nothing
+            module.weight.data.normal_()
+            module.bias.data.normal_()

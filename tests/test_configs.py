@@ -69,7 +69,7 @@ def test_contract_of_the_network() -> None:
 def test_file_says_what_it_is_for(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# ")
-    assert lines[1].startswith("# ") or file.parent.name in ("stages", "paper", "small")
+    assert lines[1].startswith("# ")
 
 
 @pytest.mark.parametrize("debug", sorted(p.stem for p in (CONF_DIR / "debug").glob("*.yaml")))

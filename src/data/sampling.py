@@ -1,7 +1,8 @@
 """Which frames make a clip: strided runs for training, evenly spaced frames for evaluation.
 
-Source: ST-ResNet, section 3.3 and 4, and the released implementation. A frame t is valid when its
-whole flow stack exists: the `stack` flow fields t - stack/2 .. t + stack/2 - 1 around it.
+Source: ST-ResNet's released implementation, but for its start of a run, which never was the first
+grid point. A frame t is valid when its whole flow stack exists: the `stack` flow fields
+t - stack/2 .. t + stack/2 - 1 around it.
 """
 
 import numpy as np

@@ -40,7 +40,7 @@ def size_at(size: Size, short_side: int) -> Size:
 
 @dataclass(frozen=True)
 class CornerJitterCrop:
-    """The joint training's crop, the default (section 4 of the paper, the released code).
+    """The joint training's crop, the default (ST-ResNet's released implementation).
 
     Height and width are drawn apart, each `size` times uniform(1 - jitter, 1 + jitter), limited to
     the frame; the crop lies in the outer quarter of the free border: near corners, never central.

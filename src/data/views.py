@@ -32,7 +32,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class RandomClip:
-    """For training: a random strided run of frames, cropped and mirrored at random (section 4)."""
+    """For training: a random strided run of frames, cropped and mirrored at random."""
 
     count: int
     stride: tuple[int, int]
@@ -73,7 +73,7 @@ class CentralClip:
 
 @dataclass(frozen=True)
 class WholeVideo:
-    """For testing: whole frames, evenly spaced over the whole video (section 6)."""
+    """For testing: whole frames, evenly spaced over the whole video."""
 
     count: int
     short_side: int

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def protocol_name(data: Mapping[str, Any]) -> str:
-    """Describe the test view of a data config (section 6 of the paper).
+    """Describe the test view of a data config (ST-ResNet's, in the released implementation).
 
     Args:
         data: with the keys test_frames, short_side, mirror.

@@ -93,7 +93,7 @@ class VideoScores:
 
 
 def fuse(first: VideoScores, second: VideoScores) -> VideoScores:
-    """Late fusion: the mean of two nets' scores (section 6: equal weights, before any softmax)."""
+    """Late fusion: the mean of two nets' scores (equal weights, before any softmax)."""
     place = {video: index for index, video in enumerate(second.videos)}
     if set(place) != set(first.videos):
         raise UserError("scores of different lists of videos cannot be fused")

@@ -61,7 +61,9 @@ class VideoClassifier(pl.LightningModule):
         raise NotImplementedError
 
     def loss(self, logits: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of each stream at each time step; their sum is minimised (section 5)."""
+        """Cross-entropy of each stream at each time step; their sum is minimised.
+
+        That is how the authors of ST-ResNet train, with equal weights."""
         return {
             stream: F.cross_entropy(
                 scores.flatten(0, 1), label.repeat_interleave(scores.shape[1])
@@ -91,7 +93,7 @@ class VideoClassifier(pl.LightningModule):
         return total
 
     def video_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, K) of each stream, averaged over time and mirror images (section 6)."""
+        """Logits (B, K) of each stream, averaged over time and mirror images."""
         views = [self.logits(batch)]
         if self.mirror:
             views.append(self.logits(mirrored(batch)))

@@ -27,7 +27,10 @@ class SpatialConv(nn.Conv2d):
 
 
 class TemporalConv(nn.Conv3d):
-    """A 3x1x1 convolution: the same position in the frames before, at and after (section 3.2)."""
+    """A 3x1x1 convolution: the same position in the frames before, at and after.
+
+    ST-ResNet's convolution across time, initialised from a 1x1 one.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
         super().__init__(in_channels, out_channels, (3, 1, 1), padding=(1, 0, 0), bias=bias)

@@ -1,6 +1,7 @@
 """Two streams over one clip, joined by cross-stream residual connections and temporal filters.
 
-One stage of ST-ResNet (section 3 of the paper); x_a and x_m are sums before the ReLU f:
+One stage of ST-ResNet (Feichtenhofer, Pinz, Wildes 2016), as its authors released it; x_a and x_m
+are the sums before the ReLU f:
 
     appearance:  unit a -> x_a --f--+-----------------(shortcut)----------------(+)-f-> unit c ..
                              |                                                   |

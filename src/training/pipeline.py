@@ -52,6 +52,7 @@ def run_experiment(cfg: DictConfig) -> float:
     plans = {name: make_plan(config, name) for name in names}
     run_dir = Path(config["paths"]["run_dir"])
     check_plans(plans, config, run_dir)
+    check_trainer(cfg, plans)
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
@@ -87,6 +88,28 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any], run_dir: P
                 checkpoint_of_stage(run_dir, source, name)
             elif Path(source).suffix:
                 read_checkpoint(source)
+
+
+def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> None:
+    """Find what is wrong with the trainer, the seed or the batches before any data is read."""
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    for plan in plans.values():
+        accumulation(plan, trainer.world_size)
+
+
+def accumulation(plan: Plan, devices: int) -> int:
+    """Steps whose gradients are added up for one update."""
+    per_step = plan["data"]["batch_size"] * devices
+    steps, rest = divmod(plan["batch_size"], per_step)
+    if rest or not steps:
+        raise UserError(
+            f"stages.{plan['stage']}.batch_size={plan['batch_size']} is not a multiple of "
+            f"{per_step}: data.batch_size={plan['data']['batch_size']} clips on each of "
+            f"{devices} devices"
+        )
+    return steps
 
 
 def _empty_batch(data: VideoDataModule) -> dict[str, torch.Tensor]:
@@ -169,14 +192,7 @@ def build_trainer(
         use_distributed_sampler=False,  # ours deals each test video to one rank only
         _convert_="all",
     )
-    per_step = plan["data"]["batch_size"] * trainer.world_size
-    trainer.accumulate_grad_batches, rest = divmod(plan["batch_size"], per_step)
-    if rest or not trainer.accumulate_grad_batches:
-        raise UserError(
-            f"stages.{plan['stage']}.batch_size={plan['batch_size']} is not a multiple of "
-            f"{per_step}: data.batch_size={plan['data']['batch_size']} clips on each of "
-            f"{trainer.world_size} devices"
-        )
+    trainer.accumulate_grad_batches = accumulation(plan, trainer.world_size)
     return trainer
 
 

@@ -22,9 +22,8 @@ from src.data.views import CentralClip, RandomClip, WholeVideo
 from src.errors import UserError
 from src.flow.quantise import quantise
 from src.flow.settings import FlowSettings
-from tests.data.test_sources import write_flow
 from tests.flow.textures import moving_texture
-from tests.helpers import write_video
+from tests.helpers import write_flow, write_video
 
 FRAMES, SIZE = 24, (48, 64)
 U, V = 5.0, -3.0  # the constant flow of every video, in pixels

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ from src.flow.algorithms import dis, grey_at
 from src.flow.computed import CHUNK, ComputedFlow
 from src.flow.quantise import quantise
 from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, write_video
+from tests.helpers import CLIPS, write_flow, write_video
 
 REAL = [
     "test.avi",
@@ -26,17 +25,6 @@ REAL = [
 ]  # demo_skeleton.mp4 is only larger, which takes long
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 needs_decord = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
-
-
-def write_flow(root: Path, video: str, fields: Uint8) -> Path:
-    """Write quantised fields (N, H, W, 2) in the released layout, nearly without loss."""
-    for component, images in zip("uv", np.moveaxis(fields, -1, 0), strict=True):
-        folder = root / component / video
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(images, start=1):
-            file = folder / f"frame{number:06d}.jpg"
-            assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    return root
 
 
 def numbered(count: int, size: tuple[int, int] = (48, 64)) -> Uint8:

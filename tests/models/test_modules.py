@@ -27,12 +27,6 @@ FACTORS = {"filter": 1.0, "bias": 2.0, "bn_scale": 2.0, "bn_shift": 1.0}
 KINDS = ("rgb", "flow", "joint")
 
 
-@pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # for tensors this small, more only wait for each other
-
-
 def build(kind: str, schedule: Schedule | None = None, mirror: bool = True) -> VideoClassifier:
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
     arguments: dict[str, Any] = {

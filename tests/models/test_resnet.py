@@ -8,28 +8,7 @@ from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
 from src.models.resnet import ResNet, SpatialConv, TemporalConv, motion_stream
-
-
-@pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # for tensors this small, more only wait for each other
-
-
-def randomise(net: nn.Module) -> None:
-    """Make a net testable to rounding: float64, eval mode, nothing left at 0 or 1."""
-    net.double().eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            for centred in (module.running_mean, module.bias.data):
-                centred.normal_(0, 0.2)
-            for positive in (module.running_var, module.weight.data):
-                positive.uniform_(0.4, 1.2)
-        elif isinstance(module, nn.Linear):  # initially next to nothing
-            module.weight.data.normal_()
-            module.bias.data.normal_()
+from tests.helpers import randomise
 
 
 def torchvision_resnet26(num_classes: int) -> TorchvisionResNet:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
-from tests.models.test_resnet import randomise
+from tests.helpers import randomise
 
 State = dict[str, Tensor]
 CLASSES, STACK = 5, 2
@@ -22,12 +22,6 @@ CONVERTED = {
     for stage in (1, 2, 3, 4)
     for conv in (1, 3)
 }
-
-
-@pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # for tensors this small, more only wait for each other
 
 
 # The reference: clips stay (B, C, T, H, W), a 4-D filter sees frame by frame, a 5-D one sees time.

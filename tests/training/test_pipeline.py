@@ -34,7 +34,7 @@ def test_every_stage_leaves_checkpoint_scores_logs_and_record(finished_run: Path
         assert record["accuracy"]["videos"] == len(scores.videos) == 8
         assert "mean of logits" in record["protocol"]
         assert any((folder / "tensorboard").glob("events*"))
-        with (folder / "metrics.csv").open() as file:
+        with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
             columns = set(csv.DictReader(file).fieldnames or ())
         assert {"train/loss_step", "val/clip/top1", "test/video/top5", "lr-SGD/filter"} <= columns
 
