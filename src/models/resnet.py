@@ -37,11 +37,11 @@ class TemporalConv(nn.Conv3d):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         """Filter x (B * T, C, H, W) along time, T = frames, zeros beyond both ends."""
-        # A 2-D convolution over (T, H * W) computes the same, and faster on a CPU.
-        channels, height, width = x.shape[1:]
-        rows = x.reshape(-1, frames, channels, height * width).transpose(1, 2)  # (B, C, T, H * W)
-        rows = F.conv2d(rows, self.weight.squeeze(-1), self.bias, padding=(1, 0))
-        return rows.transpose(1, 2).reshape(-1, self.out_channels, height, width)
+        # A 2-D convolution over (T, H * W) computes the same, and faster on a CPU. With channels
+        # last, as `ResNet` has them, every reshape is a view.
+        clips = x.unflatten(0, (-1, frames)).flatten(-2).transpose(1, 2)  # (B, C, T, H * W)
+        clips = F.conv2d(clips, self.weight.squeeze(-1), self.bias, padding=(1, 0))
+        return clips.transpose(1, 2).unflatten(-1, x.shape[-2:]).flatten(0, 1)
 
     @classmethod
     def from_spatial(cls, conv: SpatialConv) -> "TemporalConv":
@@ -191,6 +191,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
+        # The layout that convolutions are fastest in, on CPU and GPU; values are unchanged.
+        self.to(memory_format=torch.channels_last)
 
 
 def appearance_stream(num_classes: int, depth: int, width: int, dropout: float = 0.0) -> ResNet:

@@ -92,7 +92,7 @@ def loss_by_hand(module: VideoClassifier, batch: Batch) -> float:
         streams = logits_by_hand(module, batch)
     for logits in streams.values():
         terms = [
-            -math.log(step.exp()[label] / step.exp().sum())
+            float((step - step.max()).exp().sum().log() + step.max() - step[label])
             for clip, label in zip(logits.double(), batch["label"], strict=True)
             for step in clip
         ]
