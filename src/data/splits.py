@@ -49,10 +49,11 @@ def read_hmdb51(
     Raises:
         UserError: the folders, the split, or (unless skipped) a listed video do not exist.
     """
+    _check_split(split, "HMDB51")
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = HMDB51_TREE.format(videos=videos_dir, lists=lists_dir)
     _check_folders("HMDB51", (videos_dir, lists_dir), tree)
-    ending = f"_test_split{_checked(split, 'HMDB51')}.txt"
+    ending = f"_test_split{split}.txt"
     # By class, not by file name, where "kick_ball_..." comes before "kick_test_...".
     file_of = {file.name.removesuffix(ending): file for file in lists_dir.glob(f"*{ending}")}
     if not file_of:
@@ -78,12 +79,12 @@ def read_ucf101(
     classInd.txt. Labels come from the class folder in the lists, which the 1-based labels of the
     train list are checked against.
     """
+    _check_split(split, "UCF101")
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = UCF101_TREE.format(videos=videos_dir, lists=lists_dir)
     _check_folders("UCF101", (videos_dir, lists_dir), tree)
-    number = _checked(split, "UCF101")
     parts = {}
-    for part in ("classInd.txt", f"trainlist0{number}.txt", f"testlist0{number}.txt"):
+    for part in ("classInd.txt", f"trainlist0{split}.txt", f"testlist0{split}.txt"):
         file = lists_dir / part
         if not file.is_file():
             raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
@@ -104,10 +105,9 @@ def read_ucf101(
     return _locate("UCF101", videos_dir, classes, train, test, missing, tree)
 
 
-def _checked(split: int, dataset: str) -> int:
+def _check_split(split: int, dataset: str) -> None:
     if split not in (1, 2, 3):
         raise UserError(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
-    return split
 
 
 def _check_folders(dataset: str, folders: Iterable[Path], tree: str) -> None:
