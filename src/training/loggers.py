@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -50,6 +51,7 @@ def wandb_logger(save_dir: str, project: str, experiment: str, tags: list[str]) 
         job_type=stage,
         tags=tags,
         offline=offline,
+        settings=wandb.Settings(quiet=True),
     )
 
 
