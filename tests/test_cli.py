@@ -47,6 +47,7 @@ MISTAKES = [
     (train.main, ["seed=-1"], "seed"),
     (train.main, ["trainer.precision=17"], "17"),
     (train.main, ["trainer.accelerator=abacus"], "abacus"),
+    (train.main, ["stages.motion.start_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
     (train.main, ["stages.motion.start_from=gone.ckpt"], "gone.ckpt does not exist"),
     (train.main, ["stages=[paper/finale]"], "finale"),
     (evaluate.main, [], "ckpt_path is not given"),

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from src.cli import CONF_DIR
 from src.models.resnet import ResNet
 from src.models.two_stream import TwoStreamResNet
-from src.training.pipeline import check_plans
+from src.training.checks import check_plans
 from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
 

@@ -97,22 +97,35 @@ def inflate_conv1(weight: Tensor, channels: int) -> Tensor:
     return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
 
-def imagenet_weights(net: ResNet, name: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights for this depth, by enum name, e.g. IMAGENET1K_V1.
+def imagenet_entry(net: nn.Module, name: str) -> Any:
+    """torchvision's entry for ImageNet weights of this depth, by enum name, e.g. IMAGENET1K_V1.
 
-    Downloaded by torch.hub on first use.
+    Raises:
+        UserError: there is none; or the part is not a single stream.
     """
+    if not isinstance(net, ResNet):
+        raise UserError(f"{name} is for single streams: a joint network starts from its streams")
     kind = f"ResNet{net.depth}_Weights"
     available = getattr(torchvision.models, kind, None)
     if available is None or name not in available.__members__:
         names = ", ".join(available.__members__) if available else "none"
         raise UserError(f"torchvision has no weights {kind}.{name}: it has {names}")
+    return available[name]
+
+
+def imagenet_weights(net: nn.Module, name: str) -> dict[str, Tensor]:
+    """ImageNet weights for a stream, downloaded by torch.hub on first use.
+
+    Raises:
+        UserError: there are no such weights, or they cannot be downloaded.
+    """
+    entry = imagenet_entry(net, name)
     try:
-        return dict(available[name].get_state_dict(progress=True, check_hash=True))
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:  # torch.hub: no connection, or a damaged file
         raise UserError(
-            f"the weights {available[name].url} cannot be downloaded ({error}): fetch the file "
-            "elsewhere and give its path as model.pretrained, or null for none"
+            f"the weights {entry.url} cannot be downloaded ({error}): fetch the file elsewhere "
+            "and give its path as model.backbone.pretrained, or null for none"
         ) from error
 
 

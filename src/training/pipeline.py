@@ -6,7 +6,6 @@ run_dir/
 """
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.data.datamodule import VideoDataModule
@@ -27,13 +23,15 @@ from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net
-from src.models.checkpoints import KEY, Description
-from src.models.weights import imagenet_weights, load_weights, net_weights, read_checkpoint
+from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine
+from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir
+from src.training.trainer import build_trainer
+from src.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -70,58 +68,6 @@ def run_experiment(cfg: DictConfig) -> float:
     return results[-1].accuracy.top1
 
 
-def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any], run_dir: Path) -> None:
-    """Find what can be wrong before any data is read: networks, schedules, sources of weights."""
-    if not plans:
-        raise UserError("only=... and skip=... leave no stage to run")
-    for name, plan in plans.items():
-        data = build_datamodule(plan)
-        with torch.device("meta"):  # shapes only: no memory, no time
-            try:
-                build_module(plan, build_net(plan)).logits(_empty_batch(data))
-            except (ValueError, RuntimeError) as error:
-                raise UserError(f"stage {name}: {error}") from error
-        for source in _sources(plan).values():
-            if source is None or source in plans:
-                continue
-            if source in config["stages"]:
-                checkpoint_of_stage(run_dir, source, name)
-            elif Path(source).suffix:
-                read_checkpoint(source)
-
-
-def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> None:
-    """Find what is wrong with the trainer, the seed or the batches before any data is read."""
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
-    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
-    for plan in plans.values():
-        accumulation(plan, trainer.world_size)
-
-
-def accumulation(plan: Plan, devices: int) -> int:
-    """Steps whose gradients are added up for one update."""
-    per_step = plan["data"]["batch_size"] * devices
-    steps, rest = divmod(plan["batch_size"], per_step)
-    if rest or not steps:
-        raise UserError(
-            f"stages.{plan['stage']}.batch_size={plan['batch_size']} is not a multiple of "
-            f"{per_step}: data.batch_size={plan['data']['batch_size']} clips on each of "
-            f"{devices} devices"
-        )
-    return steps
-
-
-def _empty_batch(data: VideoDataModule) -> dict[str, torch.Tensor]:
-    """A batch of one training clip without content, on the default device."""
-    size = (data.frames, data.crop_size, data.crop_size)
-    channels = {"rgb": 3, "flow": 2 * data.stack}
-    return {
-        modality: torch.empty(1, channels[modality], *size, dtype=torch.uint8)
-        for modality in data.modalities
-    }
-
-
 def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: StageDir) -> None:
     """Train one stage, test it on whole videos, and record both in its directory."""
     name = plan["stage"]
@@ -147,13 +93,12 @@ def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: St
         resume = str(stage_dir.checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
-        _start_from(plan, config, net, data, stage_dir.path.parent)
+        start_from(plan, list(config["stages"]), net, data, stage_dir.path.parent)
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
         collected = CollectScores()
         callbacks = [DescribeCheckpoint(description), EpochLine(name), collected]
         trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
-        module.trainer = trainer
         trainer.fit(
             module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
         )
@@ -165,73 +110,6 @@ def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: St
     if trainer.is_global_zero:
         _save_scores(collected.scores, data, stage_dir, plan)
     trainer.strategy.barrier()
-
-
-def build_trainer(
-    cfg: DictConfig, plan: Plan, callbacks: list[pl.Callback], stage_dir: StageDir, loggers: Any
-) -> pl.Trainer:
-    """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
-    epochs = instantiate(plan["module"]["schedule"], _convert_="all").epochs
-    cap = plan["limits"]["max_epochs"]
-    checkpoint = ModelCheckpoint(
-        dirpath=stage_dir.path,
-        filename=stage_dir.checkpoint.stem,
-        save_top_k=1,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    chosen = [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
-    trainer = instantiate(
-        cfg.trainer,
-        max_epochs=epochs if cap is None else min(epochs, cap),
-        callbacks=[*callbacks, *chosen, checkpoint],
-        logger=loggers,
-        default_root_dir=str(stage_dir.path),
-        enable_progress_bar=sys.stderr.isatty(),
-        use_distributed_sampler=False,  # ours deals each test video to one rank only
-        _convert_="all",
-    )
-    trainer.accumulate_grad_batches = accumulation(plan, trainer.world_size)
-    return trainer
-
-
-def _sources(plan: Plan) -> dict[str, str | None]:
-    """Where each part of the net starts from; the whole net is the part ""."""
-    source = plan["start_from"]
-    return dict(source) if isinstance(source, Mapping) else {"": source}
-
-
-def checkpoint_of_stage(run_dir: Path, source: str, wanted_by: str) -> Path:
-    """The final checkpoint of an earlier stage of this run."""
-    stage_dir = StageDir(run_dir / source)
-    if stage_dir.finished() is None:
-        raise UserError(
-            f"stage {wanted_by} starts from stage {source}, which is not finished in {run_dir}: "
-            f"run it first, or give a checkpoint as stages.{wanted_by}.start_from"
-        )
-    return stage_dir.checkpoint
-
-
-def _start_from(
-    plan: Plan, config: Mapping[str, Any], net: Any, data: VideoDataModule, run_dir: Path
-) -> None:
-    """Load the weights that a stage starts from: a stage, a file, or ImageNet's by enum name."""
-    for part, source in _sources(plan).items():
-        if source is None:
-            continue
-        target = net.get_submodule(part)
-        if source not in config["stages"] and not Path(source).suffix:
-            weights = imagenet_weights(target, source)
-        else:
-            if source in config["stages"]:
-                source = str(checkpoint_of_stage(run_dir, source, plan["stage"]))
-            content = read_checkpoint(source)
-            if KEY in content:
-                Description(**content[KEY]).check_fits(data, source)
-            weights = net_weights(content)
-        report = load_weights(target, weights, str(source))
-        log.info("%s %s starts from %s: %s", plan["stage"], part, source, report)
 
 
 def _save_scores(
@@ -254,9 +132,3 @@ def _report(
     print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
     print(f"checkpoints, scores and logs of every stage: {run_dir}/<stage>/")
     print(f"try: python -m src.evaluate ckpt_path={run_dir / results[-1].stage / 'last.ckpt'}")
-
-
-def save_config(cfg: DictConfig, run_dir: Path) -> None:
-    """Write the composed config beside the results."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
