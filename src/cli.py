@@ -92,6 +92,7 @@ def _quieten() -> None:
         ".*LeafSpec.*deprecated",
         ".*does not have many workers",
         ".*barrier.*using the device",
+        ".*broadcast_buffers. is deprecated",  # its successor is not in torch 2.11
     ):
         warnings.filterwarnings("ignore", message)
 

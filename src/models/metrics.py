@@ -1,5 +1,7 @@
 """Top-1, top-5 and mean class accuracy, the same for clips and for videos."""
 
+from typing import Any
+
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,13 +20,21 @@ class MeanClassAccuracy(MulticlassAccuracy):
         return (true_positives / support)[support > 0].mean()
 
 
-def accuracies(num_classes: int, prefix: str = "") -> MetricCollection:
-    """The three accuracies in 0..1, of scores (N, K) against labels (N,)."""
+def accuracies(num_classes: int, prefix: str = "", over_ranks: bool = True) -> MetricCollection:
+    """The three accuracies in 0..1, of scores (N, K) against labels (N,).
+
+    Args:
+        num_classes: K.
+        prefix: of the names top1, top5 and mean_class.
+        over_ranks: whether the ranks of a distributed run count together; all must then compute.
+    """
+    top5 = min(5, num_classes)
+    sync: dict[str, Any] = {"sync_on_compute": over_ranks}
     return MetricCollection(
         {
-            "top1": MulticlassAccuracy(num_classes, average="micro"),
-            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-            "mean_class": MeanClassAccuracy(num_classes, average="none"),
+            "top1": MulticlassAccuracy(num_classes, average="micro", **sync),
+            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=top5, **sync),
+            "mean_class": MeanClassAccuracy(num_classes, average="none", **sync),
         },
         prefix=prefix,
         compute_groups=False,  # the groups would copy states between the averages
@@ -32,7 +42,7 @@ def accuracies(num_classes: int, prefix: str = "") -> MetricCollection:
 
 
 def judge(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """The three accuracies in percent."""
-    metrics = accuracies(scores.shape[1])
+    """The three accuracies in percent, of what this process has."""
+    metrics = accuracies(scores.shape[1], over_ranks=False)
     metrics.update(scores, labels)
     return {name: 100 * float(value) for name, value in metrics.compute().items()}

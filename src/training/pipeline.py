@@ -129,6 +129,8 @@ def _report(
     title = f"{config['name']}, split {config['data']['split']}: video level"
     save_results(results, run_dir / "results.csv")
     show_results(results, title)
+    if config["remark"]:
+        print(config["remark"])
     print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
     print(f"checkpoints, scores and logs of every stage: {run_dir}/<stage>/")
     print(f"try: python -m src.evaluate ckpt_path={run_dir / results[-1].stage / 'last.ckpt'}")
