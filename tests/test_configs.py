@@ -35,6 +35,10 @@ def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Pat
     assert len(plans) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
 
 
+def test_an_experiment_has_the_last_word() -> None:
+    assert "half" in compose_config("train").remark
+
+
 def test_published_schedules() -> None:
     """The table of passes and batches of the paper's implementation."""
     passes = {"hmdb51": [40, 400, 80, 2], "ucf101": [60, 400, 80, 2]}

@@ -6,6 +6,7 @@ run_dir/
 """
 
 import logging
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -130,7 +131,7 @@ def _report(
     save_results(results, run_dir / "results.csv")
     show_results(results, title)
     if config["remark"]:
-        print(config["remark"])
+        print(textwrap.fill(config["remark"], 80))
     print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
     print(f"checkpoints, scores and logs of every stage: {run_dir}/<stage>/")
     print(f"try: python -m src.evaluate ckpt_path={run_dir / results[-1].stage / 'last.ckpt'}")
