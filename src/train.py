@@ -7,6 +7,8 @@ python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.start_fr
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import command
@@ -16,6 +18,9 @@ from src.training.pipeline import run_experiment
 @command("train")
 def main(cfg: DictConfig) -> float:
     """Run the experiment; the value is what a sweep optimises."""
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
+        cfg.paths.run_dir = job.runtime.output_dir
     return run_experiment(cfg)
 
 

@@ -80,6 +80,19 @@ def test_mistake_is_one_line(
     assert "Traceback" not in error
 
 
+def test_jobs_of_a_sweep_have_a_directory_each(
+    call: Callable[..., int], tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["hydra.sweep.subdir=${hydra.job.num}", "experiment=appearance_two_movers"]
+    swept = "stages.appearance.module.schedule.lr=0.01,0.02"
+    assert call(train.main, "-m", *tiny, *short, swept) == 0
+    jobs = sorted(path.name for path in (tmp_path / "outputs" / "sweeps").glob("[0-9]"))
+    assert jobs == ["0", "1"]
+    for job in jobs:
+        assert (tmp_path / "outputs" / "sweeps" / job / "appearance" / "stage.json").is_file()
+
+
 def test_evaluate_repeats_the_stage_result(
     call: Callable[..., int], finished_run: Path, tmp_path: Path
 ) -> None:
