@@ -208,8 +208,10 @@ def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -
     assert extract_flow(videos, tmp_path, DIS, workers=2).done == 3
 
 
+# A job started in the background of a script ignores SIGINT, and so would what it starts.
 SCRIPT = """
-import os, sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from src.flow.extract import extract_flow
 from src.flow.settings import FlowSettings
