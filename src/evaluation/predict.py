@@ -19,6 +19,7 @@ from src.evaluation.evaluate import load_module
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 from src.models.build import build_datamodule
+from src.models.modules import mean_of_streams
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def predict_videos(
         batch = {name: tensor.unsqueeze(0).to(device) for name, tensor in sample.items()}
         with torch.inference_mode():
             streams = module.video_scores(batch)
-        scores = torch.stack(list(streams.values())).mean(0)[0]  # (K,)
+        scores = mean_of_streams(streams)[0]  # (K,)
         best = scores.softmax(0).topk(min(top_k, len(scores)))
         predictions += [
             Prediction(str(path), rank, description.class_names[index], probability)

@@ -83,7 +83,8 @@ class VideoClassifier(pl.LightningModule):
         logits = self.logits(batch)
         losses = self.loss(logits, batch["label"])
         total = torch.stack(list(losses.values())).sum()
-        metrics.update(mean_scores(logits), batch["label"])
+        scores = mean_of_streams({stream: values.mean(1) for stream, values in logits.items()})
+        metrics.update(scores, batch["label"])
         size = len(batch["label"])
         if len(losses) > 1:
             for stream, loss in losses.items():
@@ -105,7 +106,7 @@ class VideoClassifier(pl.LightningModule):
     def test_step(self, batch: Batch, _: int) -> Batch:  # noqa: PT019
         """Scores (B, K) of whole videos: of each stream and, the mean of those, of the net."""
         streams = self.video_scores(batch)
-        scores = torch.stack(list(streams.values())).mean(0)
+        scores = mean_of_streams(streams)
         self.test_metrics.update(scores, batch["label"])
         self.log_dict(self.test_metrics, on_step=False, on_epoch=True, batch_size=len(scores))
         return {
@@ -168,9 +169,9 @@ class JointModule(VideoClassifier):
         return {"appearance": appearance, "motion": motion}
 
 
-def mean_scores(logits: dict[str, Tensor]) -> Tensor:
-    """Logits (B, K) averaged over time and streams."""
-    return torch.stack([scores.mean(1) for scores in logits.values()]).mean(0)
+def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:
+    """Scores (B, K) of a whole net from those of its streams, with equal weights."""
+    return torch.stack(list(scores.values())).mean(0)
 
 
 def mirrored(batch: Batch) -> Batch:
