@@ -1,7 +1,8 @@
-"""Optical-flow algorithms behind one call: two grey frames in, one field in pixels out."""
+"""Optical-flow algorithms behind one call: pairs of frames in, fields in pixels out."""
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -11,9 +12,35 @@ import numpy.typing as npt
 from src.data.transforms import resize, size_at
 from src.errors import UserError
 
-Grey = npt.NDArray[np.uint8]
-Field = npt.NDArray[np.float32]
-FlowAlgorithm = Callable[[Grey, Grey], Field]
+Frames = npt.NDArray[np.uint8]
+Fields = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FlowAlgorithm:
+    """An algorithm with its parameters, ready to be called.
+
+    Args:
+        fields: from the first and the second frames of N pairs to fields (N, H, W, 2), channels
+            u, v in pixels. The frames are grey (N, H, W), or RGB (N, H, W, 3) if `colour`.
+        colour: whether it sees colours.
+        batch: the number of pairs that are best computed together.
+    """
+
+    fields: Callable[[Frames, Frames], Fields]
+    colour: bool = False
+    batch: int = 1
+
+    def prepare(self, image: Frames, short_side: int) -> Frames:
+        """Give an RGB image (H, W, 3) its smaller side, and the colours that are looked at."""
+        resized = resize(image, size_at(image.shape[:2], short_side))
+        return resized if self.colour else np.asarray(cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY))
+
+
+def _one_by_one(calc: Callable[[Frames, Frames], Fields]) -> FlowAlgorithm:
+    """Wrap a function of one pair of grey frames (H, W)."""
+    return FlowAlgorithm(lambda first, second: np.stack([*map(calc, first, second)]))
+
 
 DIS_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -40,7 +67,7 @@ def tvl1(
     The parameters and their defaults are those of OpenCV's DualTVL1.
     """
     flow = cv2.optflow.DualTVL1OpticalFlow_create(**locals())
-    return lambda first, second: flow.calc(first, second, None)
+    return _one_by_one(lambda first, second: flow.calc(first, second, None))
 
 
 def dis(preset: str = "medium", finest_scale: int | None = None) -> FlowAlgorithm:
@@ -55,7 +82,7 @@ def dis(preset: str = "medium", finest_scale: int | None = None) -> FlowAlgorith
     flow = cv2.DISOpticalFlow_create(DIS_PRESETS[preset])
     if finest_scale is not None:
         flow.setFinestScale(finest_scale)
-    return lambda first, second: flow.calc(first, second, None)
+    return _one_by_one(lambda first, second: flow.calc(first, second, None))
 
 
 def farneback(
@@ -71,7 +98,9 @@ def farneback(
     The defaults are those of OpenCV's class cv2.FarnebackOpticalFlow.
     """
     arguments = (pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, 0)
-    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, *arguments)
+    return _one_by_one(
+        lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, *arguments)
+    )
 
 
 ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
@@ -104,8 +133,3 @@ def make_algorithm(name: str, parameters: dict[str, Any]) -> FlowAlgorithm:
     except (TypeError, cv2.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error
-
-
-def grey_at(image: npt.NDArray[np.uint8], short_side: int) -> Grey:
-    """Resize an RGB image (H, W, 3) to a smaller side of `short_side` and make it grey."""
-    return cv2.cvtColor(resize(image, size_at(image.shape[:2], short_side)), cv2.COLOR_RGB2GRAY)

@@ -6,10 +6,10 @@ import numpy as np
 
 from src.data.sources import RGBSource, Uint8
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, grey_at
+from src.flow.algorithms import FlowAlgorithm
 from src.flow.quantise import quantise
 
-CHUNK = 32  # frames decoded at once
+CHUNK = 32  # fields computed at once
 
 
 class ComputedFlow:
@@ -17,7 +17,7 @@ class ComputedFlow:
 
     Args:
         frames: where the frames come from.
-        algorithm: a call from two grey frames (H, W) to a field (H, W, 2) in pixels.
+        algorithm: the algorithm, with its parameters.
         short_side: the frames are resized to this smaller side first.
         bound: quantisation range in pixels, see `src.flow.quantise`.
     """
@@ -33,13 +33,18 @@ class ComputedFlow:
 
     def flow(self, indices: Sequence[int]) -> Uint8:
         """Compute the fields `indices` (from 0) as quantised (N, H, W, 2), channels u, v."""
-        needed = sorted({i + step for i in indices for step in (0, 1)})
-        grey = {}
-        for start in range(0, len(needed), CHUNK):  # large frames are not kept, only grey ones
-            some = needed[start : start + CHUNK]
-            for i, image in zip(some, self.frames.rgb(some), strict=True):
-                grey[i] = grey_at(image, self.short_side)
-        fields = {
-            i: quantise(self.algorithm(grey[i], grey[i + 1]), self.bound) for i in set(indices)
-        }
+        wanted = sorted(set(indices))
+        frames: dict[int, Uint8] = {}
+        fields: dict[int, Uint8] = {}
+        for start in range(0, len(wanted), CHUNK):  # memory does not grow with the clip
+            some = wanted[start : start + CHUNK]
+            needed = sorted({i + step for i in some for step in (0, 1)})
+            frames = {i: frames[i] for i in needed if i in frames}
+            new = [i for i in needed if i not in frames]
+            for i, image in zip(new, self.frames.rgb(new), strict=True):
+                frames[i] = self.algorithm.prepare(image, self.short_side)
+            first = np.stack([frames[i] for i in some])
+            second = np.stack([frames[i + 1] for i in some])
+            quantised = quantise(self.algorithm.fields(first, second), self.bound)
+            fields |= zip(some, quantised, strict=True)
         return np.stack([fields[i] for i in indices])

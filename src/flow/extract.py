@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Self
 
 import cv2
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from src.data.sources import Uint8, VideoFile
 from src.errors import UserError
-from src.flow.algorithms import grey_at
 from src.flow.quantise import quantise
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.hardware import usable_cores
@@ -303,15 +303,15 @@ def _extract_video(video: Path, output: Path, settings: FlowSettings) -> int:
 
 def _fields(video: Path, settings: FlowSettings) -> Iterator[Uint8]:
     """The video's quantised fields (H, W, 2), in order."""
-    algorithm, frames = settings.make(), VideoFile(video)
-    previous = None
-    for first in range(0, frames.num_frames, CHUNK):
-        chunk = frames.rgb(range(first, min(first + CHUNK, frames.num_frames)))  # (N, H, W, 3)
-        for image in chunk:
-            grey = grey_at(image, settings.short_side)
-            if previous is not None:
-                yield quantise(algorithm(previous, grey), settings.bound)
-            previous = grey
+    algorithm, source = settings.make(), VideoFile(video)
+    frames: list[Uint8] = []
+    for start in range(0, source.num_frames, CHUNK):
+        images = source.rgb(range(start, min(start + CHUNK, source.num_frames)))  # (N, H, W, 3)
+        # With the last of the chunk before: reading a frame again may mean to decode all again.
+        frames = frames[-1:] + [algorithm.prepare(image, settings.short_side) for image in images]
+        for at in range(0, len(frames) - 1, algorithm.batch):
+            some = np.stack(frames[at : at + algorithm.batch + 1])
+            yield from quantise(algorithm.fields(some[:-1], some[1:]), settings.bound)
 
 
 def _write(file: Path, image: Uint8) -> None:

@@ -4,16 +4,23 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.flow.algorithms import ALGORITHMS, grey_at, make_algorithm
+from src.flow.algorithms import ALGORITHMS, Fields, make_algorithm
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
+
+
+def flow_of(
+    name: str, shift: tuple[float, float], parameters: dict[str, Any] | None = None
+) -> Fields:
+    algorithm = make_algorithm(name, parameters or {})
+    first, second = (algorithm.prepare(image, 64) for image in moving_texture(shift, frames=2))
+    return algorithm.fields(first[None], second[None])[0]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("shift", [(2.0, 0.0), (-2.0, 0.0), (0.0, 1.5), (0.0, -1.5), (1.0, -2.0)])
 def test_recovers_a_shift(name: str, shift: tuple[float, float]) -> None:
-    first, second = (grey_at(image, 64) for image in moving_texture(shift, frames=2))
-    field = make_algorithm(name, {})(first, second)
+    field = flow_of(name, shift)
     assert field.shape == (64, 96, 2)
     inside = field[12:-12, 12:-12].reshape(-1, 2)  # what enters at the border has no past
     # Right is u > 0 and down is v > 0, in this order.
@@ -22,17 +29,26 @@ def test_recovers_a_shift(name: str, shift: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_keeps_nothing_between_calls(name: str) -> None:
-    first, second, third = (grey_at(image, 64) for image in moving_texture((2.0, 1.0), frames=3))
     algorithm = make_algorithm(name, {})
-    alone = algorithm(first, second)
-    algorithm(third, first)
-    np.testing.assert_array_equal(algorithm(first, second), alone)
+    frames = np.stack([algorithm.prepare(i, 64) for i in moving_texture((2.0, 1.0), frames=3)])
+    alone = algorithm.fields(frames[:1], frames[1:2])
+    algorithm.fields(frames[2:], frames[:1])
+    np.testing.assert_array_equal(algorithm.fields(frames[:1], frames[1:2]), alone)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_pairs_do_not_depend_on_each_other(name: str) -> None:
+    algorithm = make_algorithm(name, {})
+    frames = np.stack([algorithm.prepare(i, 64) for i in moving_texture((2.0, 1.0), frames=3)])
+    together = algorithm.fields(frames[:-1], frames[1:])
+    for index in range(2):
+        alone = algorithm.fields(frames[index : index + 1], frames[index + 1 : index + 2])
+        np.testing.assert_allclose(together[index], alone[0], atol=1e-4)
 
 
 def test_parameters_reach_the_algorithm() -> None:
-    first, second = (grey_at(image, 64) for image in moving_texture((2.0, 1.0), frames=2))
-    coarse = make_algorithm("dis", {"finest_scale": 2})(first, second)
-    fine = make_algorithm("dis", {"finest_scale": 0})(first, second)
+    coarse = flow_of("dis", (2.0, 1.0), {"finest_scale": 2})
+    fine = flow_of("dis", (2.0, 1.0), {"finest_scale": 0})
     assert np.abs(coarse - fine).max() > 0.01
 
 
@@ -51,6 +67,7 @@ def test_wrong_settings_name_the_thing(name: str, parameters: dict[str, Any], na
         FlowSettings(name, parameters).make()
 
 
-def test_grey_has_the_short_side() -> None:
-    assert grey_at(np.zeros((240, 320, 3), np.uint8), 256).shape == (256, 341)
-    assert grey_at(np.zeros((320, 240, 3), np.uint8), 64).shape == (85, 64)
+def test_frames_are_prepared_at_their_short_side() -> None:
+    algorithm = make_algorithm("dis", {})
+    assert algorithm.prepare(np.zeros((240, 320, 3), np.uint8), 256).shape == (256, 341)
+    assert algorithm.prepare(np.zeros((320, 240, 3), np.uint8), 64).shape == (85, 64)
