@@ -1,5 +1,6 @@
 """What several tests need."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from src.data.sources import Uint8
+from src.data.image_sources import FlowImages
+from src.data.images import open_images
+from src.data.sources import FlowSource, RGBSource, Uint8
 
 # Real clips: not part of the project, the tests on them are skipped where they are absent.
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -41,6 +44,21 @@ def write_flow(root: Path, video: str, fields: Uint8) -> Path:
             file = folder / f"frame{number:06d}.jpg"
             assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
     return root
+
+
+def stored_flow(root: Path, video: str) -> FlowImages:
+    """The flow of a video below `root`."""
+    return FlowImages(open_images(root), video)
+
+
+def frames_of(source: RGBSource, indices: Sequence[int]) -> Uint8:
+    """Frames as one array (N, H, W, 3)."""
+    return np.stack(list(source.rgb(indices)))
+
+
+def fields_of(source: FlowSource, indices: Sequence[int]) -> Uint8:
+    """Quantised fields as one array (N, H, W, 2)."""
+    return np.stack([np.stack(field, axis=-1) for field in source.flow(indices)])
 
 
 def randomise(net: nn.Module) -> None:

@@ -1,14 +1,18 @@
 """The LightningDataModule: train clips, validation clips and whole test videos of one split."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
-from src.data.splits import Split
+from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
+from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
+from src.data.video_file import DECODERS
 from src.data.views import CentralClip, RandomClip, View, WholeVideo
 from src.errors import UserError
 from src.flow.settings import FlowSettings
@@ -23,7 +27,9 @@ class VideoDataModule(pl.LightningDataModule):
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
-        flow_dir: folder of the flow's u/ and v/.
+        rgb: where frames lie: "videos" for the dataset's video files, or a folder or zip archive
+            of JPEG frames.
+        flow: where flow lies: a folder or zip archive of JPEG images, or "on_the_fly".
         split: the number of the split, for checkpoints.
         num_classes: what networks are built for; checked against the split.
         modalities: "rgb", "flow" or both.
@@ -39,12 +45,20 @@ class VideoDataModule(pl.LightningDataModule):
         num_workers: reading processes per device; None takes the cores that there are, up to 8.
         seed: of all random choices.
         stride: smallest and largest tau, frames from one of a clip to the next.
+        flow_settings: how flow is computed on the fly.
+        missing: what to do with listed videos that are not there: "error" or "skip".
+        decoder: of video files: auto, decord, pyav or torchcodec.
+        cache_dir: where the indices of folders and archives are kept; None keeps none.
+        prefetch: batches that each worker holds ready.
+        timeout: seconds to wait for a batch before the videos under way are named; 0 waits on.
+        start_method: how workers start: fork, spawn or forkserver; None is the system's.
     """
 
     def __init__(
         self,
         dataset: Callable[[], Split],
-        flow_dir: str,
+        rgb: str,
+        flow: str,
         split: int,
         num_classes: int,
         modalities: Sequence[str],
@@ -60,6 +74,13 @@ class VideoDataModule(pl.LightningDataModule):
         num_workers: int | None,
         seed: int,
         stride: tuple[int, int] = (1, 1),
+        flow_settings: FlowSettings | None = None,
+        missing: str = "error",
+        decoder: str = "auto",
+        cache_dir: str | None = None,
+        prefetch: int = 2,
+        timeout: float = 0,
+        start_method: str | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -76,10 +97,23 @@ class VideoDataModule(pl.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("test_batch_size", test_batch_size, 1),
             ("num_workers", 0 if num_workers is None else num_workers, 0),
+            ("prefetch", prefetch, 1),
         ):
             if not isinstance(value, int) or value < least:
                 raise UserError(f"data.{name}={value}: needs a whole number from {least}")
-        self.dataset, self.flow_dir = dataset, flow_dir
+        for name, choice, choices in (
+            ("missing", missing, ("error", "skip")),
+            ("decoder", decoder, DECODERS),
+            ("start_method", start_method, (None, *multiprocessing.get_all_start_methods())),
+        ):
+            if choice not in choices:
+                raise UserError(
+                    f"data.{name}={choice}: choose from {', '.join(str(c) for c in choices)}"
+                )
+        self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
+        self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
+        self.cache_dir, self.prefetch = cache_dir, prefetch
+        self.timeout, self.start_method = timeout, start_method
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
@@ -88,26 +122,56 @@ class VideoDataModule(pl.LightningDataModule):
         self.val_view = CentralClip(frames, stride, crop_size, short_side)
         self.test_view = WholeVideo(test_frames, short_side)
         self.videos = Split((), (), ())
+        self.rgb: RGBLibrary | None = None
+        self.flow: FlowLibrary | None = None
 
     def prepare_data(self) -> None:
         """Make or check the data, once per machine."""
         self.dataset()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the lists."""
+        """Read the lists, and find their videos."""
         if self.videos.classes:
             return
-        self.videos = self.dataset()
-        if len(self.videos.classes) != self.num_classes:
+        listed = self.dataset()
+        if len(listed.classes) != self.num_classes:
             raise UserError(
                 f"data.num_classes={self.num_classes}, but the lists name "
-                f"{len(self.videos.classes)} classes"
+                f"{len(listed.classes)} classes"
             )
+        frames = None
+        if "rgb" in self.modalities or self.flow_place == ON_THE_FLY:
+            frames = open_rgb(self.rgb_place, self.decoder, self.cache_dir)
+        self.rgb = frames if "rgb" in self.modalities else None
+        if "flow" in self.modalities:
+            self.flow = open_flow(self.flow_place, frames, self.flow_settings, self.cache_dir)
+        self.videos = Split(listed.classes, self._find(listed.train), self._find(listed.test))
+
+    def _find(self, videos: Sequence[Video]) -> tuple[Video, ...]:
+        """The videos that are in all libraries in use."""
+        found: list[Video | None] = list(videos)
+        for library in (self.rgb, self.flow):
+            if library is None:
+                continue
+            there = library.find(videos)
+            absent = [video for video, file in zip(videos, there, strict=True) if file is None]
+            if absent and (self.missing == "error" or len(absent) == len(videos)):
+                raise UserError(
+                    f"{len(absent)} of {len(videos)} listed videos are missing in {library.place}, "
+                    f"the first is {absent[0].path}: python -m src.verify_data lists them, "
+                    "data/README.md shows how folders look; data.missing=skip goes on without them"
+                )
+            if library is self.rgb:  # with the case of the file's name as it is on disk
+                found = there
+            found = [a if b else None for a, b in zip(found, there, strict=True)]
+        return tuple(video for video in found if video is not None)
 
     @property
-    def flow(self) -> FlowSettings:
+    def flow_made_by(self) -> FlowSettings:
         """How the flow was made; without a flow.json it is taken for the released TV-L1."""
-        return FlowSettings.load(self.flow_dir) or FlowSettings()
+        if self.flow_place == ON_THE_FLY:
+            return self.flow_settings or FlowSettings()
+        return FlowSettings.beside(Path(self.flow_place)) or FlowSettings()
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every training video once, in random order, one random clip of each."""
@@ -129,13 +193,16 @@ class VideoDataModule(pl.LightningDataModule):
             ranks_here = self.trainer.num_devices if self.trainer else 1
             workers = min(8, max(1, usable_cores() // ranks_here))
         return DataLoader(
-            VideoDataset(videos, self.flow_dir, self.modalities, view, self.stack, self.seed),
+            VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed),
             batch_size=batch_size,
             sampler=DrawSampler(len(videos), self.seed, shuffle),
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
+            prefetch_factor=self.prefetch if workers else None,
+            timeout=self.timeout if workers else 0,
+            multiprocessing_context=self.start_method if workers else None,
         )
 
 

@@ -1,23 +1,19 @@
 """Videos as a torch dataset: one view of one video is one sample."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from src.data.sampling import stack_indices, valid_range
-from src.data.sources import FlowFolder, FlowSource, RGBSource, VideoFile
+from src.data.library import FlowLibrary, RGBLibrary
+from src.data.sampling import stack_places, valid_range
+from src.data.sources import FlowSource, RGBSource
 from src.data.splits import Video
-from src.data.transforms import (
-    crop_and_resize,
-    flow_to_tensor,
-    mirror_flow,
-    mirror_rgb,
-    rgb_to_tensor,
-)
+from src.data.transforms import Geometry, flow_clip, rgb_clip
 from src.data.views import View
 from src.errors import UserError
 
@@ -71,19 +67,21 @@ def read_view(
     first, last = valid_range(num_frames, num_fields, stack)
     frames = view.frames(first, last, rng)
 
-    images = rgb.rgb(frames.tolist()) if rgb else None
-    fields = (
-        flow.flow(stack_indices(frames, stack, flow.num_fields).ravel().tolist()) if flow else None
-    )
-    shape = images.shape[1:3] if images is not None else fields.shape[1:3]  # type: ignore[union-attr]
-    geometry = view.geometry((shape[0], shape[1]), rng)
+    geometry: Geometry | None = None
     sample: Sample = {}
-    if images is not None:
-        clip = rgb_to_tensor(crop_and_resize(images, geometry.box, geometry.size))
-        sample["rgb"] = mirror_rgb(clip) if geometry.mirror else clip
-    if fields is not None:
-        clip = flow_to_tensor(crop_and_resize(fields, geometry.box, geometry.size), stack)
-        sample["flow"] = mirror_flow(clip) if geometry.mirror else clip
+    if rgb:
+        images = rgb.rgb(frames.tolist())
+        first_image = next(images)
+        geometry = view.geometry(first_image.shape[:2], rng)
+        sample["rgb"] = rgb_clip(chain([first_image], images), len(frames), geometry)
+    if flow:
+        places = stack_places(frames, stack, flow.num_fields)
+        fields = flow.flow(list(places))
+        first_field = next(fields)
+        geometry = geometry or view.geometry(first_field[0].shape, rng)
+        sample["flow"] = flow_clip(
+            chain([first_field], fields), list(places.values()), (len(frames), stack), geometry
+        )
     return sample
 
 
@@ -103,9 +101,9 @@ class VideoDataset(Dataset[Sample]):
     clips come out whatever the number and the order of worker processes.
 
     Args:
-        videos: what to read.
-        flow_dir: folder of the flow's u/ and v/.
-        modalities: "rgb", "flow" or both.
+        videos: what to read, as the libraries have found them.
+        rgb: where frames lie, None if the network sees none.
+        flow: where flow lies, None if the network sees none.
         view: frames and geometry.
         stack: flow fields around a frame (L).
         seed: of all random choices.
@@ -114,13 +112,13 @@ class VideoDataset(Dataset[Sample]):
     def __init__(
         self,
         videos: Sequence[Video],
-        flow_dir: str,
-        modalities: Collection[str],
+        rgb: RGBLibrary | None,
+        flow: FlowLibrary | None,
         view: View,
         stack: int,
         seed: int,
     ) -> None:
-        self.videos, self.flow_dir, self.modalities = videos, flow_dir, tuple(modalities)
+        self.videos, self.rgb, self.flow = videos, rgb, flow
         self.view, self.stack, self.seed = view, stack, seed
 
     def __len__(self) -> int:
@@ -132,8 +130,8 @@ class VideoDataset(Dataset[Sample]):
         cv2.setNumThreads(0)  # worker processes are the parallelism
         video = self.videos[index]
         sample = read_view(
-            VideoFile(video.path) if "rgb" in self.modalities else None,
-            FlowFolder(self.flow_dir, video.name) if "flow" in self.modalities else None,
+            self.rgb.open(video) if self.rgb else None,
+            self.flow.open(video) if self.flow else None,
             self.view,
             self.stack,
             np.random.default_rng((self.seed, epoch, index)),

@@ -64,7 +64,14 @@ def central_clip(first: int, last: int, count: int, stride: tuple[int, int]) -> 
     return np.rint(np.linspace(middle - reach, middle + reach, count)).astype(np.int64)
 
 
-def stack_indices(frames: Indices, stack: int, num_fields: int) -> Indices:
-    """The flow fields around each frame, (T, stack); outside the video the border is repeated."""
-    around = frames[:, None] + np.arange(-(stack // 2), stack - stack // 2)[None, :]
-    return np.clip(around, 0, num_fields - 1)
+def stack_places(frames: Indices, stack: int, num_fields: int) -> dict[int, list[tuple[int, int]]]:
+    """The flow fields around the frames, ascending, each with its places (frame, position) in them.
+
+    Field t - stack/2 comes first in the stack of frame t. Outside the video the border is repeated.
+    """
+    around = frames[:, None] + np.arange(-(stack // 2), stack - stack // 2)[None, :]  # (T, L)
+    places: dict[int, list[tuple[int, int]]] = {}
+    for t, row in enumerate(np.clip(around, 0, num_fields - 1).tolist()):
+        for position, field in enumerate(row):
+            places.setdefault(field, []).append((t, position))
+    return dict(sorted(places.items()))

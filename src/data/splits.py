@@ -9,7 +9,14 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Video:
-    """One labelled video; `name` is its file name without ending, which also names its flow."""
+    """One labelled video.
+
+    Args:
+        name: its file name without ending, which also names its frames and flow.
+        path: where the file is expected; its case, and whether it is there, is found out by
+            `src.data.library`, for it may lie in an archive instead.
+        label: index of its class.
+    """
 
     name: str
     path: Path
@@ -32,9 +39,7 @@ testlist01.txt, classInd.txt (unpacked from UCF101.rar and \
 UCF101TrainTestSplits-RecognitionTask.zip of the UCF101 authors)"""
 
 
-def read_hmdb51(
-    root: str, split: int, videos: str = "videos", lists: str = "splits", missing: str = "error"
-) -> Split:
+def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
     """Read split 1, 2 or 3 of HMDB51; classes are in alphabetical order.
 
     A line of a list is `<file>.avi <flag>` with flag 1 = train, 2 = test, 0 = in neither.
@@ -44,15 +49,14 @@ def read_hmdb51(
         split: 1, 2 or 3.
         videos: folder with one folder of .avi files per class, relative to root.
         lists: folder of the official `<class>_test_split<n>.txt`, relative to root.
-        missing: what to do with listed videos that are not there: "error" or "skip".
 
     Raises:
-        UserError: the folders, the split, or (unless skipped) a listed video do not exist.
+        UserError: the lists or the split do not exist.
     """
     _check_split(split, "HMDB51")
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = HMDB51_TREE.format(videos=videos_dir, lists=lists_dir)
-    _check_folders("HMDB51", (videos_dir, lists_dir), tree)
+    _check_lists("HMDB51", lists_dir, tree)
     ending = f"_test_split{split}.txt"
     # By class, not by file name, where "kick_ball_..." comes before "kick_test_...".
     file_of = {file.name.removesuffix(ending): file for file in lists_dir.glob(f"*{ending}")}
@@ -67,12 +71,10 @@ def read_hmdb51(
                 if flag not in marked:
                     raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
                 marked[flag].append((f"{name}/{video.strip()}", label))
-    return _locate("HMDB51", videos_dir, classes, marked["1"], marked["2"], missing, tree)
+    return _split(videos_dir, classes, marked["1"], marked["2"])
 
 
-def read_ucf101(
-    root: str, split: int, videos: str = "videos", lists: str = "splits", missing: str = "error"
-) -> Split:
+def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
     """Read split 1, 2 or 3 of UCF101; classes are in the order of classInd.txt.
 
     Args and errors are those of `read_hmdb51`; `lists` holds trainlist0n.txt, testlist0n.txt and
@@ -82,7 +84,7 @@ def read_ucf101(
     _check_split(split, "UCF101")
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = UCF101_TREE.format(videos=videos_dir, lists=lists_dir)
-    _check_folders("UCF101", (videos_dir, lists_dir), tree)
+    _check_lists("UCF101", lists_dir, tree)
     parts = {}
     for part in ("classInd.txt", f"trainlist0{split}.txt", f"testlist0{split}.txt"):
         file = lists_dir / part
@@ -102,7 +104,7 @@ def read_ucf101(
         return entries
 
     train, test = labelled(parts["train"]), labelled(parts["testl"])
-    return _locate("UCF101", videos_dir, classes, train, test, missing, tree)
+    return _split(videos_dir, classes, train, test)
 
 
 def _check_split(split: int, dataset: str) -> None:
@@ -110,46 +112,21 @@ def _check_split(split: int, dataset: str) -> None:
         raise UserError(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
 
 
-def _check_folders(dataset: str, folders: Iterable[Path], tree: str) -> None:
-    absent = [str(folder) for folder in folders if not folder.is_dir()]
-    if absent:
+def _check_lists(dataset: str, lists: Path, tree: str) -> None:
+    if not lists.is_dir():
         raise UserError(
-            f"{dataset} is not here: {' and '.join(absent)} missing; expected {tree}; "
+            f"{dataset} is not here: {lists} missing; expected {tree}; "
             "other places are given by data.dataset.root, .videos and .lists"
         )
 
 
-def _locate(
-    dataset: str,
-    root: Path,
+def _split(
+    videos: Path,
     classes: tuple[str, ...],
-    train: list[tuple[str, int]],
-    test: list[tuple[str, int]],
-    missing: str,
-    tree: str,
+    train: Iterable[tuple[str, int]],
+    test: Iterable[tuple[str, int]],
 ) -> Split:
-    """Find each listed file on disk, whatever the case of its name.
+    def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
+        return tuple(Video(Path(path).stem, videos / path, label) for path, label in entries)
 
-    UCF101's lists say v_HandstandPushups_*, its files are called v_HandStandPushups_*.
-    """
-    if missing not in ("error", "skip"):
-        raise UserError(f"data.dataset.missing={missing} is not a choice: error or skip")
-    on_disk = {
-        f"{folder.name}/{file.name}".lower(): file
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for file in folder.iterdir()
-    }
-    absent = [path for path, _ in train + test if path.lower() not in on_disk]
-    if absent and (missing == "error" or len(absent) == len(train) + len(test)):
-        raise UserError(
-            f"{dataset}: {len(absent)} of {len(train) + len(test)} listed videos are missing "
-            f"under {root}, the first is {absent[0]}; expected {tree}; "
-            "data.dataset.missing=skip goes on without them"
-        )
-
-    def found(entries: list[tuple[str, int]]) -> tuple[Video, ...]:
-        files = [(on_disk.get(path.lower()), label) for path, label in entries]
-        return tuple(Video(file.stem, file, label) for file, label in files if file is not None)
-
-    return Split(classes, found(train), found(test))
+    return Split(classes, listed(train), listed(test))

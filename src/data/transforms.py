@@ -5,7 +5,7 @@ and kept as fractions, so that it cuts the same region out of RGB and flow image
 they are stored at. Cutting comes before resizing, and each image is resized once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.sources import Uint8
-
-Size = tuple[int, int]  # height, width
+from src.data.sources import Size, Uint8
 
 
 @dataclass(frozen=True)
@@ -90,34 +88,83 @@ def _fractions(offset: np.ndarray, sides: np.ndarray, frame: Size) -> Box:
     return Box(float(top), float(left), float(height), float(width))
 
 
-def crop_and_resize(images: Uint8, box: Box, size: Size) -> Uint8:
-    """Cut the same box out of each of the images (N, H, W, C) and resize it to (N, *size, C)."""
-    height, width = images.shape[1:3]
-    top, left = round(box.top * height), round(box.left * width)
-    bottom = max(round((box.top + box.height) * height), top + 1)
-    right = max(round((box.left + box.width) * width), left + 1)
-    cut = images[:, top:bottom, left:right]
-    return np.stack([resize(image, size) for image in cut])
+# Beyond this factor interpolation would miss pixels between those it looks at.
+_AVERAGE_FROM = 1.5
 
 
 def resize(image: Uint8, size: Size) -> Uint8:
-    """Resize an image (H, W, C); area averaging when both sides shrink, else bilinear."""
+    """Resize an image (H, W) or (H, W, C): bilinear, or area averaging when much smaller."""
     if image.shape[:2] == size:
         return image
-    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    height, width = image.shape[:2]
+    shrinks = height >= _AVERAGE_FROM * size[0] and width >= _AVERAGE_FROM * size[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation), dtype=np.uint8)
+    return cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
-def rgb_to_tensor(frames: Uint8) -> Tensor:
-    """Frames (T, H, W, 3) as a tensor (3, T, H, W)."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
+@dataclass(frozen=True)
+class Geometry:
+    """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror."""
+
+    box: Box
+    size: Size
+    mirror: bool = False
+
+    def cut(self, image: Uint8) -> Uint8:
+        """Cut an image (H, W) or (H, W, C): crop, resize once, mirror; v and RGB alike."""
+        height, width = image.shape[:2]
+        top, left = round(self.box.top * height), round(self.box.left * width)
+        bottom = max(round((self.box.top + self.box.height) * height), top + 1)
+        right = max(round((self.box.left + self.box.width) * width), left + 1)
+        cut = resize(image[top:bottom, left:right], self.size)
+        return cv2.flip(cut, 1) if self.mirror else cut
+
+    def cut_u(self, image: Uint8) -> Uint8:
+        """Cut horizontal flow: to the left is to the right in a mirror, 255 - u in uint8."""
+        cut = self.cut(image)
+        return cv2.bitwise_not(cut) if self.mirror else cut
+
+    def scale(self, stored: Size) -> tuple[float, float]:
+        """By how much a cut out of images of the size `stored` is enlarged: height, width."""
+        return (
+            self.size[0] / (self.box.height * stored[0]),
+            self.size[1] / (self.box.width * stored[1]),
+        )
 
 
-def flow_to_tensor(fields: Uint8, stack: int) -> Tensor:
-    """Fields (T * stack, H, W, 2) as a tensor (2 * stack, T, H, W), channels u1, v1, u2, v2, ..."""
-    frames = torch.from_numpy(fields).unflatten(0, (-1, stack))  # (T, L, H, W, 2)
-    return frames.permute(1, 4, 0, 2, 3).flatten(0, 1).contiguous()  # (2L, T, H, W)
+def rgb_clip(frames: Iterable[Uint8], count: int, geometry: Geometry) -> Tensor:
+    """Cut `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
+    clip = np.empty((3, count, *geometry.size), dtype=np.uint8)
+    for t, frame in enumerate(frames):
+        cut = geometry.cut(frame)
+        cv2.mixChannels([cut], [clip[channel, t] for channel in range(3)], [0, 0, 1, 1, 2, 2])
+    return torch.from_numpy(clip)
+
+
+def flow_clip(
+    fields: Iterable[tuple[Uint8, Uint8]],
+    places: Sequence[Sequence[tuple[int, int]]],
+    shape: tuple[int, int],
+    geometry: Geometry,
+) -> Tensor:
+    """Cut fields u, v (H, W) into a clip of flow stacks, one field at a time.
+
+    Args:
+        fields: each field once.
+        places: of each field, its places (frame, position in the stack): stacks may overlap.
+        shape: T and L.
+        geometry: the cut.
+
+    Returns:
+        A tensor (2L, T, *size), channels u1, v1, u2, v2, ...
+    """
+    frames, stack = shape
+    clip = np.empty((stack, 2, frames, *geometry.size), dtype=np.uint8)
+    for (u, v), positions in zip(fields, places, strict=True):
+        for component, cut in enumerate((geometry.cut_u(u), geometry.cut(v))):
+            for t, position in positions:
+                clip[position, component, t] = cut
+    return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
 
 
 def mirror_rgb(rgb: Tensor) -> Tensor:

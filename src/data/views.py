@@ -6,16 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from src.data.sampling import Indices, central_clip, evenly_spaced, training_clip
-from src.data.transforms import WHOLE_FRAME, Box, CentreCrop, CropPolicy, Size, size_at
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror."""
-
-    box: Box
-    size: Size
-    mirror: bool = False
+from src.data.sources import Size
+from src.data.transforms import WHOLE_FRAME, CentreCrop, CropPolicy, Geometry, size_at
 
 
 class View(Protocol):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.data.dataset import read_view
-from src.data.sources import VideoFile
+from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.flow.computed import ComputedFlow

@@ -1,15 +1,14 @@
 """Flow without files: computed from a video's frames when a clip asks for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from src.data.sources import RGBSource, Uint8
+from src.data.sources import RGBSource, Size, Uint8, in_order
+from src.data.transforms import size_at
 from src.errors import UserError
 from src.flow.algorithms import FlowAlgorithm
 from src.flow.quantise import quantise
-
-CHUNK = 32  # fields computed at once
 
 
 class ComputedFlow:
@@ -31,20 +30,26 @@ class ComputedFlow:
         self.short_side, self.bound = short_side, bound
         self.num_fields = frames.num_frames - 1
 
-    def flow(self, indices: Sequence[int]) -> Uint8:
-        """Compute the fields `indices` (from 0) as quantised (N, H, W, 2), channels u, v."""
-        wanted = sorted(set(indices))
+    @property
+    def size(self) -> Size:
+        """Height and width of a field."""
+        return size_at(self.frames.size, self.short_side)
+
+    def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
+        """Compute the fields `indices` (from 0, any order, repeats allowed), quantised u, v."""
+        return in_order(indices, self._ascending)
+
+    def _ascending(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
+        needed = sorted({i + step for i in indices for step in (0, 1)})
+        images = zip(needed, self.frames.rgb(needed), strict=True)
         frames: dict[int, Uint8] = {}
-        fields: dict[int, Uint8] = {}
-        for start in range(0, len(wanted), CHUNK):  # memory does not grow with the clip
-            some = wanted[start : start + CHUNK]
-            needed = sorted({i + step for i in some for step in (0, 1)})
-            frames = {i: frames[i] for i in needed if i in frames}
-            new = [i for i in needed if i not in frames]
-            for i, image in zip(new, self.frames.rgb(new), strict=True):
+        for start in range(0, len(indices), self.algorithm.batch):
+            some = indices[start : start + self.algorithm.batch]
+            frames = {i: frame for i, frame in frames.items() if i >= some[0]}
+            while not frames or max(frames) <= some[-1]:
+                i, image = next(images)
                 frames[i] = self.algorithm.prepare(image, self.short_side)
             first = np.stack([frames[i] for i in some])
             second = np.stack([frames[i + 1] for i in some])
-            quantised = quantise(self.algorithm.fields(first, second), self.bound)
-            fields |= zip(some, quantised, strict=True)
-        return np.stack([fields[i] for i in indices])
+            for field in quantise(self.algorithm.fields(first, second), self.bound):
+                yield field[..., 0], field[..., 1]

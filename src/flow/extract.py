@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Self
 
 import cv2
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from src.data.sources import Uint8, VideoFile
+from src.data.sources import Uint8
+from src.data.video_file import VideoFile
 from src.errors import UserError
-from src.flow.quantise import quantise
+from src.flow.computed import ComputedFlow
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.hardware import usable_cores
 
@@ -33,7 +33,6 @@ ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a grey
 # level on average, in half the bytes of a lossless file.
 JPEG_QUALITY = 95
-CHUNK = 32  # frames read at once: memory does not grow with the video's length
 PARTIAL = ".partial"  # videos under way, moved to u/ and v/ when they are complete
 
 log = logging.getLogger(__name__)
@@ -285,12 +284,10 @@ def _extract_video(video: Path, output: Path, settings: FlowSettings) -> int:
     try:
         for field in _fields(video, settings):
             fields += 1
-            for channel, component in enumerate("uv"):
-                _write(partial / component / f"frame{fields:06d}.jpg", field[..., channel])
+            for component, image in zip("uv", field, strict=True):
+                _write(partial / component / f"frame{fields:06d}.jpg", image)
     except cv2.error as error:
         raise UserError(f"video {video} has no flow: {str(error).splitlines()[0]}") from error
-    if fields == 0:
-        raise UserError(f"video {video} has a single frame, so no flow: take it out of the list")
     for component in "uv":
         target = output / component / video.stem
         target.parent.mkdir(exist_ok=True)
@@ -301,17 +298,11 @@ def _extract_video(video: Path, output: Path, settings: FlowSettings) -> int:
     return fields + 1
 
 
-def _fields(video: Path, settings: FlowSettings) -> Iterator[Uint8]:
-    """The video's quantised fields (H, W, 2), in order."""
-    algorithm, source = settings.make(), VideoFile(video)
-    frames: list[Uint8] = []
-    for start in range(0, source.num_frames, CHUNK):
-        images = source.rgb(range(start, min(start + CHUNK, source.num_frames)))  # (N, H, W, 3)
-        # With the last of the chunk before: reading a frame again may mean to decode all again.
-        frames = frames[-1:] + [algorithm.prepare(image, settings.short_side) for image in images]
-        for at in range(0, len(frames) - 1, algorithm.batch):
-            some = np.stack(frames[at : at + algorithm.batch + 1])
-            yield from quantise(algorithm.fields(some[:-1], some[1:]), settings.bound)
+def _fields(video: Path, settings: FlowSettings) -> Iterator[tuple[Uint8, Uint8]]:
+    """The video's quantised fields u, v (H, W), in order."""
+    frames = VideoFile(video)
+    source = ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
+    return source.flow(range(source.num_fields))
 
 
 def _write(file: Path, image: Uint8) -> None:

@@ -40,9 +40,13 @@ class FlowSettings:
                 "positive"
             )
 
-    def make(self) -> FlowAlgorithm:
-        """Build the algorithm; a wrong name or parameter is a UserError."""
-        return make_algorithm(self.algorithm, dict(self.parameters))
+    def make(self, device: str = "cpu") -> FlowAlgorithm:
+        """Build the algorithm, on `device` if it can run on one.
+
+        Raises:
+            UserError: a wrong name or parameter, or there is no such device.
+        """
+        return make_algorithm(self.algorithm, dict(self.parameters), device)
 
     def save(self, folder: Path) -> None:
         """Write flow.json, with the versions that made the flow, for the reader's information."""
@@ -52,6 +56,11 @@ class FlowSettings:
             "versions": {"opencv": cv2.__version__, "project": __version__},
         }
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def beside(cls, place: Path) -> Self | None:
+        """The flow.json in a folder of flow, or in the folder that an archive of flow lies in."""
+        return cls.load(place if place.is_dir() else place.parent)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self | None:

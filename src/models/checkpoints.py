@@ -58,8 +58,8 @@ class Description:
                 f"{source} was trained on split {self.split}, whose training videos are among the "
                 f"test videos of split {data.split}: set data.split={self.split}"
             )
-        if self.flow and "flow" in data.modalities and self.flow != asdict(data.flow):
+        if self.flow and "flow" in data.modalities and self.flow != asdict(data.flow_made_by):
             raise UserError(
-                f"{source} was trained on flow made with {self.flow}, but {data.flow_dir} was made "
-                f"with {asdict(data.flow)}: extract the flow again or train again"
+                f"{source} was trained on flow made with {self.flow}, but {data.flow_place} holds "
+                f"flow made with {asdict(data.flow_made_by)}: extract it again or train again"
             )

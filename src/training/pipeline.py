@@ -85,7 +85,7 @@ def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: St
         class_names=list(data.videos.classes),
         split=data.split,
         normalisation=module.normalise.describe(),
-        flow=asdict(data.flow) if "flow" in data.modalities else None,
+        flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
     if stage_dir.checkpoint.is_file():

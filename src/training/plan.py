@@ -9,7 +9,18 @@ from src.errors import UserError
 from src.models.build import Plan
 
 # Changing these changes how fast a stage runs, not what it learns.
-_SPEED_ONLY = {"data.num_workers", "data.test_batch_size"}
+_SPEED_ONLY = {
+    f"data.{key}"
+    for key in (
+        "num_workers",
+        "test_batch_size",
+        "prefetch",
+        "timeout",
+        "start_method",
+        "decoder",
+        "cache_dir",
+    )
+}
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

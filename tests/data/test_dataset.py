@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from src.data import dataset
 from src.data.datamodule import DrawSampler, VideoDataModule, collate
 from src.data.dataset import Sample, VideoDataset
+from src.data.images import open_images
+from src.data.library import FlowFolders, VideoFiles
 from src.data.sources import Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop
@@ -53,6 +55,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def flow_in(root: Path) -> FlowFolders:
+    return FlowFolders(open_images(root))
+
+
 def split(root: Path) -> Split:
     """Five training and, with one of them, two test videos."""
     videos = [Video(f"v{n}", root / "videos" / f"v{n}.mp4", n % 2) for n in range(6)]
@@ -62,7 +68,8 @@ def split(root: Path) -> Split:
 def datamodule(root: Path, **changes: Any) -> VideoDataModule:
     arguments: dict[str, Any] = {
         "dataset": lambda: split(root),
-        "flow_dir": str(root / "flow"),
+        "rgb": "videos",
+        "flow": str(root / "flow"),
         "split": 1,
         "num_classes": 2,
         "modalities": ["rgb", "flow"],
@@ -182,7 +189,7 @@ def test_both_modalities_show_the_same_pixels(tmp_path: Path) -> None:
     u = np.stack([cv2.resize(f[..., 0], (128, 96), interpolation=cv2.INTER_AREA) for f in frames])
     write_flow(tmp_path, "v", np.stack([u, np.full_like(u, 128)], axis=-1)[:-1])
     view = RandomClip(4, (1, 4), CornerJitterCrop(56), 48, short_side=64, mirror=True)
-    data = VideoDataset([video], str(tmp_path), ["rgb", "flow"], view, STACK, seed=0)
+    data = VideoDataset([video], VideoFiles(), flow_in(tmp_path), view, STACK, seed=0)
     mirrored = 0
     for epoch in range(20):
         sample = data[0, epoch]
@@ -202,7 +209,7 @@ class TestFlowCount:
 
     def read(self, root: Path, video: Video) -> Sample:
         view = WholeVideo(count=3, short_side=32)
-        data = VideoDataset([video], str(root / "flow"), ["rgb", "flow"], view, STACK, seed=0)
+        data = VideoDataset([video], VideoFiles(), flow_in(root / "flow"), view, STACK, seed=0)
         data[0, 0]
         return data[0, 1]
 
@@ -293,7 +300,7 @@ def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str, tiny
 
 def test_error_in_a_worker_reaches_the_user_as_one_line(tiny: Path) -> None:
     video = Video("gone (1)", tiny / "videos" / "gone (1).mp4", 0)
-    data = VideoDataset([video], str(tiny / "flow"), ["rgb"], CENTRE, STACK, seed=0)
+    data = VideoDataset([video], VideoFiles(), None, CENTRE, STACK, seed=0)
     loader = DataLoader(data, sampler=DrawSampler(1, seed=0, shuffle=False), num_workers=1)
     with pytest.raises(UserError) as error:
         next(iter(loader))
@@ -302,7 +309,7 @@ def test_error_in_a_worker_reaches_the_user_as_one_line(tiny: Path) -> None:
 
 def test_missing_flow_names_the_video(tiny: Path) -> None:
     video = Video("noflow", tiny / "videos" / "v0.mp4", 0)
-    data = VideoDataset([video], str(tiny / "flow"), ["rgb", "flow"], CENTRE, STACK, seed=0)
+    data = VideoDataset([video], VideoFiles(), flow_in(tiny / "flow"), CENTRE, STACK, seed=0)
     with pytest.raises(UserError, match="noflow"):
         data[0, 0]
 
@@ -327,7 +334,7 @@ class TestCollate:
 
 
 def test_flow_settings_are_those_beside_the_flow(tiny: Path, tmp_path: Path) -> None:
-    assert datamodule(tiny).flow == FlowSettings()
+    assert datamodule(tiny).flow_made_by == FlowSettings()
     settings = FlowSettings("dis", {"preset": "fast"}, short_side=128, bound=8.0)
     settings.save(tmp_path)
-    assert datamodule(tiny, flow_dir=str(tmp_path)).flow == settings
+    assert datamodule(tiny, flow=str(tmp_path)).flow_made_by == settings

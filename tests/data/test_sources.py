@@ -1,20 +1,21 @@
 """Reading frames by two decoders, flow from JPEG files, and flow computed from frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.data import sources
-from src.data.sources import FlowFolder, Uint8, VideoFile
+from src.data import video_file
+from src.data.sources import Uint8
+from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithms import dis
-from src.flow.computed import CHUNK, ComputedFlow
+from src.flow.computed import ComputedFlow
 from src.flow.quantise import quantise
 from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, write_flow, write_video
+from tests.helpers import CLIPS, fields_of, frames_of, stored_flow, write_flow, write_video
 
 REAL = [
     "test.avi",
@@ -42,7 +43,7 @@ def mean_difference(one: Uint8, other: Uint8) -> float:
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test once with decord and once where it cannot be installed."""
     if request.param == "pyav":
-        monkeypatch.setattr(sources, "decord", None)
+        monkeypatch.setattr(video_file, "decord", None)
     return str(request.param)
 
 
@@ -54,13 +55,13 @@ class TestVideoFile:
         video = VideoFile(CLIPS / name)
         order = np.random.default_rng(0).permutation(video.num_frames)[:10].tolist()
         indices = [*order, order[0], video.num_frames - 1, 0]
-        frames = video.rgb(indices)
+        frames = frames_of(video, indices)
         assert video.decoder == "decord"
-        monkeypatch.setattr(sources, "decord", None)
+        monkeypatch.setattr(video_file, "decord", None)
         other = VideoFile(CLIPS / name)
         assert other.decoder == "pyav"
         assert other.num_frames == video.num_frames
-        assert mean_difference(frames, other.rgb(indices)) < 1
+        assert mean_difference(frames, frames_of(other, indices)) < 1
 
     @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
     def test_reads_what_was_written(self, codec: str, decoder: str, tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ class TestVideoFile:
         video = VideoFile(write_video(tmp_path / "video.mp4", frames, fps=12, codec=codec))
         assert (video.num_frames, video.fps, video.decoder) == (30, 12, decoder)
         for indices in (range(30), [29, 0, 7, 7, 8, 3, 29]):
-            read = video.rgb(indices)
+            read = frames_of(video, indices)
             assert read.dtype == np.uint8
             assert mean_difference(read, frames[list(indices)]) < 2  # the next frame is 5 off
         assert video.decoder == decoder
@@ -80,7 +81,7 @@ class TestVideoFile:
     def test_file_that_breaks_off(self, decoder: str) -> None:
         video = VideoFile(CLIPS / "corrupted.mp4")
         with pytest.raises(UserError, match=r"corrupted\.mp4 is broken: only \d+ frames"):
-            video.rgb(range(video.num_frames))
+            frames_of(video, range(video.num_frames))
 
     @pytest.mark.parametrize("content", [b"this is no video\n", b""])
     def test_file_that_is_no_video(self, content: bytes, decoder: str, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ class TestVideoFile:
             VideoFile(tmp_path / "nowhere.mp4")
 
 
-class TestFlowFolder:
+class TestFlowImages:
     @pytest.fixture
     def fields(self) -> Uint8:
         """Five fields of which field i is u = 10 i, v = 200 - 10 i."""
@@ -101,43 +102,45 @@ class TestFlowFolder:
         return np.broadcast_to(np.stack([u, 200 - u], -1)[:, None, None], (5, 8, 12, 2)).copy()
 
     def test_any_order_and_repeats(self, fields: Uint8, tmp_path: Path) -> None:
-        flow = FlowFolder(write_flow(tmp_path, "clip #1 (a)", fields), "clip #1 (a)")
+        flow = stored_flow(write_flow(tmp_path, "clip #1 (a)", fields), "clip #1 (a)")
         assert flow.num_fields == 5
-        read = flow.flow([4, 0, 2, 2])
+        read = fields_of(flow, [4, 0, 2, 2])
         assert read.dtype == np.uint8
         assert (read == fields[[4, 0, 2, 2]]).all()
 
     def test_missing_flow(self, fields: Uint8, tmp_path: Path) -> None:
         write_flow(tmp_path, "other", fields)
         with pytest.raises(UserError, match=r"video absent: 0 u and 0 v.*src\.extract_flow"):
-            FlowFolder(tmp_path, "absent")
+            stored_flow(tmp_path, "absent")
 
     def test_components_of_different_number(self, fields: Uint8, tmp_path: Path) -> None:
         write_flow(tmp_path, "clip", fields)
         (tmp_path / "v" / "clip" / "frame000005.jpg").unlink()
         with pytest.raises(UserError, match=r"video clip: 5 u and 4 v"):
-            FlowFolder(tmp_path, "clip")
+            stored_flow(tmp_path, "clip")
 
     @pytest.mark.parametrize("content", [b"no JPEG", None])
     def test_broken_image(self, content: bytes | None, fields: Uint8, tmp_path: Path) -> None:
-        flow = FlowFolder(write_flow(tmp_path, "clip", fields), "clip")
+        flow = stored_flow(write_flow(tmp_path, "clip", fields), "clip")
         file = tmp_path / "v" / "clip" / "frame000003.jpg"
         file.write_bytes(content) if content else file.unlink()
-        assert (flow.flow([1, 3]) == fields[[1, 3]]).all()
+        assert (fields_of(flow, [1, 3]) == fields[[1, 3]]).all()
         with pytest.raises(UserError, match=r"frame000003\.jpg is missing or broken"):
-            flow.flow([1, 2])
+            fields_of(flow, [1, 2])
 
 
 class Frames:
-    """Frames in memory, with a record of how many were asked for at once."""
+    """Frames in memory, with a record of which were read."""
 
     def __init__(self, frames: Uint8) -> None:
-        self.frames, self.num_frames = frames, len(frames)
-        self.requests: list[int] = []
+        self.frames, self.num_frames, self.fps = frames, len(frames), 25.0
+        self.size = frames.shape[1:3]
+        self.read: list[int] = []
 
-    def rgb(self, indices: Sequence[int]) -> Uint8:
-        self.requests.append(len(indices))
-        return self.frames[list(indices)]
+    def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
+        for index in indices:
+            self.read.append(index)
+            yield self.frames[index]
 
 
 class TestComputedFlow:
@@ -147,7 +150,7 @@ class TestComputedFlow:
         source = ComputedFlow(frames, algorithm, short_side=48, bound=8)
         assert source.num_fields == 39
         indices = [38, 3, 3, *range(38)]
-        fields = source.flow(indices)
+        fields = fields_of(source, indices)
         assert fields.shape == (41, 48, 72, 2)
         grey = np.stack([algorithm.prepare(frame, 48) for frame in frames.frames])
         for index, field in zip(indices, fields, strict=True):
@@ -156,8 +159,7 @@ class TestComputedFlow:
         # 0.75 of (2, -1) pixels, at 255/16 levels a pixel
         inner = fields[:, 10:-10, 10:-10].mean(axis=(0, 1, 2))
         assert inner == pytest.approx([127.5 + 1.5 * 255 / 16, 127.5 - 0.75 * 255 / 16], abs=2)
-        assert max(frames.requests) <= CHUNK + 1
-        assert sum(frames.requests) == 40  # each frame is decoded once
+        assert frames.read == list(range(40))  # each frame is decoded once, in order
 
     def test_single_frame_has_no_flow(self) -> None:
         with pytest.raises(UserError, match="single frame"):

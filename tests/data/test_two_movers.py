@@ -17,12 +17,13 @@ import numpy.typing as npt
 import pytest
 
 from src.data import two_movers
-from src.data.sources import FlowFolder, VideoFile
 from src.data.splits import Split, Video
 from src.data.two_movers import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
+from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.quantise import dequantise
 from src.flow.settings import FlowSettings
+from tests.helpers import fields_of, frames_of, stored_flow
 
 SEED, TRAIN, TEST = 3, 16, 8
 
@@ -74,7 +75,7 @@ def test_videos_show_the_clips_they_were_made_from(split: Split) -> None:
         for place, video in enumerate(videos):
             file = VideoFile(video.path)
             assert (file.num_frames, file.fps) == (32, 25)
-            frames = file.rgb(range(32))
+            frames = frames_of(file, range(32))
             assert frames.shape == (32, 64, 64, 3)
             error = frames.astype(float) - clip_of(video, part, place).frames
             assert np.abs(error).mean() < 4  # of another clip: over 20
@@ -84,9 +85,9 @@ def test_flow_inside_the_target_goes_where_the_label_says(root: Path, split: Spl
     for part, videos in enumerate((split.train, split.test)):
         for place, video in enumerate(videos):
             clip = clip_of(video, part, place)
-            source = FlowFolder(root / "flow", video.name)
+            source = stored_flow(root / "flow", video.name)
             assert source.num_fields == 31
-            fields = dequantise(source.flow(range(31)))  # (31, H, W, 2)
+            fields = dequantise(fields_of(source, range(31)))  # (31, H, W, 2)
             assert fields.shape == (31, 64, 64, 2)
             assert CLASSES[video.label] == f"{clip.target.tint}_{clip.target.direction}"
             for mover in (clip.target, clip.distractor):
@@ -201,7 +202,7 @@ def test_a_killed_making_counts_as_nothing_and_is_continued(tmp_path: Path, spli
         assert file.stat().st_mtime_ns == changed
     for video, other in zip(again.train + again.test, split.train + split.test, strict=True):
         assert video.path.read_bytes() == other.path.read_bytes()
-        assert FlowFolder(root / "flow", video.name).num_fields == 31
+        assert stored_flow(root / "flow", video.name).num_fields == 31
     assert len(list((root / "videos").rglob("*.mp4*"))) == TRAIN + TEST  # no part is left
 
 
@@ -267,4 +268,4 @@ def test_without_libx264_the_videos_are_mpeg4(
     two_movers._encode(frames, tmp_path / "clip.mp4")
     file = VideoFile(tmp_path / "clip.mp4")
     assert file.num_frames == 32
-    assert np.abs(file.rgb(range(32)).astype(float) - frames).mean() < 6
+    assert np.abs(frames_of(file, range(32)).astype(float) - frames).mean() < 6

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.sources import FlowFolder, VideoFile
+from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithms import FlowAlgorithm
 from src.flow.computed import ComputedFlow
@@ -19,7 +19,7 @@ from src.flow.extract import CHUNK, PARTIAL, extract_flow, find_videos
 from src.flow.quantise import dequantise
 from src.flow.settings import FILE_NAME, FlowSettings
 from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, write_video
+from tests.helpers import CLIPS, fields_of, stored_flow, write_video
 
 DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 ODD_NAME = "a#(b)&!;[1] c.d"  # HMDB51 has such names
@@ -74,8 +74,8 @@ def test_released_layout(extracted: Path) -> None:
     ("name", "shift"), [("right", (3.0, 0.0)), ("down", (0.0, 2.0)), (ODD_NAME, (-2.0, 1.0))]
 )
 def test_sign_and_order(extracted: Path, name: str, shift: tuple[float, float]) -> None:
-    flow = FlowFolder(extracted, name)
-    fields = dequantise(flow.flow(range(flow.num_fields)))[:, 12:-12, 12:-12]
+    flow = stored_flow(extracted, name)
+    fields = dequantise(fields_of(flow, range(flow.num_fields)))[:, 12:-12, 12:-12]
     # Right is u > 0 and down is v > 0, in every field.
     for field in fields.reshape(len(fields), -1, 2):
         np.testing.assert_allclose(np.median(field, axis=0), shift, atol=0.35)
@@ -85,10 +85,10 @@ def test_is_what_is_computed_on_the_spot(extracted: Path, videos: list[Path]) ->
     """Also across the border between two chunks of frames."""
     video = next(video for video in videos if video.stem == ODD_NAME)
     computed = ComputedFlow(VideoFile(video), DIS.make(), DIS.short_side, DIS.bound)
-    stored = FlowFolder(extracted, ODD_NAME)
+    stored = stored_flow(extracted, ODD_NAME)
     assert stored.num_fields == computed.num_fields
     indices = range(stored.num_fields)
-    difference = stored.flow(indices).astype(int) - computed.flow(indices)
+    difference = fields_of(stored, indices).astype(int) - fields_of(computed, indices)
     assert np.abs(difference).mean() < 0.5  # JPEG only
 
 
@@ -284,7 +284,7 @@ def test_command(videos: list[Path], tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
     settings = FlowSettings("dis", {"preset": "medium", "finest_scale": 0}, short_side=64)
     assert FlowSettings.load(output) == settings
-    assert FlowFolder(output, "right").num_fields == 4
+    assert stored_flow(output, "right").num_fields == 4
 
     run = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert run.returncode == 1
@@ -299,9 +299,9 @@ def test_real_clips(tmp_path: Path) -> None:
     names = ("test.avi", "part_0.mp4", "unordered.mov", "corrupted.mp4")
     result = extract_flow([CLIPS / name for name in names], tmp_path, DIS, workers=2)
     assert result.failed.keys() == {"corrupted"}
-    counts = {name: FlowFolder(tmp_path, name).num_fields for name in ("test", "part_0")}
+    counts = {name: stored_flow(tmp_path, name).num_fields for name in ("test", "part_0")}
     assert counts == {"test": 163, "part_0": 31}
-    assert FlowFolder(tmp_path, "unordered").num_fields == 3
-    field = FlowFolder(tmp_path, "part_0").flow([0])
+    assert stored_flow(tmp_path, "unordered").num_fields == 3
+    field = fields_of(stored_flow(tmp_path, "part_0"), [0])
     assert field.shape == (1, 64, 85, 2)
     assert field.std() > 0  # something moves

@@ -1,0 +1,178 @@
+"""Where the frames and the flow of a dataset's videos lie: files, folders, archives, or nowhere.
+
+A library finds the listed videos among what is there, and opens one at a time. Any two can be put
+together: RGB from videos with flow from an archive, or everything from archives.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from src.data.image_sources import FlowImages, FrameImages
+from src.data.images import ImageTree, open_images
+from src.data.sources import FlowSource, RGBSource
+from src.data.splits import Video
+from src.data.video_file import VideoFile
+from src.errors import UserError
+from src.flow.computed import ComputedFlow
+from src.flow.settings import FlowSettings
+
+VIDEOS = "videos"  # data.rgb: the dataset's own video files
+ON_THE_FLY = "on_the_fly"  # data.flow: computed from the frames
+
+
+class RGBLibrary(Protocol):
+    """Frames of many videos; `place` says where, for messages."""
+
+    place: str
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos as they are there, None for those that are not."""
+        ...
+
+    def open(self, video: Video) -> RGBSource:
+        """The frames of one of the videos found."""
+        ...
+
+
+class FlowLibrary(Protocol):
+    """Flow of many videos; `place` says where; `settings` are None where nobody knows them."""
+
+    place: str
+
+    @property
+    def settings(self) -> FlowSettings | None:
+        """How the flow was made."""
+        ...
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos as they are there, None for those that are not."""
+        ...
+
+    def open(self, video: Video) -> FlowSource:
+        """The flow of one of the videos found."""
+        ...
+
+
+class VideoFiles:
+    """Video files where the lists say that they are, whatever the case of their names.
+
+    UCF101's lists say v_HandstandPushups_*, its files are called v_HandStandPushups_*.
+    """
+
+    def __init__(self, decoder: str = "auto") -> None:
+        self.decoder, self.place = decoder, "the videos' folders"
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos with the path of their file; each folder is listed once."""
+        on_disk: dict[Path, dict[str, Path]] = {}
+        found: list[Video | None] = []
+        for video in videos:
+            folder = video.path.parent
+            if folder not in on_disk:
+                files = folder.iterdir() if folder.is_dir() else ()
+                on_disk[folder] = {file.name.lower(): file for file in files}
+            file = on_disk[folder].get(video.path.name.lower())
+            found.append(replace(video, path=file) if file else None)
+        return found
+
+    def open(self, video: Video) -> VideoFile:
+        """The frames of a video file."""
+        return VideoFile(video.path, self.decoder)
+
+
+class FrameFolders:
+    """Frames as JPEG images, in folders or in archives."""
+
+    def __init__(self, tree: ImageTree) -> None:
+        self.tree, self.place = tree, str(tree.root)
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos that have frames."""
+        return _with_images(videos, self.tree, "rgb")
+
+    def open(self, video: Video) -> FrameImages:
+        """The frames of a video."""
+        return FrameImages(self.tree, video.name)
+
+
+class FlowFolders:
+    """Flow as JPEG images, in folders or in archives."""
+
+    def __init__(self, tree: ImageTree) -> None:
+        self.tree, self.place = tree, str(tree.root)
+        self.settings = FlowSettings.beside(tree.root)
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos that have flow."""
+        return _with_images(videos, self.tree, "u")
+
+    def open(self, video: Video) -> FlowImages:
+        """The flow of a video."""
+        return FlowImages(self.tree, video.name)
+
+
+class FlowOnTheFly:
+    """Flow computed from the frames when a clip asks for it."""
+
+    def __init__(self, frames: RGBLibrary, settings: FlowSettings) -> None:
+        self.frames, self.settings = frames, settings
+        self.place = f"{frames.place} (computed on the fly)"
+
+    def find(self, videos: Sequence[Video]) -> list[Video | None]:
+        """The videos that have frames."""
+        return self.frames.find(videos)
+
+    def open(self, video: Video) -> ComputedFlow:
+        """The flow of a video."""
+        settings = self.settings
+        frames = self.frames.open(video)
+        return ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
+
+
+def _with_images(videos: Iterable[Video], tree: ImageTree, component: str) -> list[Video | None]:
+    return [video if tree.images(component, video.name) else None for video in videos]
+
+
+def open_rgb(place: str, decoder: str, cache_dir: str | None) -> RGBLibrary:
+    """Open where frames lie.
+
+    Args:
+        place: "videos" for the dataset's video files; or a folder of JPEG frames, a .zip or
+            .zip.001, or a folder of zips.
+        decoder: of video files, see `VideoFile`.
+        cache_dir: where indices of images are kept.
+
+    Raises:
+        UserError: there is nothing, or an archive is damaged.
+    """
+    if place == VIDEOS:
+        return VideoFiles(decoder)
+    return FrameFolders(open_images(place, cache_dir))
+
+
+def open_flow(
+    place: str, frames: RGBLibrary | None, settings: FlowSettings | None, cache_dir: str | None
+) -> FlowLibrary:
+    """Open where flow lies.
+
+    Args:
+        place: a folder of JPEG images, a .zip or .zip.001, or a folder of zips; or "on_the_fly".
+        frames: what flow is computed from, if it is.
+        settings: how it is computed, if it is.
+        cache_dir: where indices of images are kept.
+
+    Raises:
+        UserError: there is nothing, an archive is damaged, or nothing says how to compute flow.
+    """
+    if place == ON_THE_FLY:
+        if frames is None or settings is None:
+            raise UserError("data.flow=on_the_fly needs data.flow_settings, such as those of dis")
+        return FlowOnTheFly(frames, settings)
+    if not Path(place).exists():
+        raise UserError(
+            f"flow {place} does not exist: make it with python -m src.extract_flow "
+            f"input=<folder of videos> output={place}, or compute it with data.flow={ON_THE_FLY}"
+        )
+    return FlowFolders(open_images(place, cache_dir))
