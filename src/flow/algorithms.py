@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from src.data.transforms import resize, size_at
 from src.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported where it is used: who computes with OpenCV does not wait
+    from torch import Tensor
 
 Frames = npt.NDArray[np.uint8]
 Fields = npt.NDArray[np.float32]
@@ -40,6 +43,45 @@ class FlowAlgorithm:
 def _one_by_one(calc: Callable[[Frames, Frames], Fields]) -> FlowAlgorithm:
     """Wrap a function of one pair of grey frames (H, W)."""
     return FlowAlgorithm(lambda first, second: np.stack([*map(calc, first, second)]))
+
+
+def on_device(
+    flow: "Callable[[Tensor, Tensor], Tensor]",
+    device: str,
+    batches: dict[str, int],
+    colour: bool = False,
+) -> FlowAlgorithm:
+    """Wrap a function of tensors that runs on `device`.
+
+    Args:
+        flow: from uint8 frames (N, H, W), or (N, 3, H, W) if `colour`, to (N, 2, H, W) in pixels.
+        device: such as cpu or cuda:1.
+        batches: pairs given to it together at most, by type of device; 1 for others.
+        colour: whether it sees colours.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    try:
+        where = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"no flow on device {device}: {reason}; cpu works everywhere") from error
+    batch = batches.get(where.type, 1)
+
+    def tensor(frames: Frames) -> "Tensor":
+        return torch.from_numpy(np.moveaxis(frames, -1, 1) if colour else frames).to(where)
+
+    def fields(first: Frames, second: Frames) -> Fields:
+        computed = [
+            flow(tensor(first[i : i + batch]), tensor(second[i : i + batch])).cpu().numpy()
+            for i in range(0, len(first), batch)  # memory does not grow with their number
+        ]
+        return np.moveaxis(np.concatenate(computed), 1, -1)  # (N, H, W, 2)
+
+    return FlowAlgorithm(fields, colour, batch)
 
 
 DIS_PRESETS = {
@@ -103,11 +145,61 @@ def farneback(
     )
 
 
+def tvl1_torch(
+    tau: float = 0.25,
+    lambda_: float = 0.15,
+    theta: float = 0.3,
+    nscales: int = 5,
+    warps: int = 5,
+    epsilon: float = 0.01,
+    innnerIterations: int = 30,  # OpenCV's spelling
+    outerIterations: int = 10,
+    scaleStep: float = 0.8,
+    gamma: float = 0.0,
+    medianFiltering: int = 5,
+    *,
+    device: str = "cpu",
+) -> FlowAlgorithm:
+    """TV-L1 in PyTorch, with the parameters and the results of `tvl1`, see `src.flow.tvl1_torch`.
+
+    Args:
+        device: where it computes; made for GPUs.
+    """
+    parameters = {key: value for key, value in locals().items() if key != DEVICE}
+    from src.flow import tvl1_torch as module
+
+    return module.algorithm(module.Parameters(**parameters), device)
+
+
+def raft(
+    model: str = "large",
+    weights: str | None = "DEFAULT",
+    iterations: int = 12,
+    *,
+    device: str = "cpu",
+) -> FlowAlgorithm:
+    """RAFT (Teed, Deng 2020), a recurrent network, by torchvision; see `src.flow.raft`.
+
+    Args:
+        model: large or small.
+        weights: torchvision's name of weights, which it downloads, or the path of a file of such
+            weights; None leaves the network random, for tests.
+        iterations: updates of the flow.
+        device: where it computes; made for GPUs.
+    """
+    from src.flow import raft as module
+
+    return module.algorithm(model, weights, iterations, device)
+
+
 ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
     "tvl1": tvl1,
     "dis": dis,
     "farneback": farneback,
+    "tvl1_torch": tvl1_torch,
+    "raft": raft,
 }
+DEVICE = "device"  # what an algorithm takes that can run on one; not one of its parameters
 
 
 def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -118,18 +210,23 @@ def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """
     if name not in ALGORITHMS:
         raise UserError(f"no flow algorithm {name!r}: choose from {', '.join(ALGORITHMS)}")
-    known = inspect.signature(ALGORITHMS[name]).parameters
-    return {key: parameter.default for key, parameter in known.items()} | parameters
+    known = inspect.signature(ALGORITHMS[name]).parameters.values()
+    return {each.name: each.default for each in known if each.name != DEVICE} | parameters
 
 
-def make_algorithm(name: str, parameters: dict[str, Any]) -> FlowAlgorithm:
-    """Build the algorithm `name` with its own parameters.
+def make_algorithm(name: str, parameters: dict[str, Any], device: str = "cpu") -> FlowAlgorithm:
+    """Build the algorithm `name` with its own parameters, on `device` if it can run on one.
 
     Raises:
-        UserError: there is no such algorithm, or it has no such parameter.
+        UserError: there is no such algorithm, it has no such parameter, or there is no such device.
     """
+    arguments = all_parameters(name, parameters)
+    if DEVICE in arguments:
+        raise UserError(f"flow algorithm {name} has no parameter {DEVICE}: the caller chooses it")
+    if DEVICE in inspect.signature(ALGORITHMS[name]).parameters:
+        arguments[DEVICE] = device
     try:
-        return ALGORITHMS[name](**all_parameters(name, parameters))
+        return ALGORITHMS[name](**arguments)
     except (TypeError, cv2.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error

@@ -190,10 +190,10 @@ def test_workers_are_counted_from_one(videos: list[Path], tmp_path: Path) -> Non
 class DeadlySettings(FlowSettings):
     """Ends a worker process the way that the system does when memory runs out."""
 
-    def make(self) -> FlowAlgorithm:
+    def make(self, device: str = "cpu") -> FlowAlgorithm:
         if multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().make()
+        return super().make(device)
 
 
 def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -> None:

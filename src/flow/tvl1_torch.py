@@ -1,0 +1,383 @@
+"""TV-L1 optical flow in PyTorch: batches of pairs on any device, with OpenCV's results.
+
+Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow" (DAGM 2007), in the
+form of OpenCV's DualTVL1OpticalFlow, which follows Sanchez, Meinhardt-Llopis, Facciolo (IPOL 2013).
+From the coarsest scale of a pyramid to the finest, and several times at each, the second image is
+warped by the flow so far, u0, and the residual linearised around it,
+
+    rho(u) = I1(x + u0) + grad I1(x + u0) . (u - u0) - I0(x).
+
+The energy  sum |grad u| + lambda |rho(u)|  is then minimised over two fields u and w, coupled by
+|u - w|^2 / 2 theta, by turns: a pointwise step for the data, and a dual one, p, for the variation:
+
+    w = u - clamp(rho(u) / |grad I1|^2, -lambda theta, lambda theta) grad I1
+    u = w + theta div p
+    p = (p + tau / theta grad u) / (1 + tau / theta |grad u|)
+
+Now and then u goes through a median filter. A pair stops when its u changes by less than epsilon.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.errors import UserError
+from src.flow.algorithms import FlowAlgorithm, on_device
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SMALLEST = 16  # pixels: no coarser scale has a smaller side
+FLAT = torch.finfo(torch.float32).eps  # squared gradients below this say nothing about motion
+# Iterations in one call on a GPU, where each is so short that calling it would take longer.
+UNROLLED = 10
+# Pairs computed together. A CPU is fastest when one pair's arrays stay in its cache.
+BATCHES = {"cuda": 32}
+COMPILED = {"cuda"}  # types of devices
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """OpenCV's parameters of TV-L1, with its names and defaults.
+
+    Raises:
+        UserError: a value without a meaning, or gamma (changes of light), which is not supported.
+    """
+
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    nscales: int = 5
+    warps: int = 5
+    epsilon: float = 0.01
+    innnerIterations: int = 30  # OpenCV's spelling
+    outerIterations: int = 10
+    scaleStep: float = 0.8
+    gamma: float = 0.0
+    medianFiltering: int = 5
+
+    def __post_init__(self) -> None:
+        if self.gamma != 0:
+            reason = f"gamma={self.gamma} is not supported: set it to 0, or use algorithm tvl1"
+        elif self.medianFiltering > 1 and self.medianFiltering not in (3, 5):
+            reason = f"medianFiltering={self.medianFiltering}: give 3 or 5 pixels, or 1 for none"
+        elif not 0 < self.scaleStep < 1:
+            reason = f"scaleStep={self.scaleStep}: give a number between 0 and 1"
+        elif min(self.tau, self.lambda_, self.theta) <= 0:
+            reason = f"tau={self.tau}, lambda_={self.lambda_}, theta={self.theta}: all must be > 0"
+        elif self.nscales < 1:
+            reason = f"nscales={self.nscales}: there must be at least 1 scale"
+        else:
+            return
+        raise UserError(f"flow algorithm tvl1_torch with {reason}")
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The sizes (height, width) of the pyramid's scales, the finest first."""
+        sizes = [(height, width)]
+        for _ in range(1, self.nscales):
+            height, width = round(height * self.scaleStep), round(width * self.scaleStep)
+            if min(height, width) < SMALLEST:
+                break
+            sizes.append((height, width))
+        return sizes
+
+
+DEFAULTS = Parameters()
+
+
+class State(NamedTuple):
+    """What the iterations change: the flow (u, v), and the dual fields of u and v; (N, H, W)."""
+
+    u: Tensor
+    v: Tensor
+    ux: Tensor
+    uy: Tensor
+    vx: Tensor
+    vy: Tensor
+
+
+class Residual(NamedTuple):
+    """The linearised residual, rho = rest + x u + y v; (N, H, W)."""
+
+    rest: Tensor
+    x: Tensor
+    y: Tensor
+
+
+@torch.no_grad()
+def tvl1_flow(first: Tensor, second: Tensor, parameters: Parameters = DEFAULTS) -> Tensor:
+    """Compute the flow from the images `first` to the images `second`, on their device.
+
+    Args:
+        first: grey images (N, H, W) of any dtype, from 0 to 255.
+        second: as many of the same size.
+        parameters: see `Parameters`.
+
+    Returns:
+        float32 (N, 2, H, W), channels u (right) and v (down) in pixels. Each pair's is the same
+        alone and in any batch, up to rounding.
+    """
+    if len(first) == 1 and first.device.type in COMPILED:  # would be compiled apart
+        return tvl1_flow(first.expand(2, -1, -1), second.expand(2, -1, -1), parameters)[:1]
+    pyramid = [(first.float(), second.float())]
+    for size in parameters.sizes(*first.shape[-2:])[1:]:
+        step = (1 / parameters.scaleStep,) * 2
+        pyramid.append((_resize(pyramid[-1][0], size, step), _resize(pyramid[-1][1], size, step)))
+    u = v = torch.zeros_like(pyramid[-1][0])
+    for images in reversed(pyramid):
+        size = (images[0].shape[-2], images[0].shape[-1])
+        step = (u.shape[-2] / size[0], u.shape[-1] / size[1])
+        if step != (1, 1):
+            u, v = (_resize(x, size, step) / parameters.scaleStep for x in (u, v))
+        u, v = _one_scale(*images, u, v, parameters)
+    return torch.stack([u, v], dim=1)  # (N, 2, H, W)
+
+
+def _one_scale(
+    first: Tensor, second: Tensor, u: Tensor, v: Tensor, parameters: Parameters
+) -> tuple[Tensor, Tensor]:
+    """Refine the flow (N, H, W) at one scale."""
+    on_host = first.device.type == "cpu"  # so that looking at a result is not waiting for it
+    size = parameters.medianFiltering
+    median = _filter(size) if size > 1 else None
+    images = torch.stack([second, *_centred_gradient(second)], dim=1)  # (N, 3, H, W)
+    state = State(u, v, *(torch.zeros_like(u) for _ in range(4)))
+    for _ in range(parameters.warps):
+        residual = _linearise(first, images, state.u, state.v)
+        active = first.new_ones(len(first), 1, 1, dtype=torch.bool)
+        for _ in range(parameters.outerIterations):
+            if not active.any():
+                break
+            if median:
+                state = state._replace(u=median(state.u, active), v=median(state.v, active))
+            left = parameters.innnerIterations
+            while left and (not on_host or active.any()):
+                count = min(left, 1 if on_host else UNROLLED)
+                state, active = _iterations(parameters, count)(state, residual, active)
+                left -= count
+    return state.u, state.v
+
+
+def _linearise(first: Tensor, images: Tensor, u: Tensor, v: Tensor) -> Residual:
+    """Warp the second images and their gradients (N, 3, H, W) by the flow (N, H, W).
+
+    The kernel is cv2.remap's, and what lies outside the image is 0 as there: x and y are 0, too,
+    and such a pixel follows its neighbours. OpenCV before version 5 rounds positions to 1/32 pixel,
+    as long as it does without Intel's library; that is left out.
+    """
+    height, width = u.shape[-2:]
+    x = torch.arange(width, device=u.device) + u
+    y = torch.arange(height, device=u.device)[:, None] + v
+    # grid_sample wants positions as fractions of the size. Those of a power of 2 are exact: where
+    # nothing moves, there must be nothing that the iterations could amplify.
+    down, right = (2 ** (side - 1).bit_length() for side in (height, width))
+    images = F.pad(images, (0, right + 1 - width, 0, down + 1 - height))
+    grid = torch.stack([2 * x / right - 1, 2 * y / down - 1], dim=-1)  # (N, H, W, 2)
+    warped = F.grid_sample(images, grid, "bicubic", padding_mode="zeros", align_corners=True)
+    image, x, y = warped.unbind(dim=1)  # 3 times (N, H, W)
+    return Residual(image - x * u - y * v - first, x, y)
+
+
+def _step(
+    state: State, residual: Residual, active: Tensor, parameters: Parameters
+) -> tuple[State, Tensor]:
+    """One iteration, and which pairs have changed enough to go on; `active` is (N, 1, 1)."""
+    u, v, ux, uy, vx, vy = state
+    rest, x, y = residual
+    theta, rate = parameters.theta * active, parameters.tau / parameters.theta * active  # 0: stay
+    largest = parameters.lambda_ * theta
+    rho = rest + x * u + y * v
+    descent = (rho / (x * x + y * y).clamp_min(FLAT)).clamp(-largest, largest)
+    du = theta * _divergence(ux, uy) - descent * x
+    dv = theta * _divergence(vx, vy) - descent * y
+    u, v = u + du, v + dv
+    # By rows first: those sums are a part of the kernel that makes what they add.
+    change = (du * du + dv * dv).mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
+    state = State(u, v, *_ascend(ux, uy, u, rate), *_ascend(vx, vy, v, rate))
+    return state, change > parameters.epsilon**2
+
+
+def _ascend(px: Tensor, py: Tensor, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Update the dual fields of `u`."""
+    right = F.pad(u.diff(dim=-1), (0, 1))  # forward differences, 0 at the last pixel
+    down = F.pad(u.diff(dim=-2), (0, 0, 0, 1))
+    norm = 1 + rate * (right * right + down * down).sqrt()
+    return (px + rate * right) / norm, (py + rate * down) / norm
+
+
+def _divergence(px: Tensor, py: Tensor) -> Tensor:
+    """Backward differences, as if 0 came before the first pixel: the forward ones' adjoint."""
+    return px - F.pad(px[..., :-1], (1, 0)) + py - F.pad(py[..., :-1, :], (0, 0, 1, 0))
+
+
+def _centred_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+    padded = _pad(images, 1)
+    right = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    return right, down
+
+
+def _pad(images: Tensor, border: int) -> Tensor:
+    """Repeat the outermost pixels of (N, H, W)."""
+    return F.pad(images[:, None], (border,) * 4, mode="replicate")[:, 0]
+
+
+def _resize(images: Tensor, size: tuple[int, int], step: tuple[float, float]) -> Tensor:
+    """Interpolate (N, H, W) linearly at centres `step` pixels apart, as cv2.resize does.
+
+    Not F.interpolate: with a given step that rounds the size down, and OpenCV to the nearest.
+    """
+    for dim in (-2, -1):
+        last = images.shape[dim] - 1
+        centres = (torch.arange(size[dim], dtype=torch.float64) + 0.5) * step[dim] - 0.5
+        centres = centres.clamp(0, last)
+        before = centres.floor()
+        weight = (centres - before).float().unflatten(0, (-1,) + (1,) * (-1 - dim))
+        before = before.long().to(images.device)
+        images = torch.lerp(
+            images.index_select(dim, before),
+            images.index_select(dim, (before + 1).clamp(max=last)),
+            weight.to(images.device),
+        )
+    return images
+
+
+def _median(images: Tensor, size: int) -> Tensor:
+    """Filter (N, H, W) with the median over `size` x `size` pixels, the border repeated.
+
+    Nothing but minima and maxima of whole images: fast everywhere, and one kernel on a GPU.
+    """
+    height, width = images.shape[-2:]
+    padded = _pad(images, size // 2)
+    # Sort each column of the window, which windows side by side share, then each row of those.
+    columns = _sort([padded[:, i : i + height] for i in range(size)])
+    rows = [_sort([column[..., i : i + width] for i in range(size)]) for column in columns]
+    # Row and column ascend: of (i, j) we know how many are not larger, and how many not smaller.
+    half = (size * size + 1) // 2
+    candidates = [
+        rows[i][j]
+        for i in range(size)
+        for j in range(size)
+        if (i + 1) * (j + 1) <= half and (size - i) * (size - j) <= half
+    ]
+    # The extremes of more than half of what is left cannot be its median: forget them.
+    pool, rest = candidates[: len(candidates) // 2 + 2], candidates[len(candidates) // 2 + 2 :]
+    while len(pool) > 1:
+        for i in range(1, len(pool)):
+            pool[0], pool[i] = _in_order(pool[0], pool[i])
+        for i in range(1, len(pool) - 1):
+            pool[i], pool[-1] = _in_order(pool[i], pool[-1])
+        pool, rest = pool[1:-1] + rest[:1], rest[1:]
+    return pool[0]
+
+
+def _sort(images: Sequence[Tensor]) -> list[Tensor]:
+    """Sort a few images pixel by pixel, the smallest first."""
+    images = list(images)
+    for end in range(len(images) - 1, 0, -1):
+        for i in range(end):
+            images[i], images[i + 1] = _in_order(images[i], images[i + 1])
+    return images
+
+
+def _in_order(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.minimum(a, b), torch.maximum(a, b)
+
+
+@functools.cache
+def _iterations(
+    parameters: Parameters, count: int
+) -> Callable[[State, Residual, Tensor], tuple[State, Tensor]]:
+    """`count` iterations; a pair that is not `active` (N, 1, 1) has converged and stays."""
+
+    def iterate(state: State, residual: Residual, active: Tensor) -> tuple[State, Tensor]:
+        for _ in range(count):
+            state, active = _step(state, residual, active, parameters)
+        return state, active
+
+    return _fused(iterate)
+
+
+@functools.cache
+def _filter(size: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The median filter of one component of the flow of the pairs that are `active`."""
+
+    def smooth(images: Tensor, active: Tensor) -> Tensor:
+        return torch.where(active, _median(images, size), images)
+
+    return _fused(smooth)
+
+
+def _fused(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile for devices in COMPILED, for all sizes at once; where that fails, go on without."""
+    compiled: list[Callable[P, R]] = []
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        *_, last = args
+        if isinstance(last, Tensor) and last.device.type in COMPILED:
+            try:
+                if not compiled:  # not before: it imports much that a CPU has no need of
+                    compiled.append(torch.compile(function, dynamic=True))
+                return compiled[0](*args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of any kind: no Triton, no compiler, a driver too old
+                COMPILED.clear()
+                reason = str(error).strip().partition("\n")[0]
+                log.warning("TV-L1 is not compiled, which takes several times longer: %s", reason)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a pair costs: bytes read and written in memory, and floating-point operations."""
+
+    bytes: float
+    operations: float
+
+    def pairs_per_second(self, bandwidth: float, throughput: float) -> float:
+        """The limit that a device's bytes per second and operations per second set."""
+        return 1 / max(self.bytes / bandwidth, self.operations / throughput)
+
+
+def cost(
+    height: int, width: int, parameters: Parameters = DEFAULTS, iterations: float | None = None
+) -> Cost:
+    """Count what `tvl1_flow` moves and computes for one pair of images (height, width).
+
+    Assumed: each kernel reads and writes each of its float32 arrays once, and nothing stays in a
+    cache from one kernel to the next. An iteration is two kernels: the flow's (reads 9 arrays,
+    writes 2) and the dual fields' (6 and 4). An outer iteration filters u and v (2 and 2), a warp
+    linearises the residual (6 and 3). The pyramid is left out: it is less than a warp.
+
+    Args:
+        height: of the images.
+        width: of the images.
+        parameters: see `Parameters`.
+        iterations: inner iterations per warp, on average; None for as many as are allowed.
+    """
+    if iterations is None:
+        iterations = parameters.innnerIterations * parameters.outerIterations
+    filters = math.ceil(iterations / parameters.innnerIterations)
+    comparisons = {3: 30, 5: 216}.get(parameters.medianFiltering)  # per pixel of u and of v
+    arrays, operations = 21 * iterations + 9, 60 * iterations + 150
+    if comparisons:
+        arrays, operations = arrays + 4 * filters, operations + 2 * comparisons * filters
+    pixels = parameters.warps * sum(h * w for h, w in parameters.sizes(height, width))
+    return Cost(bytes=4 * arrays * pixels, operations=operations * pixels)
+
+
+def algorithm(parameters: Parameters, device: str) -> FlowAlgorithm:
+    """Make `tvl1_flow` a flow algorithm that computes on `device`."""
+    return on_device(functools.partial(tvl1_flow, parameters=parameters), device, BATCHES)
