@@ -1,0 +1,163 @@
+"""Videos, JPEG folders and archives to time readers on, made out of a few videos."""
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from src.data.sources import Uint8
+from src.data.transforms import resize, size_at
+from src.data.video_file import VideoFile
+from src.errors import UserError
+from src.flow.algorithms import make_algorithm
+from src.flow.extract import find_videos
+from src.flow.quantise import quantise
+
+SHORT_SIDE, QUALITY = 256, [cv2.IMWRITE_JPEG_QUALITY, 95]
+LONGEST = 200  # frames taken of a video
+
+
+@dataclass(frozen=True)
+class Material:
+    """Where everything is; videos of each name have `frames` frames.
+
+    Args:
+        root: the folder above all.
+        frames: number of frames by name.
+        source: what it was made from.
+    """
+
+    root: Path
+    frames: dict[str, int]
+    source: str
+
+    @property
+    def rgb(self) -> Path:
+        """Folder of JPEG frames."""
+        return self.root / "jpegs_256"
+
+    @property
+    def flow(self) -> Path:
+        """Folder of JPEG flow."""
+        return self.root / "flow"
+
+    def video(self, kind: str, name: str) -> Path:
+        """A video file: "avi" is MPEG-4 with a single key frame, "mp4" is H.264."""
+        return self.root / kind / f"{name}.{kind}"
+
+
+def make_material(root: Path, clips: str | None) -> Material:
+    """Make frames, flow, videos and archives below `root`.
+
+    Args:
+        root: an empty folder.
+        clips: folder of videos to make it from; None draws some.
+    """
+    counts = {}
+    for name, frames in _videos(clips):
+        frames = [resize(frame, size_at(frame.shape[:2], SHORT_SIDE)) for frame in frames]
+        frames = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
+        counts[name] = len(frames)
+        _write_images(root, name, frames)
+        for kind, codec, options in (
+            ("avi", "mpeg4", {"qmin": "2", "qmax": "5", "bf": "2"}),
+            ("mp4", "libx264", {"crf": "20"}),
+        ):
+            _encode(root / kind / f"{name}.{kind}", np.stack(frames), codec, options)
+    for folder in ("jpegs_256", "flow"):
+        _zip(root / folder, root / f"{folder}.zip")
+        _cut(root / f"{folder}.zip", 3)
+    return Material(root, counts, clips or "drawn textures")
+
+
+def _videos(clips: str | None) -> Iterator[tuple[str, list[Uint8]]]:
+    if clips is None:
+        yield from _drawn()
+        return
+    for path in find_videos(Path(clips)):
+        try:
+            video = VideoFile(path)
+            frames = list(video.rgb(range(min(video.num_frames, LONGEST))))
+        except UserError:
+            continue  # a broken clip among them is no reason not to measure
+        if len(frames) >= 30:
+            yield path.stem, frames
+
+
+def _drawn() -> Iterator[tuple[str, list[Uint8]]]:
+    """Textures that move, with noise: a stand-in where there are no real videos."""
+    for number, size in enumerate(((240, 320), (256, 340))):
+        rng = np.random.default_rng(number)
+        coarse = rng.uniform(0, 255, (20, 26, 3)).astype(np.float32)
+        large = cv2.resize(coarse, (size[1] * 2, size[0] * 2), interpolation=cv2.INTER_CUBIC)
+        frames = []
+        for t in range(120):
+            window = large[t : t + size[0], 2 * t : 2 * t + size[1]]
+            noisy = window + rng.normal(scale=4, size=window.shape)
+            frames.append(np.clip(noisy, 0, 255).astype(np.uint8))
+        yield f"drawn_{number}", frames
+
+
+def _write_images(root: Path, name: str, frames: list[Uint8]) -> None:
+    algorithm = make_algorithm("dis", {})
+    previous = None
+    for number, frame in enumerate(frames, start=1):
+        _jpeg(root / "jpegs_256" / name / f"frame{number:06d}.jpg", frame[..., ::-1])
+        _link(root, f"jpegs_256/{name}/frame{number:06d}.jpg", f"{name}/img_{number:05d}.jpg")
+        grey = algorithm.prepare(frame, SHORT_SIDE)
+        if previous is not None:
+            field = quantise(algorithm.fields(previous[None], grey[None]))[0]
+            for channel, (component, axis) in enumerate(zip("uv", "xy", strict=True)):
+                place = f"flow/{component}/{name}/frame{number - 1:06d}.jpg"
+                _jpeg(root / place, field[..., channel])
+                _link(root, place, f"{name}/flow_{axis}_{number - 1:05d}.jpg")
+        previous = grey
+
+
+def _jpeg(file: Path, image: Uint8) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(cv2.imencode(".jpg", image, QUALITY)[1].tobytes())
+
+
+def _link(root: Path, there: str, here: str) -> None:
+    """The same image in the layout of mmaction2, one folder per video."""
+    target = root / "rawframes" / here
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.hardlink_to(root / there)
+
+
+def _encode(path: Path, frames: Uint8, codec: str, options: dict[str, str]) -> None:
+    if codec not in av.codecs_available:
+        return
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(25), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        if codec == "mpeg4":
+            stream.codec_context.gop_size = 100_000  # a single key frame, as in HMDB51
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(folder.rglob("*.jpg")):
+            archive.write(file, file.relative_to(folder.parent))
+
+
+def _cut(archive: Path, pieces: int) -> None:
+    """The same archive in pieces, in a folder of its own."""
+    folder = archive.parent / "pieces"
+    folder.mkdir(exist_ok=True)
+    size = -(-archive.stat().st_size // pieces)
+    with archive.open("rb") as whole:
+        for number in range(1, pieces + 1):
+            (folder / f"{archive.name}.{number:03d}").write_bytes(whole.read(size))
