@@ -1,29 +1,40 @@
-"""Extract the optical flow of a folder of videos as JPEG files.
+"""Extract the optical flow of a folder of videos as JPEG files, or as a zip archive of them.
 
     python -m src.extract_flow input=data/hmdb51/videos output=data/hmdb51/tvl1_flow
     python -m src.extract_flow input=data/hmdb51/videos output=data/hmdb51/dis_flow flow=dis
+    python -m src.extract_flow input=data/ucf101/videos output=data/ucf101/tvl1_flow format=zip
     python -m src.extract_flow input=clip.avi output=flow flow=dis flow.parameters.finest_scale=0
 
 It can be stopped at any time: the same command goes on with the videos that are not there yet.
-The exit status is 1 if a video failed.
+The exit status is 1 if a video failed; which ones and why is in failed.csv beside the flow.
 """
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from src.cli import command
-from src.flow.extract import extract_flow, find_videos
-from src.flow.settings import FILE_NAME
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@command("extract_flow")
-def main(cfg: DictConfig) -> None:
+def extract(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
+    from hydra.utils import instantiate
+
+    from src.flow.extract import extract_flow, find_videos
+    from src.flow.settings import FILE_NAME
+    from src.flow.shards import read_shard
+
     source, output = Path(cfg.input), Path(cfg.output)
-    result = extract_flow(find_videos(source), output, instantiate(cfg.flow), cfg.workers)
+    result = extract_flow(
+        find_videos(source),
+        output,
+        instantiate(cfg.flow),
+        workers=cfg.workers,
+        format=cfg.format,
+        shard=read_shard(cfg.shard),
+        device=cfg.device,
+    )
     for name, reason in result.failed.items():
         print(f"failed: {name}: {reason}")
     print(
@@ -34,6 +45,14 @@ def main(cfg: DictConfig) -> None:
     print(f"flow in {output}, its settings in {output / FILE_NAME}")
     if result.failed:
         sys.exit(1)
+
+
+def main() -> None:
+    """Run the command line."""
+    # Imported here, because worker processes run this file again, and need none of this.
+    from src.cli import command
+
+    command("extract_flow")(extract)()
 
 
 if __name__ == "__main__":

@@ -1,24 +1,13 @@
-"""The embedded synthetic dataset: what moves where is told only by both streams at one position.
+"""The embedded synthetic dataset as files: its clips are drawn by `two_movers_clips`.
 
-Noise drifts behind two apertures that stay in place: the target is tinted red or green, the
-distractor blue. The label is the target's tint and direction. A frame shows the tint alone; flow
-shows both directions, but not whose is whose, because all tints have the same luma. Objects that
-move as a whole would leak: where they start tells their direction.
-
-    <root>/videos/<class>/<class>_000123.mp4     64 x 64, 32 frames, 25 fps
-    <root>/flow/{u,v}/<class>_000123/frame000001.jpg
-    <root>/train.csv, test.csv                   video,class
-    <root>/two_movers.json                       what it was made from; there only when all is done
+<root>/videos/<class>/<class>_000123.mp4     64 x 64, 32 frames, 25 fps
+<root>/flow/{u,v}/<class>_000123/frame000001.jpg
+<root>/train.csv, test.csv                   video,class
+<root>/two_movers.json                       what it was made from; there only when all is done
 """
 
 import json
-import math
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,49 +21,15 @@ from rich.console import Console
 from rich.progress import track
 
 from src.data.splits import Split, Video
+from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.errors import UserError
 from src.hardware import usable_cores
+from src.workers import worker_pool
 
 if TYPE_CHECKING:
     from src.flow.settings import FlowSettings
 
-VERSION = 1  # of the recipe: raise it when what is drawn changes
-SIZE, FRAMES, FPS = 64, 32, 25
-RADIUS = 0.165 * SIZE
-TORUS = 96  # a texture's side: an aperture and its drift, 31 frames of 2 px, do not go round it
-
-# Offsets to a grey pixel's R, G, B that keep its luma (0.299 R + 0.587 G + 0.114 B).
-TINTS = {
-    "red": 72 * np.array([0.701, -0.299, -0.299]),
-    "green": 72 * np.array([-0.587, 0.413, -0.587]),
-    "blue": 72 * np.array([-0.114, -0.114, 0.886]),
-}
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # u, v
-CLASSES = tuple(f"{tint}_{direction}" for tint in ("red", "green") for direction in DIRECTIONS)
-CORNERS = {"disc": 0, "square": 4, "triangle": 3, "hexagon": 6}
 DONE, UNFINISHED = "two_movers.json", "two_movers.unfinished.json"
-
-Array = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Mover:
-    """One aperture: its centre (x, y) in pixels, its tint, and where the noise in it drifts."""
-
-    centre: tuple[float, float]
-    tint: str
-    direction: str
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip's frames, uint8 RGB (32, 64, 64, 3), and what they show; `speed` in px per frame."""
-
-    frames: npt.NDArray[np.uint8]
-    shape: str
-    speed: float
-    target: Mover
-    distractor: Mover
 
 
 @dataclass(frozen=True)
@@ -128,81 +83,6 @@ def flow_settings() -> "FlowSettings":
 
     parameters = {"preset": "medium", "finest_scale": 0}
     return FlowSettings(algorithm="dis", parameters=parameters, short_side=SIZE)
-
-
-def make_clip(rng: np.random.Generator, label: int) -> Clip:
-    """Draw one clip of class CLASSES[label].
-
-    What is drawn does not depend on the label, which enters afterwards: clips of one generator
-    state and different labels share shapes, places, textures, speed, noise, and their first frame
-    but for the tint.
-    """
-    tint, direction = CLASSES[label].split("_")
-    shape = str(rng.choice(list(CORNERS)))
-    centres = _centres(rng)
-    masks = [_aperture(centre, CORNERS[shape], rng.uniform(0, 2 * math.pi)) for centre in centres]
-    speed = float(rng.uniform(1, 2))
-    textures = [_texture(rng) for _ in range(3)]
-    noise = rng.normal(scale=3, size=(FRAMES, SIZE, SIZE))
-    turn = int(rng.integers(1, len(DIRECTIONS)))
-    names = list(DIRECTIONS)
-    other = names[(names.index(direction) + turn) % len(names)]
-    movers = [Mover(centres[0], tint, direction), Mover(centres[1], "blue", other)]
-
-    luma = np.repeat(_drift(textures[2], (0, 0), 1), FRAMES, axis=0)  # (T, H, W)
-    colour = np.zeros((SIZE, SIZE, 3))
-    for mover, mask, texture in zip(movers, masks, textures[:2], strict=True):
-        u, v = DIRECTIONS[mover.direction]
-        luma += mask * (_drift(texture, (u * speed, v * speed), FRAMES) - luma)
-        colour += mask[..., None] * TINTS[mover.tint]
-    # Within two deviations no pixel leaves 0..255, tinted or not: clipping would change its luma.
-    luma = 128 + 24 * np.clip(luma, -2, 2) + noise
-    frames = np.clip(np.rint(luma[..., None] + colour), 0, 255).astype(np.uint8)  # (T, H, W, 3)
-    return Clip(frames, shape, speed, *movers)
-
-
-def _centres(rng: np.random.Generator) -> list[tuple[float, float]]:
-    while True:
-        first, second = rng.uniform(RADIUS + 1, SIZE - RADIUS - 1, size=(2, 2)).tolist()
-        if math.dist(first, second) > 2.5 * RADIUS:
-            return [tuple(first), tuple(second)]
-
-
-def _aperture(centre: tuple[float, float], corners: int, angle: float) -> Array:
-    """A disc or regular polygon as a mask (H, W) of 0..1 with an edge one pixel soft."""
-    x, y = (
-        (np.arange(SIZE) + 0.5 - centre[0])[None, :],
-        (np.arange(SIZE) + 0.5 - centre[1])[:, None],
-    )
-    if corners == 0:
-        outside = np.hypot(x, y) - RADIUS
-    else:  # how far beyond the farthest of its sides
-        normals = angle + 2 * math.pi * np.arange(corners)[:, None, None] / corners
-        sides = x * np.cos(normals) + y * np.sin(normals)  # (corners, H, W)
-        outside = sides.max(axis=0) - RADIUS * math.cos(math.pi / corners)
-    return np.clip(0.5 - outside, 0, 1)
-
-
-def _texture(rng: np.random.Generator) -> npt.NDArray[np.complex64]:
-    """Smooth noise on a torus as its spectrum (TORUS, TORUS // 2 + 1); deviation 1, mean 0."""
-    spectrum = np.fft.rfft2(rng.normal(size=(TORUS, TORUS)))
-    frequency = np.hypot(np.fft.fftfreq(TORUS)[:, None], np.fft.rfftfreq(TORUS)[None, :])
-    spectrum *= np.exp(-0.5 * (frequency / 0.11) ** 2) * (frequency > 0)
-    return (spectrum / np.fft.irfft2(spectrum).std()).astype(np.complex64)
-
-
-def _drift(texture: npt.NDArray[np.complex64], velocity: tuple[float, float], frames: int) -> Array:
-    """Frames (T, H, W) of a texture that moves by `velocity` = (u, v) px per frame.
-
-    Shifting the phases is exact at any part of a pixel. Interpolating blurs along the motion, and
-    a single frame would show its axis.
-    """
-    times = -2j * math.pi * np.arange(frames)[:, None, None]
-    u, v = velocity
-    phases = np.exp(times * u * np.fft.rfftfreq(TORUS)[None, None, :])
-    phases = phases * np.exp(times * v * np.fft.fftfreq(TORUS)[None, :, None])
-    moved = np.fft.irfft2(texture * phases.astype(np.complex64))  # (T, TORUS, TORUS)
-    return moved[:, :SIZE, :SIZE]
 
 
 def _require(name: str, value: int, least: int) -> None:
@@ -274,32 +154,15 @@ def _make_videos(jobs: Sequence[_Job], workers: int) -> None:
         for job in track(jobs, text, console=console):
             _make_video(job)
         return
-    # Spawned: the parent may hold threads, of torch for one, and a fork of them hangs.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
-        try:
+    try:
+        with worker_pool(workers, __name__) as pool:
             made = pool.map(_make_video, jobs, chunksize=4)
             for _ in track(made, text, len(jobs), console=console):
                 pass
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that draws two_movers died: the same command goes on with the rest"
-            ) from error
-        except BaseException:  # Ctrl-C among them: end without drawing the rest
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent acts
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()  # returns when the parent was killed, too
-    os._exit(1)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that draws two_movers died: the same command goes on with the rest"
+        ) from error
 
 
 def _make_video(job: _Job) -> None:

@@ -1,41 +1,33 @@
-"""Extract the flow of many videos into JPEG files, in parallel, and go on after a stop."""
+"""Extract the flow of many videos, in parallel, and go on after a stop."""
 
-import contextlib
-import logging
-import multiprocessing
+import csv
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from queue import Empty, Queue
 
-import cv2
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from filelock import FileLock, Timeout
 
-from src.data.sources import Uint8
-from src.data.video_file import VideoFile
 from src.errors import UserError
-from src.flow.computed import ComputedFlow
-from src.flow.settings import FILE_NAME, FlowSettings
-from src.hardware import usable_cores
+from src.flow import worker
+from src.flow.claim import claim
+from src.flow.devices import worker_devices
+from src.flow.formats import Format, format_class
+from src.flow.progress import Display, Tally
+from src.flow.settings import FlowSettings
+from src.flow.shards import Shard
+from src.flow.zip_writer import Image
+from src.workers import worker_pool
 
 ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
-# OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a grey
-# level on average, in half the bytes of a lossless file.
-JPEG_QUALITY = 95
-PARTIAL = ".partial"  # videos under way, moved to u/ and v/ when they are complete
-
-log = logging.getLogger(__name__)
+REFRESH = 0.5  # seconds between two looks at the workers' progress
+ALL = Shard()
 
 
 @dataclass(frozen=True)
@@ -85,227 +77,160 @@ def find_videos(folder: Path) -> list[Path]:
 
 
 def extract_flow(
-    videos: Sequence[Path], output: Path, settings: FlowSettings, workers: int | None = None
+    videos: Sequence[Path],
+    output: Path,
+    settings: FlowSettings,
+    workers: int | None = None,
+    format: str = "jpeg",
+    shard: Shard = ALL,
+    device: str | None = None,
 ) -> Extraction:
-    """Write each video's flow as `<output>/{u,v}/<video stem>/frame%06d.jpg`, from 1, 8-bit grey.
+    """Write each video's flow as images `{u,v}/<video stem>/frame%06d.jpg`, from 1, 8-bit grey.
 
     Field i goes from frame i to frame i + 1: a video of n frames has n - 1 fields. Videos whose
-    flow is already there are left alone; a broken video is reported in the result and the rest
-    goes on. The settings are written to `<output>/flow.json` first. Stopped at whatever moment,
-    the same call goes on where it was.
+    flow is already there are left alone; a broken video is reported in the result and in
+    `<output>/failed.csv`, and the rest goes on. The settings are written to `<output>/flow.json`
+    first. Stopped at whatever moment, the same call goes on where it was. Shards may run at the
+    same time, and their number may change when all that have begun are finished.
 
     Args:
         videos: video files; their stems must differ.
         output: the folder to write to, made if need be.
         settings: algorithm, size and quantisation.
-        workers: processes, None for every core that this process may use.
+        workers: processes; None for one per GPU if the algorithm runs on GPUs and there are some,
+            else for every core that this process may use.
+        format: jpeg for files in `output`, zip for files in an archive `<output>/flow.zip`.
+        shard: the part of the videos to do; all shards share `output`.
+        device: of an algorithm that can run on one: cpu, cuda:1, cuda for all GPUs, or None for
+            the GPUs if there are any.
 
     Raises:
-        UserError: two videos of one stem, wrong settings, an output that holds other flow or
-            cannot be written to, or a worker process that died.
+        UserError: two videos of one stem, wrong settings, an output that holds other flow,
+            cannot be written to or is being written to, or a worker process that died.
     """
-    settings.make()  # a wrong name or parameter shows before anything is written
-    workers = usable_cores() if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers} is not a number of processes, 1 or more")
-    by_name = _by_name(videos)
+    devices = worker_devices(settings, device, workers)
+    settings.make(devices[0])  # a wrong name or parameter shows before anything is written
+    kind = format_class(format)
+    _check_names(videos)
+    own = shard.of(videos)
     start = time.monotonic()
     try:
-        _claim(output, settings)
-        there = _names(output / "u") & _names(output / "v")
-        todo = {name: video for name, video in by_name.items() if name not in there}
-        frames, failed = _run(todo, output, settings, workers) if todo else (0, {})
+        claim(output, settings, format)
+        with _working_folder(output, shard) as work:
+            target = kind(output, shard.label("flow"))
+            there = target.videos()
+            todo = {video.stem: video for video in own if video.stem not in there}
+            frames, failed = _run(todo, work, target, settings, devices) if todo else (0, {})
+            target.finish()
+            reasons = {todo[name]: reason for name, reason in failed.items()}
+            _write_failed(output / f"{shard.label('failed')}.csv", reasons)
     except OSError as error:
         raise UserError(f"cannot write flow to {output}: {error}") from error
     return Extraction(
         done=len(todo) - len(failed),
-        reused=len(by_name) - len(todo),
+        reused=len(own) - len(todo),
         failed=failed,
         frames=frames,
         seconds=time.monotonic() - start,
     )
 
 
-def _by_name(videos: Iterable[Path]) -> dict[str, Path]:
+def _check_names(videos: Iterable[Path]) -> None:
     by_name: dict[str, Path] = {}
     for video in videos:
-        other = by_name.setdefault(video.stem, video)
+        other = by_name.setdefault(video.stem.lower(), video)  # flow is found whatever the case
         if other is not video:
             raise UserError(
                 f"{other} and {video} would share the flow folder {video.stem}: rename one of them"
             )
-    return by_name
 
 
-def _claim(output: Path, settings: FlowSettings) -> None:
-    """Write flow.json, or make sure that what is there was made with the same settings."""
-    existing = FlowSettings.load(output)
-    if existing is None:
-        if _names(output / "u") or _names(output / "v"):
-            raise UserError(
-                f"{output} holds flow without {FILE_NAME}, so made in an unknown way: "
-                "give another output folder"
-            )
-        output.mkdir(parents=True, exist_ok=True)
-        settings.save(output)
-        return
-    differences = _differences(existing, settings)
-    if differences:
+@contextmanager
+def _working_folder(output: Path, shard: Shard) -> Iterator[Path]:
+    """An empty folder for parts of the output, which only this process uses."""
+    name = shard.label("flow")
+    lock = FileLock(output / f".{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise UserError(
-            f"{output} holds flow made with other settings ({'; '.join(differences)}): give "
-            f"another output folder, or the settings of {output / FILE_NAME}"
-        )
-
-
-def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:
-    there, here = asdict(existing), asdict(settings)
-    parameters_there, parameters_here = there.pop("parameters"), here.pop("parameters")
-    if existing.algorithm == settings.algorithm:  # of two algorithms they have nothing in common
-        there |= parameters_there
-        here |= parameters_here
-    return [
-        f"{key} {there.get(key)} there, {here.get(key)} now"
-        for key in here | there
-        if there.get(key) != here.get(key)
-    ]
-
-
-def _names(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            f"another process is writing {name} to {output}: wait for it, or stop it"
+        ) from error
+    work = output / f".{name}.partial"
+    try:
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+        work.mkdir()
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _run(
-    todo: dict[str, Path], output: Path, settings: FlowSettings, workers: int
+    todo: Mapping[str, Path],
+    work: Path,
+    target: Format,
+    settings: FlowSettings,
+    devices: Sequence[str],
 ) -> tuple[int, dict[str, str]]:
     """Extract in parallel; the number of frames, and the reasons for the videos that failed."""
-    context = _context()
-    stop, running = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (stop,))
+    sizes = {name: _size(video) for name, video in todo.items()}
+    tallies = [Tally() for _ in devices[: len(todo)]]
+    arguments = (settings, type(target), devices, tallies)
+    names: dict[Future[tuple[int, list[Image]]], str] = {}
+    finished: Queue[Future[tuple[int, list[Image]]]] = Queue()
+    failed: dict[str, str] = {}
+    total = 0
     try:
-        # `running` is closed before the pool waits for its workers: nothing is left to wait for
-        # but, after Ctrl-C or an error, videos under way.
-        with stop, pool, running, _Progress(len(todo)) as progress:
-            jobs = {
-                pool.submit(_extract_video, video, output, settings): name
-                for name, video in todo.items()
-            }
-            for job in as_completed(jobs):
+        with (
+            Display(len(todo), sum(sizes.values()), tallies) as display,
+            worker_pool(len(tallies), worker.__name__, worker.setup, *arguments) as pool,
+        ):
+            # The largest first: a long video at the end would keep one worker busy, the rest idle.
+            for name in sorted(todo, key=lambda name: sizes[name], reverse=True):
+                job = pool.submit(worker.extract_video, todo[name], sizes[name], work / name)
+                names[job] = name
+                job.add_done_callback(finished.put)
+            while display.done < len(todo):
+                display.show()
                 try:
-                    progress.advance(job.result())
+                    job = finished.get(timeout=REFRESH)
+                except Empty:
+                    continue
+                name = names[job]
+                try:
+                    frames, images = job.result()
+                    target.take(work / name, name, images)
+                    total += frames
                 except UserError as error:
-                    progress.fail(jobs[job], str(error))
+                    failed[name] = str(error)
+                display.done, display.failed = display.done + 1, len(failed)
+            display.show()
     except BrokenProcessPool as error:
-        under_way = ", ".join(sorted(_names(output / PARTIAL) & todo.keys()))
+        begun = {entry.name for entry in work.iterdir()} & todo.keys() - failed.keys()
         raise UserError(
-            f"a worker process died, of memory or of a video, at {under_way or 'its start'}; "
-            "the same command goes on with the rest, and with workers=1 it shows the video"
+            f"a worker process died, of memory or of a video, at {', '.join(sorted(begun))}"
+            f"{'' if begun else 'its start'}; the same command goes on with the rest, and with "
+            "workers=1 it shows the video"
         ) from error
-    finally:
-        for name in _names(output / PARTIAL) & todo.keys():  # others may be another process's
-            shutil.rmtree(output / PARTIAL / name, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            (output / PARTIAL).rmdir()
-    return progress.frames, progress.failed
+    return total, failed
 
 
-class _Progress:
-    """A bar on a terminal; elsewhere a line of log at every tenth of the videos."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.frames = total, 0, 0
-        self.failed: dict[str, str] = {}
-        console = Console(stderr=True)
-        self._log_lines = not console.is_terminal
-        self._bar = Progress(
-            BarColumn(), TextColumn("{task.description}"), console=console, disable=self._log_lines
-        )
-        self._task = self._bar.add_task(f"0/{total} videos", total=total)
-        self._start = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, frames: int) -> None:
-        """Count a video that is complete."""
-        self.frames += frames
-        self._step()
-
-    def fail(self, name: str, reason: str) -> None:
-        """Count a video that cannot be extracted."""
-        self.failed[name] = reason
-        self._step()
-
-    def _step(self) -> None:
-        self.done += 1
-        seconds = time.monotonic() - self._start
-        left = timedelta(seconds=round(seconds / self.done * (self.total - self.done)))
-        text = f"{self.done}/{self.total} videos, {self.frames / seconds:.1f} frames/s, {left} left"
-        if self.failed:
-            text += f", {len(self.failed)} failed"
-        self._bar.update(self._task, completed=self.done, description=text)
-        tenths = [10 * done // self.total for done in (self.done - 1, self.done)]
-        if self._log_lines and tenths[0] != tenths[1]:
-            log.info(text)
-
-
-def _context() -> BaseContext:
-    """How workers start: never by a plain fork, which copies locks that threads may hold."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, not by each worker
-    return context
-
-
-def _start_worker(stop: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, see _leave
-    cv2.setNumThreads(1)  # a process per core already
-    threading.Thread(target=_leave, args=(stop,), daemon=True).start()
-
-
-def _leave(stop: Connection) -> None:
-    """End this worker when the parent closes its end of the pipe, or dies in any way."""
-    with contextlib.suppress(EOFError, OSError):
-        stop.recv_bytes()
-    os._exit(1)
-
-
-def _extract_video(video: Path, output: Path, settings: FlowSettings) -> int:
-    """Write one video's flow, all of it or nothing; the number of its frames."""
-    partial = output / PARTIAL / video.stem
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    for component in "uv":
-        (partial / component).mkdir(parents=True)
-    fields = 0
+def _size(video: Path) -> int:
     try:
-        for field in _fields(video, settings):
-            fields += 1
-            for component, image in zip("uv", field, strict=True):
-                _write(partial / component / f"frame{fields:06d}.jpg", image)
-    except cv2.error as error:
-        raise UserError(f"video {video} has no flow: {str(error).splitlines()[0]}") from error
-    for component in "uv":
-        target = output / component / video.stem
-        target.parent.mkdir(exist_ok=True)
-        # Only one of the two can be there, of a run killed between them: it counts as not done.
-        shutil.rmtree(target, ignore_errors=True)
-        (partial / component).rename(target)
-    partial.rmdir()
-    return fields + 1
+        return max(1, video.stat().st_size)
+    except OSError:  # the worker tells
+        return 1
 
 
-def _fields(video: Path, settings: FlowSettings) -> Iterator[tuple[Uint8, Uint8]]:
-    """The video's quantised fields u, v (H, W), in order."""
-    frames = VideoFile(video)
-    source = ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
-    return source.flow(range(source.num_fields))
-
-
-def _write(file: Path, image: Uint8) -> None:
-    # cv2.imwrite would hide why it cannot write.
-    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    file.write_bytes(jpeg.tobytes())
+def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
+    """Write the videos that failed, and why; no file if there are none."""
+    if not reasons:
+        file.unlink(missing_ok=True)
+        return
+    part = file.with_name(f".{file.name}.part")
+    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerows([("video", "reason"), *reasons.items()])
+    part.replace(file)

@@ -1,15 +1,25 @@
 """How a folder of flow was made: kept beside the flow, and in every checkpoint trained on it."""
 
+import inspect
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import cv2
 
 from src import __version__
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, all_parameters, make_algorithm
+from src.flow.algorithms import (
+    ALGORITHMS,
+    DEVICE,
+    FlowAlgorithm,
+    all_parameters,
+    make_algorithm,
+)
 
 FILE_NAME = "flow.json"
 
@@ -19,7 +29,7 @@ class FlowSettings:
     """Everything that two flow folders must share to be used together.
 
     Args:
-        algorithm: tvl1, dis or farneback.
+        algorithm: one of `src.flow.algorithms.ALGORITHMS`.
         parameters: the algorithm's own, see `src.flow.algorithms`.
         short_side: smaller side in pixels that frames are resized to first.
         bound: flow is clipped to [-bound, bound] pixels and quantised to 8 bits.
@@ -48,14 +58,31 @@ class FlowSettings:
         """
         return make_algorithm(self.algorithm, dict(self.parameters), device)
 
+    @property
+    def uses_torch(self) -> bool:
+        """Whether the algorithm is one of PyTorch, which can run on a device."""
+        return DEVICE in inspect.signature(ALGORITHMS[self.algorithm]).parameters
+
     def save(self, folder: Path) -> None:
-        """Write flow.json, with the versions that made the flow, for the reader's information."""
-        record = {
-            **asdict(self),
-            "step": 1,  # frames from one end of a field to the other
-            "versions": {"opencv": cv2.__version__, "project": __version__},
-        }
-        (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
+        """Write flow.json, whole or not at all; if there is one already, it stays.
+
+        The versions that made the flow are in it for the reader's information.
+        """
+        versions = {"opencv": cv2.__version__, "project": __version__}
+        if self.uses_torch:
+            versions |= {name: version(name) for name in ("torch", "torchvision")}
+        # step: frames from one end of a field to the other
+        record = {**asdict(self), "step": 1, "versions": versions}
+        part = folder / f".{FILE_NAME}.{uuid4().hex}.part"  # machines may write at the same time
+        part.write_text(json.dumps(record, indent=2) + "\n")
+        try:
+            os.link(part, folder / FILE_NAME)  # the first one wins, unlike by a renaming
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            part.replace(folder / FILE_NAME)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def beside(cls, place: Path) -> Self | None:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from src.data import two_movers
+from src.data import two_movers, two_movers_clips
 from src.data.splits import Split, Video
-from src.data.two_movers import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
+from src.data.two_movers_clips import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.quantise import dequantise
@@ -137,9 +137,9 @@ def test_a_frame_does_not_depend_on_the_direction() -> None:
 
 
 def test_drift_is_exact_between_pixels_and_blurs_nothing() -> None:
-    texture = two_movers._texture(np.random.default_rng(0))
+    texture = two_movers_clips._texture(np.random.default_rng(0))
     for velocity in ((1.5, 0.0), (0.0, -1.5)):
-        frames = two_movers._drift(texture, velocity, 3)
+        frames = two_movers_clips._drift(texture, velocity, 3)
         step = np.rint([2 * velocity[1], 2 * velocity[0]]).astype(
             int
         )  # of two frames: rows, columns

@@ -1,4 +1,4 @@
-import multiprocessing
+import csv
 import os
 import shutil
 import signal
@@ -11,17 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.video_file import VideoFile
+from src.data.video_file import CHUNK, VideoFile
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm
+from src.flow.algorithms import Fields, FlowAlgorithm, Frames
 from src.flow.computed import ComputedFlow
-from src.flow.extract import CHUNK, PARTIAL, extract_flow, find_videos
+from src.flow.extract import extract_flow, find_videos
 from src.flow.quantise import dequantise
 from src.flow.settings import FILE_NAME, FlowSettings
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS, fields_of, stored_flow, write_video
 
 DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
+WORK = ".flow.partial"  # parts of videos under way
 ODD_NAME = "a#(b)&!;[1] c.d"  # HMDB51 has such names
 
 
@@ -112,14 +113,13 @@ def test_goes_on_after_a_kill(extracted: Path, output: Path, videos: list[Path])
     shutil.rmtree(output / "v" / "right")  # killed between u and v
     for component in "uv":
         shutil.rmtree(output / component / ODD_NAME)  # killed within a video
-        partial = output / PARTIAL / ODD_NAME / component
+        partial = output / WORK / ODD_NAME / component
         partial.mkdir(parents=True)
         (partial / "frame000001.jpg").write_bytes(b"half a file")
         (partial / "frame009999.jpg").write_bytes(b"of a longer video")
     result = extract_flow(videos, output, DIS, workers=2)
     assert (result.done, result.reused) == (2, 1)
     assert contents(output) == before
-    assert not (output / PARTIAL).exists()
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,22 @@ def test_a_broken_video_is_reported_and_the_rest_done(videos: list[Path], tmp_pa
     for component in "uv":
         there = {entry.name for entry in (tmp_path / "flow" / component).iterdir()}
         assert there == {video.stem for video in videos}
-    assert not (tmp_path / "flow" / PARTIAL).exists()
+    assert {entry.name for entry in (tmp_path / "flow").iterdir()} == {
+        *("u", "v", FILE_NAME, "failed.csv")
+    }
+    with (tmp_path / "flow" / "failed.csv").open(newline="") as table:
+        rows = list(csv.reader(table))
+    expected = [[str(garbage), result.failed["garbage"]], [str(still), result.failed["still"]]]
+    assert rows[0] == ["video", "reason"]
+    assert sorted(rows[1:]) == sorted(expected)
+    extract_flow(videos, tmp_path / "flow", DIS, workers=1)
+    assert not (tmp_path / "flow" / "failed.csv").exists()
 
 
-def test_two_videos_of_one_name_are_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"walk/a\.avi and run/a\.mp4"):
-        extract_flow([Path("walk/a.avi"), Path("run/a.mp4")], tmp_path / "flow", DIS, workers=1)
+@pytest.mark.parametrize("again", ["walk/a.mp4", "walk/A.avi"])
+def test_two_videos_of_one_name_are_refused_before_any_work(again: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"run/a\.avi and {again}"):
+        extract_flow([Path("run/a.avi"), Path(again)], tmp_path / "flow", DIS, workers=1)
     assert not (tmp_path / "flow").exists()
 
 
@@ -191,9 +201,11 @@ class DeadlySettings(FlowSettings):
     """Ends a worker process the way that the system does when memory runs out."""
 
     def make(self, device: str = "cpu") -> FlowAlgorithm:
-        if multiprocessing.parent_process() is not None:
+        def fields(first: Frames, second: Frames) -> Fields:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().make(device)
+            raise AssertionError
+
+        return FlowAlgorithm(fields)
 
 
 def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -> None:
@@ -204,7 +216,7 @@ def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -
             DeadlySettings("dis", {"finest_scale": 0}, short_side=64),
             workers=1,
         )
-    assert not (tmp_path / PARTIAL).exists()
+    assert not (tmp_path / WORK).exists()
     assert extract_flow(videos, tmp_path, DIS, workers=2).done == 3
 
 
@@ -232,7 +244,7 @@ def test_stops_promptly(how: signal.Signals, tmp_path: Path) -> None:
     ) as process:
         try:
             deadline = time.monotonic() + 60
-            while not list(output.glob(f"{PARTIAL}/long/u/*.jpg")):
+            while not list(output.glob(f"{WORK}/long/u/*.jpg")):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -247,7 +259,7 @@ def test_stops_promptly(how: signal.Signals, tmp_path: Path) -> None:
     assert process.returncode != 0
     assert not (output / "u").exists()
     if how == signal.SIGINT:
-        assert not (output / PARTIAL).exists()
+        assert not (output / WORK).exists()
 
 
 def test_find_videos(tmp_path: Path) -> None:

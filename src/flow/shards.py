@@ -1,0 +1,72 @@
+"""One part of many: how several machines share the videos of a dataset."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from src.errors import UserError
+
+SLURM = "slurm"
+_VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part `index` (from 1) of `count` parts.
+
+    Raises:
+        UserError: there is no such part.
+    """
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise UserError(
+                f"shard {self.index} of {self.count} does not exist: count from 1, as in shard=3/64"
+            )
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Every `count`-th item, so that neighbours, which are alike, go to different parts."""
+        return items[self.index - 1 :: self.count]
+
+    def label(self, name: str) -> str:
+        """What this part's own files are called: `name`, or for one of 64 `name`-03-of-64."""
+        if self.count == 1:
+            return name
+        return f"{name}-{self.index:0{len(str(self.count))}d}-of-{self.count}"
+
+
+def read_shard(value: object, environment: Mapping[str, str] = os.environ) -> Shard:
+    """Understand the setting `shard`.
+
+    Args:
+        value: None for everything, a text such as 3/64, or slurm for this task of a job array.
+        environment: where Slurm describes the job array, one without gaps.
+
+    Raises:
+        UserError: anything else, or slurm outside of a job array.
+    """
+    if value is None:
+        return Shard()
+    if value == SLURM:
+        return _slurm(environment)
+    match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+    if not match:
+        raise UserError(f"shard={value} is not a part: give one such as shard=3/64, or shard=slurm")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def _slurm(environment: Mapping[str, str]) -> Shard:
+    mend = "start it with sbatch --array=1-64, or give shard=3/64"
+    try:
+        task, first, count = (int(environment[name]) for name in _VARIABLES)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"shard=slurm without a job array ({error}): {mend}") from error
+    if not 0 <= task - first < count:
+        raise UserError(f"shard=slurm with gaps (task {task} of {count} from {first}): {mend}")
+    return Shard(task - first + 1, count)

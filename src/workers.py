@@ -1,0 +1,65 @@
+"""Worker processes that leave Ctrl-C to their parent, and end with it however it ends."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+
+@contextlib.contextmanager
+def worker_pool(
+    count: int, module: str, setup: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, ended at once when the block is left: in the middle of a job, too.
+
+    Args:
+        count: of processes.
+        module: what they run; where possible it is imported once for all of them.
+        setup: called in each process before its first job, with the process's number from 0
+            and `arguments`.
+    """
+    context = _context(module)
+    stop, running = context.Pipe(duplex=False)
+    numbers = context.SimpleQueue()
+    for number in range(count):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(count, context, _start, (stop, numbers, setup, arguments))
+    # `running` is closed before the pool waits for its workers: there is nothing to wait for.
+    with stop, pool, running:
+        yield pool
+
+
+def _context(module: str) -> BaseContext:
+    """How workers start: never by a plain fork, which copies locks that threads may hold."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
+
+
+def _start(
+    stop: Connection,
+    numbers: "SimpleQueue[int]",
+    setup: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all processes: the parent decides
+    threading.Thread(target=_leave, args=(stop,), daemon=True).start()
+    number = numbers.get()
+    if setup:
+        setup(number, *arguments)
+
+
+def _leave(stop: Connection) -> None:
+    """End this process when the parent closes its end of the pipe, or dies in any way."""
+    with contextlib.suppress(EOFError, OSError):
+        stop.recv_bytes()
+    os._exit(1)
