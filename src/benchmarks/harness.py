@@ -26,17 +26,26 @@ EXTRA = ("mmaction2", "torchcodec", "pytorch-lightning", "triton")
 
 
 @dataclass(frozen=True)
+class Timed:
+    """How many items were done in the part of a run that counts, and its seconds."""
+
+    items: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Contender:
     """Something to time.
 
     Args:
         name: for the table.
-        run: does the work once and returns how many items (clips, frames, steps) that was.
+        run: does the work once and returns how many items (clips, frames, steps) that was; with
+            the seconds, if it has timed itself.
         note: for the table's last column.
     """
 
     name: str
-    run: Callable[[], int]
+    run: Callable[[], int | Timed]
     note: str = ""
 
 
@@ -78,10 +87,11 @@ def measure(
     for turn in range(rounds + 1):
         for contender in contenders:
             start = time.perf_counter()
-            items = contender.run()
-            seconds = time.perf_counter() - start
+            done = contender.run()
+            if not isinstance(done, Timed):
+                done = Timed(done, time.perf_counter() - start)
             if turn:
-                rates[contender.name].append(items / seconds)
+                rates[contender.name].append(done.items / done.seconds)
     rows = []
     for contender in contenders:
         ratios = sorted(

@@ -8,15 +8,20 @@ from pathlib import Path
 
 import cv2
 import torch
+from hydra import compose
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from src.benchmarks import readers
+from src.benchmarks import flow, readers
 from src.benchmarks.harness import Measurement, load, machine, save, show
 from src.benchmarks.material import Material, make_material
+from src.benchmarks.startup import startup
+from src.benchmarks.step import step
 from src.errors import UserError
+from src.training.plan import make_plan, resolve
 
-TARGETS = ("loader", "decode")
+TARGETS = ("loader", "decode", "flow", "step", "startup")
+ON_CLIPS = TARGETS[:3]
 
 
 def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
@@ -33,7 +38,9 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
     Console().print(", ".join(f"{name} {value}" for name, value in machine().items()))
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory() as folder:
-        material = make_material(Path(folder), cfg.clips)
+        material = None
+        if set(targets) & set(ON_CLIPS):
+            material = make_material(Path(folder), cfg.clips)
         for target in targets:
             for measurement in _measure(target, cfg, material):
                 show(measurement, earlier.get(measurement.title))
@@ -43,11 +50,23 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
     return measurements
 
 
-def _measure(target: str, cfg: DictConfig, material: Material) -> list[Measurement]:
+def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterator[Measurement]:
+    if target == "step":
+        plan = make_plan(resolve(compose("train", list(cfg.step.overrides))), cfg.step.stage)
+        yield step(plan, cfg.step.clips, cfg.step.steps, cfg.rounds)
+    elif target == "startup":
+        yield startup(cfg.rounds)
+    if material is None:
+        return
+    if target == "flow":
+        yield flow.extraction(material, cfg.rounds)
     with _one_core():
         if target == "loader":
-            return [readers.loader(material, cfg.per_round, cfg.rounds)]
-        return readers.decode(material, cfg.per_round, cfg.rounds)
+            yield readers.loader(material, cfg.per_round, cfg.rounds)
+        elif target == "decode":
+            yield from readers.decode(material, cfg.per_round, cfg.rounds)
+        elif target == "flow":
+            yield flow.algorithms(material, cfg.flow.pairs, cfg.rounds, cfg.flow.device)
 
 
 @contextlib.contextmanager
