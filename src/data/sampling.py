@@ -1,12 +1,16 @@
-"""Which frames make a clip: strided runs for training, evenly spaced frames for evaluation.
+"""Which frames make a clip: runs or segments for training, evenly spaced frames for evaluation.
 
-Source: ST-ResNet's released implementation, but for its start of a run, which never was the first
-grid point. A frame t is valid when its whole flow stack exists: the `stack` flow fields
-t - stack/2 .. t + stack/2 - 1 around it.
+A frame t is valid when its whole flow stack exists: the `stack` flow fields t - stack/2 ..
+t + stack/2 - 1 around it. Samplers of clips choose among the valid frames of a video.
 """
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from src.errors import UserError
 
 Indices = npt.NDArray[np.int64]
 
@@ -14,7 +18,7 @@ Indices = npt.NDArray[np.int64]
 def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[int, int]:
     """First and last frame with a whole flow stack around it.
 
-    A video too short to have one gives its middle frame: `stack_indices` then repeats border
+    A video too short to have one gives its middle frame: `stack_places` then repeats border
     fields.
 
     Args:
@@ -44,7 +48,8 @@ def training_clip(
     """A random run of `count` consecutive points of the grid first : tau : last.
 
     tau is uniform in stride[0]..stride[1]. A grid of fewer points gives evenly spaced frames.
-    A single frame (count 1) is uniform over first..last.
+    A single frame (count 1) is uniform over first..last. Source: ST-ResNet's released
+    implementation, but for the start of a run, which never was the first grid point there.
     """
     if count == 1:
         return rng.integers(first, last, size=1, endpoint=True)
@@ -62,6 +67,94 @@ def central_clip(first: int, last: int, count: int, stride: tuple[int, int]) -> 
     reach = min(tau * (count - 1), last - first) / 2
     middle = (first + last) / 2
     return np.rint(np.linspace(middle - reach, middle + reach, count)).astype(np.int64)
+
+
+class ClipSampler(Protocol):
+    """Chooses the `count` frames of a clip, ascending, out of the valid range first..last.
+
+    `stride` is the data's range of tau, for samplers that have none of their own. Without `rng`
+    nothing is drawn: the clip for validation.
+    """
+
+    def __call__(
+        self,
+        first: int,
+        last: int,
+        count: int,
+        stride: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> Indices:
+        """Choose the frames of one clip."""
+        ...
+
+
+@dataclass(frozen=True)
+class StridedRun:
+    """A run at the data's stride, the papers' clip (Feichtenhofer et al. 2016); the default."""
+
+    def __call__(
+        self,
+        first: int,
+        last: int,
+        count: int,
+        stride: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> Indices:
+        """A random run, or the one in the middle of the video at the mean stride."""
+        if rng is None:
+            return central_clip(first, last, count, stride)
+        return training_clip(first, last, count, stride, rng)
+
+
+STRIDED_RUN = StridedRun()
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One frame of each of `count` equal segments of the video (TSN, Wang et al. 2016)."""
+
+    def __call__(
+        self,
+        first: int,
+        last: int,
+        count: int,
+        stride: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> Indices:
+        """A random frame of each segment, or its middle one; the stride plays no part."""
+        place = np.full(count, 0.5) if rng is None else rng.random(count)
+        # A segment may begin within a frame: so do those of videos with fewer frames than `count`.
+        frames = first + ((np.arange(count) + place) * (last - first + 1) / count).astype(np.int64)
+        return np.minimum(frames, last)  # rounding may reach the end of the last segment
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Frames `stride` apart from any start (I3D, Carreira and Zisserman 2017; SlowFast).
+
+    A video too short for that gives evenly spaced frames.
+    """
+
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stride, int) or self.stride < 1:
+            raise UserError(f"data.sampler.stride={self.stride}: needs a whole number from 1")
+
+    def __call__(
+        self,
+        first: int,
+        last: int,
+        count: int,
+        stride: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> Indices:
+        """A clip with a random start, or the central one; its own stride counts."""
+        latest = last - self.stride * (count - 1)
+        if latest < first:
+            return evenly_spaced(first, last, count)
+        start = (first + latest) // 2 if rng is None else rng.integers(first, latest, endpoint=True)
+        return start + self.stride * np.arange(count)
 
 
 def stack_places(frames: Indices, stack: int, num_fields: int) -> dict[int, list[tuple[int, int]]]:

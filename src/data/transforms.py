@@ -7,6 +7,8 @@ they are stored at. Cutting comes before resizing, and each image is resized onc
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from src.data.sources import Size, Uint8
+from src.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,37 @@ class MultiScaleCrop:
 
 
 @dataclass(frozen=True)
+class RandomResizedCrop:
+    """Inception's crop: a random part of the frame's area at a random aspect, anywhere in it.
+
+    Args:
+        area: smallest and largest part of the frame's area.
+        aspect: smallest and largest width / height; its logarithm is uniform.
+
+    Source: Szegedy et al. 2015, as torchvision's transform of this name.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        for name, (low, high), most in (("area", self.area, 1), ("aspect", self.aspect, np.inf)):
+            if not 0 < low <= high <= most:
+                limits = "0 < smallest <= largest" + (" <= 1" if most == 1 else "")
+                raise UserError(f"data.crop.{name}=[{low}, {high}]: needs {limits}")
+
+    def __call__(self, frame: Size, rng: np.random.Generator) -> Box:
+        """Draw a crop of a frame (height, width): the first of ten that fits, or one made to."""
+        area = frame[0] * frame[1] * rng.uniform(*self.area, size=10)
+        low, high = np.log(self.aspect)
+        aspect = np.exp(rng.uniform(low, high, size=10))
+        sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=1))  # (10, 2)
+        fits = (sides <= np.asarray(frame)).all(axis=1)
+        chosen = np.minimum(sides[fits.argmax()], frame)
+        return _fractions(rng.random(2) * (np.asarray(frame) - chosen), chosen, frame)
+
+
+@dataclass(frozen=True)
 class CentreCrop:
     """The middle `size` x `size` of the frame, limited to the frame."""
 
@@ -102,13 +136,47 @@ def resize(image: Uint8, size: Size) -> Uint8:
     return cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
+class Cut(Protocol):
+    """What is made of each image of a clip, uint8 in and out."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of what comes out."""
+        ...
+
+    def rgb(self, image: Uint8) -> Uint8:
+        """Cut a frame (H, W, 3)."""
+        ...
+
+    def flow(self, u: Uint8, v: Uint8) -> tuple[Uint8, Uint8]:
+        """Cut a quantised field, u and v (H, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror."""
+    """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror.
+
+    With `rescale_flow`, flow is in pixels of what comes out, not of the stored images (the papers
+    leave it).
+    """
 
     box: Box
     size: Size
     mirror: bool = False
+    rescale_flow: bool = False
+
+    def rgb(self, image: Uint8) -> Uint8:
+        """Cut a frame (H, W, 3)."""
+        return self.cut(image)
+
+    def flow(self, u: Uint8, v: Uint8) -> tuple[Uint8, Uint8]:
+        """Cut a quantised field, u and v (H, W)."""
+        cut_u, cut_v = self.cut_u(u), self.cut(v)
+        if self.rescale_flow:
+            factor_v, factor_u = self.scale(u.shape)
+            cut_u, cut_v = rescale_levels(cut_u, factor_u), rescale_levels(cut_v, factor_v)
+        return cut_u, cut_v
 
     def cut(self, image: Uint8) -> Uint8:
         """Cut an image (H, W) or (H, W, C): crop, resize once, mirror; v and RGB alike."""
@@ -132,12 +200,25 @@ class Geometry:
         )
 
 
-def rgb_clip(frames: Iterable[Uint8], count: int, geometry: Geometry) -> Tensor:
+def rescale_levels(image: Uint8, factor: float) -> Uint8:
+    """Multiply quantised flow by a factor around its zero, 127.5, limited to 0..255."""
+    return cv2.LUT(image, _rescaled(factor))
+
+
+@lru_cache(maxsize=16)  # a clip has one or two factors
+def _rescaled(factor: float) -> Uint8:
+    offset = np.arange(256) - 127.5
+    # Levels lie halfway between whole numbers of steps from zero, and stay so: -x gives -y.
+    offset = np.sign(offset) * (np.floor(np.abs(factor * offset)) + 0.5)
+    return np.clip(127.5 + offset, 0, 255).astype(np.uint8)
+
+
+def rgb_clip(frames: Iterable[Uint8], count: int, cut: Cut) -> Tensor:
     """Cut `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
-    clip = np.empty((3, count, *geometry.size), dtype=np.uint8)
+    clip = np.empty((3, count, *cut.size), dtype=np.uint8)
     for t, frame in enumerate(frames):
-        cut = geometry.cut(frame)
-        cv2.mixChannels([cut], [clip[channel, t] for channel in range(3)], [0, 0, 1, 1, 2, 2])
+        image = cut.rgb(frame)
+        cv2.mixChannels([image], [clip[channel, t] for channel in range(3)], [0, 0, 1, 1, 2, 2])
     return torch.from_numpy(clip)
 
 
@@ -145,7 +226,7 @@ def flow_clip(
     fields: Iterable[tuple[Uint8, Uint8]],
     places: Sequence[Sequence[tuple[int, int]]],
     shape: tuple[int, int],
-    geometry: Geometry,
+    cut: Cut,
 ) -> Tensor:
     """Cut fields u, v (H, W) into a clip of flow stacks, one field at a time.
 
@@ -153,17 +234,17 @@ def flow_clip(
         fields: each field once.
         places: of each field, its places (frame, position in the stack): stacks may overlap.
         shape: T and L.
-        geometry: the cut.
+        cut: what is made of each field.
 
     Returns:
         A tensor (2L, T, *size), channels u1, v1, u2, v2, ...
     """
     frames, stack = shape
-    clip = np.empty((stack, 2, frames, *geometry.size), dtype=np.uint8)
+    clip = np.empty((stack, 2, frames, *cut.size), dtype=np.uint8)
     for (u, v), positions in zip(fields, places, strict=True):
-        for component, cut in enumerate((geometry.cut_u(u), geometry.cut(v))):
+        for component, image in enumerate(cut.flow(u, v)):
             for t, position in positions:
-                clip[position, component, t] = cut
+                clip[position, component, t] = image
     return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
 
 

@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 
 from src.data.sampling import (
+    ClipSampler,
+    Dense,
+    Indices,
+    Segments,
+    StridedRun,
     central_clip,
     evenly_spaced,
-    stack_indices,
+    stack_places,
     training_clip,
     valid_range,
 )
+from src.errors import UserError
 
 DRAWS = 500
 
@@ -36,6 +42,19 @@ def whole_stack_exists(frame: int, num_frames: int, num_fields: int, stack: int)
     return frame < num_frames and all(0 <= field < num_fields for field in fields)
 
 
+def stacks(frames: list[int], stack: int, num_fields: int) -> Indices:
+    """The fields (T, L) that `stack_places` puts around the frames; each place is filled once."""
+    places = stack_places(np.array(frames), stack, num_fields)
+    assert list(places) == sorted(places)
+    fields = np.full((len(frames), stack), -1)
+    for field, positions in places.items():
+        for t, position in positions:
+            assert fields[t, position] == -1
+            fields[t, position] = field
+    assert (fields >= 0).all()
+    return fields
+
+
 @pytest.mark.parametrize("surplus", [-2, -1, 0, 1, 2])
 def test_valid_range_is_all_frames_with_a_whole_stack(
     surplus: int, rng: np.random.Generator
@@ -52,7 +71,7 @@ def test_valid_range_is_all_frames_with_a_whole_stack(
         ]
         if valid:
             assert list(range(first, last + 1)) == valid
-            fields = stack_indices(np.array(valid), stack, num_fields)
+            fields = stacks(valid, stack, num_fields)
             assert (np.diff(fields) == 1).all()  # nothing was clipped
             assert (fields[:, stack // 2] == valid).all()  # field t starts from frame t
         else:
@@ -67,7 +86,7 @@ def test_frames_alone_leave_the_room_of_the_flow() -> None:
 def test_short_video_repeats_border_fields(num_frames: int) -> None:
     num_fields = max(1, num_frames - 1)
     first, last = valid_range(num_frames, num_fields, 10)
-    fields = stack_indices(np.array([first, last]), 10, num_fields)
+    fields = stacks([first, last], 10, num_fields)
     assert fields.shape == (2, 10)
     assert set(fields[0].tolist()) == set(range(num_fields))  # all that there are, in order
     assert (np.diff(fields) >= 0).all()
@@ -142,3 +161,81 @@ def test_central_clip_is_symmetric_at_the_mean_stride(rng: np.random.Generator) 
         assert (np.abs(frames + frames[::-1] - (first + last)) <= 1).all()
         room = (last - first) / max(1, count - 1)
         assert (np.abs(np.diff(frames) - min(sum(stride) / 2, room)) <= 1).all()
+
+
+SAMPLERS = [StridedRun(), Segments(), Dense(1), Dense(3)]
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_frames_are_valid_and_in_order(
+        self, sampler: ClipSampler, rng: np.random.Generator
+    ) -> None:
+        for first, last, count, stride in ranges(rng):
+            for chance in (rng, None):
+                frames = sampler(first, last, count, stride, chance)
+                assert frames.shape == (count,)
+                assert frames.dtype == np.int64
+                assert first <= frames.min() <= frames.max() <= last
+                assert (np.diff(frames) >= 0).all()
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_validation_is_in_the_middle(
+        self, sampler: ClipSampler, rng: np.random.Generator
+    ) -> None:
+        for first, last, count, stride in ranges(rng):
+            frames = sampler(first, last, count, stride, None)
+            assert (np.abs(frames + frames[::-1] - (first + last)) <= 1).all()
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_single_frame_is_uniform(self, sampler: ClipSampler, rng: np.random.Generator) -> None:
+        frames = Counter(int(sampler(3, 7, 1, (5, 15), rng)[0]) for _ in range(4 * DRAWS))
+        assert sorted(frames) == [3, 4, 5, 6, 7]
+        assert min(frames.values()) > 0.8 * 4 * DRAWS / 5
+
+    def test_strided_is_the_papers_run(self) -> None:
+        drawn, expected = (np.random.default_rng(1) for _ in range(2))
+        for _ in range(20):
+            clip = StridedRun()(5, 90, 5, (5, 15), drawn)
+            assert clip.tolist() == training_clip(5, 90, 5, (5, 15), expected).tolist()
+        assert StridedRun()(5, 90, 5, (5, 15), None).tolist() == [28, 38, 48, 58, 68]
+
+
+class TestSegments:
+    def test_one_frame_of_each_equally_likely(self, rng: np.random.Generator) -> None:
+        """Frames 5..24 in four segments of five: every frame of its segment as often as others."""
+        clips = np.array([Segments()(5, 24, 4, (1, 1), rng) for _ in range(2 * DRAWS)])
+        assert ((clips - 5) // 5 == np.arange(4)).all()
+        counts = np.bincount(clips.ravel() - 5, minlength=20)
+        expected = 2 * DRAWS / 5
+        assert ((counts - expected) ** 2 / expected).sum() < 37.7  # chi-square, 16 degrees: 0.2 %
+
+    def test_segments_draw_apart(self, rng: np.random.Generator) -> None:
+        clips = np.array([Segments()(0, 99, 2, (1, 1), rng) for _ in range(DRAWS)])
+        assert abs(np.corrcoef(clips.T)[0, 1]) < 0.15
+
+    def test_middles(self) -> None:
+        assert Segments()(5, 24, 4, (1, 1), None).tolist() == [7, 12, 17, 22]
+
+    def test_fewer_frames_than_segments_are_repeated(self, rng: np.random.Generator) -> None:
+        for _ in range(DRAWS):
+            assert set(Segments()(7, 8, 5, (1, 1), rng).tolist()) == {7, 8}
+        assert Segments()(7, 7, 3, (1, 1), rng).tolist() == [7, 7, 7]
+
+
+class TestDense:
+    def test_its_own_stride_from_every_start(self, rng: np.random.Generator) -> None:
+        clips = [Dense(3)(5, 18, 4, (1, 15), rng) for _ in range(4 * DRAWS)]
+        assert all((np.diff(clip) == 3).all() for clip in clips)
+        starts = Counter(int(clip[0]) for clip in clips)
+        assert sorted(starts) == [5, 6, 7, 8, 9]  # 9, 12, 15, 18 is the last
+        assert min(starts.values()) > 0.8 * 4 * DRAWS / 5
+
+    def test_short_video_gives_evenly_spaced_frames(self, rng: np.random.Generator) -> None:
+        assert Dense(3)(5, 14, 4, (1, 1), rng).tolist() == [5, 8, 11, 14]
+        assert Dense(3)(5, 13, 4, (1, 1), rng).tolist() == [5, 8, 10, 13]
+        assert Dense(3)(5, 5, 2, (1, 1), rng).tolist() == [5, 5]
+
+    def test_stride_of_nothing(self) -> None:
+        with pytest.raises(UserError, match=r"data\.sampler\.stride=0"):
+            Dense(0)

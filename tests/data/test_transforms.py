@@ -1,31 +1,40 @@
 """Crops, mirroring and layout of clips; images are ramps of their own coordinates."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
-from src.data.sources import Uint8
+from src.data.sampling import stack_places
+from src.data.sources import Size, Uint8
 from src.data.transforms import (
     WHOLE_FRAME,
     Box,
     CentreCrop,
     CornerJitterCrop,
     CropPolicy,
+    Geometry,
     MultiScaleCrop,
-    Size,
-    crop_and_resize,
-    flow_to_tensor,
+    RandomResizedCrop,
+    flow_clip,
     mirror_flow,
     mirror_rgb,
+    rescale_levels,
     resize,
-    rgb_to_tensor,
+    rgb_clip,
     size_at,
 )
+from src.errors import UserError
 
 FRAMES: list[Size] = [(256, 340), (340, 256), (256, 256), (160, 120)]
-POLICIES = [CornerJitterCrop(224), MultiScaleCrop((256, 224, 192, 168)), CentreCrop(224)]
+POLICIES = [
+    CornerJitterCrop(224),
+    MultiScaleCrop((256, 224, 192, 168)),
+    RandomResizedCrop(),
+    CentreCrop(224),
+]
 DRAWS = 1000
 
 
@@ -35,11 +44,11 @@ def rng() -> np.random.Generator:
 
 
 def ramp(size: Size) -> Uint8:
-    """An image (1, H, W, 2) of the scene whose point (y, x), in fractions, is 255 (y, x)."""
+    """An image (H, W, 2) of the scene whose point (y, x), in fractions, is 255 (y, x)."""
     y = (np.arange(size[0]) + 0.5) / size[0]
     x = (np.arange(size[1]) + 0.5) / size[1]
     scene = 255 * np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
-    return np.rint(scene).astype(np.uint8)[None]
+    return np.rint(scene).astype(np.uint8)
 
 
 def pixels(box: Box, frame: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +106,33 @@ class TestCropPolicies:
         assert sides_seen == {(h, w) for h in (224, 192, 168) for w in (224, 192, 168)}
         assert places == {(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)}
 
+    def test_random_resized_crop(self, rng: np.random.Generator) -> None:
+        frame, policy = (256, 340), RandomResizedCrop((0.1, 0.5), (0.8, 1.5))
+        crops = np.array([pixels(policy(frame, rng), frame) for _ in range(DRAWS)])
+        offsets, sides = crops[:, 0], crops[:, 1]
+        area = sides.prod(axis=1) / (256 * 340)
+        assert 0.1 <= area.min() < 0.11
+        assert 0.49 < area.max() <= 0.5
+        aspect = np.log(sides[:, 1] / sides[:, 0])
+        assert np.log(0.8) <= aspect.min() < np.log(0.81)
+        assert np.log(1.48) < aspect.max() <= np.log(1.5)
+        assert aspect.mean() == pytest.approx(np.log(0.8 * 1.5) / 2, abs=0.02)
+        place = offsets / (np.asarray(frame) - sides)
+        assert place.min() < 0.01
+        assert place.max() > 0.99
+        assert place.mean(axis=0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+
+    def test_random_resized_crop_that_never_fits(self, rng: np.random.Generator) -> None:
+        box = RandomResizedCrop((1, 1), (1, 1))((100, 400), rng)
+        assert pixels(box, (100, 400))[1].tolist() == pytest.approx([100, 200])
+
+    @pytest.mark.parametrize("area", [(0, 1), (0.5, 0.2), (0.5, 1.2)])
+    def test_random_resized_crop_of_no_area(self, area: tuple[float, float]) -> None:
+        with pytest.raises(UserError, match=r"data\.crop\.area=.*<= 1"):
+            RandomResizedCrop(area)
+        with pytest.raises(UserError, match=r"data\.crop\.aspect"):
+            RandomResizedCrop(aspect=(0, 1))
+
     def test_centre_crop(self, rng: np.random.Generator) -> None:
         offset, sides = pixels(CentreCrop(224)((256, 340), rng), (256, 340))
         assert offset.tolist() == pytest.approx([16, 58])
@@ -104,38 +140,53 @@ class TestCropPolicies:
         assert CentreCrop(224)((112, 100), rng) == WHOLE_FRAME
 
 
-class TestCropAndResize:
+class TestCut:
     @pytest.mark.parametrize("policy", POLICIES)
     def test_one_box_is_one_region_at_any_stored_size(
         self, policy: CropPolicy, rng: np.random.Generator
     ) -> None:
         for _ in range(20):
             box = policy((256, 340), rng)
-            rgb = crop_and_resize(ramp((240, 320)), box, (56, 64))
-            flow = crop_and_resize(ramp((120, 160)), box, (56, 64))
+            geometry = Geometry(box, (56, 64))
+            rgb, flow = geometry.cut(ramp((240, 320))), geometry.cut(ramp((120, 160)))
             # Half a pixel of the smaller image is a level of the ramp, rounding another.
             assert difference(rgb, flow) <= 3
             y = box.top + box.height * (np.arange(56) + 0.5) / 56
             x = box.left + box.width * (np.arange(64) + 0.5) / 64
-            assert np.abs(rgb[0, :, 0, 0] - 255 * y).max() <= 3
-            assert np.abs(rgb[0, 0, :, 1] - 255 * x).max() <= 3
+            assert np.abs(rgb[:, 0, 0] - 255 * y).max() <= 3
+            assert np.abs(rgb[0, :, 1] - 255 * x).max() <= 3
 
-    def test_every_image_is_cut_alike(self, rng: np.random.Generator) -> None:
-        images = rng.integers(0, 256, (3, 20, 30, 2), dtype=np.uint8)
-        box = Box(0.25, 0.5, 0.5, 0.5)
-        assert (crop_and_resize(images, box, (10, 15)) == images[:, 5:15, 15:]).all()
-        for channels in (2, 3):
-            cut = crop_and_resize(np.zeros((4, 20, 30, channels), np.uint8), box, (7, 9))
-            assert cut.shape == (4, 7, 9, channels)
-            assert cut.dtype == np.uint8
+    def test_box_of_the_size_asked_for_is_copied(self, rng: np.random.Generator) -> None:
+        image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        cut = Geometry(Box(0.25, 0.5, 0.5, 0.5), (10, 15)).cut(image)
+        assert (cut == image[5:15, 15:]).all()
+
+    @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 2), (20, 30, 3)])
+    def test_channels_stay(self, shape: tuple[int, ...]) -> None:
+        cut = Geometry(Box(0.25, 0.5, 0.5, 0.5), (7, 9)).cut(np.zeros(shape, np.uint8))
+        assert cut.shape == (7, 9, *shape[2:])
+        assert cut.dtype == np.uint8
 
     def test_whole_frame_at_its_own_size_is_the_frame(self, rng: np.random.Generator) -> None:
-        images = rng.integers(0, 256, (2, 31, 43, 3), dtype=np.uint8)
-        assert (crop_and_resize(images, WHOLE_FRAME, (31, 43)) == images).all()
+        image = rng.integers(0, 256, (31, 43, 3), dtype=np.uint8)
+        assert (Geometry(WHOLE_FRAME, (31, 43)).cut(image) == image).all()
 
     def test_box_thinner_than_a_pixel_still_shows_one(self) -> None:
-        cut = crop_and_resize(ramp((16, 16)), Box(0.5, 0.5, 0.001, 0.001), (4, 4))
-        assert (cut == ramp((16, 16))[0, 8, 8]).all()
+        cut = Geometry(Box(0.5, 0.5, 0.001, 0.001), (4, 4)).cut(ramp((16, 16)))
+        assert (cut == ramp((16, 16))[8, 8]).all()
+
+    def test_mirror(self, rng: np.random.Generator) -> None:
+        image = rng.integers(0, 256, (31, 43, 3), dtype=np.uint8)
+        u, v = image[..., 0], image[..., 1]
+        box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 20)
+        straight, mirrored = Geometry(box, size), Geometry(box, size, mirror=True)
+        assert (mirrored.rgb(image) == straight.rgb(image)[:, ::-1]).all()
+        (straight_u, straight_v), (mirrored_u, mirrored_v) = (
+            straight.flow(u, v),
+            mirrored.flow(u, v),
+        )
+        assert (mirrored_u == 255 - straight_u[:, ::-1]).all()
+        assert (mirrored_v == straight_v[:, ::-1]).all()
 
     def test_shrinking_averages_areas(self) -> None:
         image = np.zeros((8, 8, 3), np.uint8)
@@ -151,22 +202,65 @@ def test_size_at(size: Size, short_side: int, expected: Size) -> None:
     assert size_at(size, short_side) == expected
 
 
+class TestRescaledFlow:
+    @pytest.mark.parametrize("mirror", [False, True])
+    @pytest.mark.parametrize("size", [(24, 96), (48, 32), (96, 64)])
+    def test_a_shift_grows_with_the_image(self, size: Size, mirror: bool) -> None:
+        """Twice the width of a region is twice the pixels that something in it moves by."""
+        box = Box(0.25, 0.5, 0.5, 0.25)  # 24 x 16 of 48 x 64
+        u, v = np.full((48, 64), 127 + 11, np.uint8), np.full((48, 64), 127 - 7, np.uint8)
+        cut_u, cut_v = Geometry(box, size, mirror, rescale_flow=True).flow(u, v)
+        expected_u = (-1 if mirror else 1) * 10.5 * size[1] / 16
+        assert np.abs(cut_u - 127.5 - expected_u).max() <= 0.5
+        assert np.abs(cut_v - 127.5 - -7.5 * size[0] / 24).max() <= 0.5
+
+    def test_only_when_asked_for(self) -> None:
+        u = np.full((48, 64), 150, np.uint8)
+        assert (Geometry(WHOLE_FRAME, (96, 32)).flow(u, u)[0] == 150).all()
+
+    @pytest.mark.parametrize("factor", [0.3, 0.75, 1, 4 / 3, 2, 3.5, 1000])
+    def test_levels(self, factor: float) -> None:
+        levels = np.arange(256, dtype=np.uint8)
+        scaled = rescale_levels(levels, factor).astype(float)
+        exact = np.clip(127.5 + factor * (levels - 127.5), 0, 255)
+        assert np.abs(scaled - exact).max() <= 0.5
+        assert (scaled + scaled[::-1] == 255).all()  # so that it commutes with the mirror
+        if factor == 1:
+            assert (scaled == levels).all()
+
+
 class TestLayout:
     def test_rgb(self, rng: np.random.Generator) -> None:
         frames = rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-        clip = rgb_to_tensor(frames)
+        clip = rgb_clip(iter(frames), 4, Geometry(WHOLE_FRAME, (5, 6)))
         assert (clip.shape, clip.dtype) == ((3, 4, 5, 6), torch.uint8)
         for channel, t in np.ndindex(3, 4):
             assert (clip[channel, t].numpy() == frames[t, :, :, channel]).all()
 
-    def test_flow_channels_are_u1_v1_u2_v2(self, rng: np.random.Generator) -> None:
-        stack, frames = 4, 3
-        fields = rng.integers(0, 256, (frames * stack, 5, 6, 2), dtype=np.uint8)
-        clip = flow_to_tensor(fields, stack)
-        assert (clip.shape, clip.dtype) == ((2 * stack, frames, 5, 6), torch.uint8)
-        for t, position, component in np.ndindex(frames, stack, 2):
-            field = fields[t * stack + position, :, :, component]
+    @pytest.mark.parametrize("frames", [[2, 5, 8], [2, 3, 5], [4, 4, 4], [0, 5, 9]])
+    def test_flow_channels_are_u1_v1_u2_v2(
+        self, frames: list[int], rng: np.random.Generator
+    ) -> None:
+        """Each field is read once, for stacks far apart, overlapping, repeated, or at a border."""
+        stack, fields = 4, rng.integers(0, 256, (10, 2, 5, 6), dtype=np.uint8)
+        places = stack_places(np.array(frames), stack, len(fields))
+        read = ((fields[i, 0], fields[i, 1]) for i in places)
+        shape = (len(frames), stack)
+        clip = flow_clip(read, list(places.values()), shape, Geometry(WHOLE_FRAME, (5, 6)))
+        assert (clip.shape, clip.dtype) == ((2 * stack, len(frames), 5, 6), torch.uint8)
+        for (t, frame), position, component in product(enumerate(frames), range(stack), range(2)):
+            field = fields[np.clip(frame - stack // 2 + position, 0, 9), component]
             assert (clip[2 * position + component, t].numpy() == field).all()
+
+    def test_every_image_is_cut_alike(self, rng: np.random.Generator) -> None:
+        image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        geometry = Geometry(Box(0.1, 0.2, 0.6, 0.5), (8, 12), mirror=True)
+        rgb = rgb_clip([image] * 3, 3, geometry)
+        field, places = (image[..., 0], image[..., 1]), [[(0, 0)], [(0, 1), (1, 0)], [(1, 1)]]
+        flow = flow_clip([field] * 3, places, (2, 2), geometry)
+        assert (rgb == rgb[:, :1]).all()
+        assert torch.equal(flow[0::2], (255 - rgb[:1, :2]).expand(2, -1, -1, -1))
+        assert torch.equal(flow[1::2], rgb[1:2, :2].expand(2, -1, -1, -1))
 
 
 class TestMirror:
@@ -197,7 +291,18 @@ class TestMirror:
         images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
         box = Box(top=4 / 32, left=6 / 64, height=12 / 32, width=20 / 64)
         mirrored_box = Box(box.top, 1 - box.left - box.width, box.height, box.width)
-        cut_first = mirror_rgb(rgb_to_tensor(crop_and_resize(images, box, size)))
-        mirrored = np.ascontiguousarray(images[:, :, ::-1])
-        mirrored_first = rgb_to_tensor(crop_and_resize(mirrored, mirrored_box, size))
+        cut_first = mirror_rgb(rgb_clip(images, 2, Geometry(box, size)))
+        mirrored_first = rgb_clip(images[:, :, ::-1], 2, Geometry(mirrored_box, size))
         assert difference(cut_first.numpy(), mirrored_first.numpy()) <= 1
+
+    @pytest.mark.parametrize("rescale", [False, True])
+    def test_of_images_is_that_of_clips(self, rescale: bool, rng: np.random.Generator) -> None:
+        """Training mirrors images as they are cut, testing mirrors whole clips."""
+        images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+        fields, places = [(i[..., 0], i[..., 1]) for i in images], [[(0, 0)], [(0, 1)]]
+        box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 40)
+        straight, mirrored = (Geometry(box, size, mirror, rescale) for mirror in (False, True))
+        rgb = [rgb_clip(images, 2, cut) for cut in (straight, mirrored)]
+        flow = [flow_clip(fields, places, (1, 2), cut) for cut in (straight, mirrored)]
+        assert torch.equal(mirror_rgb(rgb[0]), rgb[1])
+        assert torch.equal(mirror_flow(flow[0]), flow[1])
