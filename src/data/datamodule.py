@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
+from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
 from src.data.video_file import DECODERS
@@ -45,6 +47,9 @@ class VideoDataModule(pl.LightningDataModule):
         num_workers: reading processes per device; None takes the cores that there are, up to 8.
         seed: of all random choices.
         stride: smallest and largest tau, frames from one of a clip to the next.
+        sampler: which frames make a clip for training and validation.
+        augment: what more is done to training clips; None is no more.
+        rescale_flow: whether vectors of flow grow and shrink with the image.
         flow_settings: how flow is computed on the fly.
         missing: what to do with listed videos that are not there: "error" or "skip".
         decoder: of video files: auto, decord, pyav or torchcodec.
@@ -74,6 +79,9 @@ class VideoDataModule(pl.LightningDataModule):
         num_workers: int | None,
         seed: int,
         stride: tuple[int, int] = (1, 1),
+        sampler: ClipSampler = STRIDED_RUN,
+        augment: Augmentation | None = None,
+        rescale_flow: bool = False,
         flow_settings: FlowSettings | None = None,
         missing: str = "error",
         decoder: str = "auto",
@@ -118,9 +126,11 @@ class VideoDataModule(pl.LightningDataModule):
         self.stack, self.seed, self.frames = stack, seed, frames
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
         self.num_workers, self.crop_size = num_workers, crop_size
-        self.train_view = RandomClip(frames, stride, crop, crop_size, short_side, mirror)
-        self.val_view = CentralClip(frames, stride, crop_size, short_side)
-        self.test_view = WholeVideo(test_frames, short_side)
+        self.train_view = RandomClip(
+            frames, stride, crop, crop_size, short_side, mirror, sampler, augment, rescale_flow
+        )
+        self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler, rescale_flow)
+        self.test_view = WholeVideo(test_frames, short_side, rescale_flow)
         self.videos = Split((), (), ())
         self.rgb: RGBLibrary | None = None
         self.flow: FlowLibrary | None = None

@@ -13,7 +13,7 @@ from src.data.library import FlowLibrary, RGBLibrary
 from src.data.sampling import stack_places, valid_range
 from src.data.sources import FlowSource, RGBSource
 from src.data.splits import Video
-from src.data.transforms import Geometry, flow_clip, rgb_clip
+from src.data.transforms import Cut, flow_clip, rgb_clip
 from src.data.views import View
 from src.errors import UserError
 
@@ -67,7 +67,7 @@ def read_view(
     first, last = valid_range(num_frames, num_fields, stack)
     frames = view.frames(first, last, rng)
 
-    geometry: Geometry | None = None
+    geometry: Cut | None = None
     sample: Sample = {}
     if rgb:
         images = rgb.rgb(frames.tolist())

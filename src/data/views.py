@@ -5,26 +5,27 @@ from typing import Protocol
 
 import numpy as np
 
-from src.data.sampling import Indices, central_clip, evenly_spaced, training_clip
+from src.data.augment import Augmentation
+from src.data.sampling import STRIDED_RUN, ClipSampler, Indices, evenly_spaced
 from src.data.sources import Size
-from src.data.transforms import WHOLE_FRAME, CentreCrop, CropPolicy, Geometry, size_at
+from src.data.transforms import WHOLE_FRAME, CentreCrop, CropPolicy, Cut, Geometry, size_at
 
 
 class View(Protocol):
-    """Chooses frames and geometry; every random choice comes from `rng`."""
+    """Chooses frames and their cut; every random choice comes from `rng`."""
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
         """Frames out of the valid range first..last."""
         ...
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
-        """Geometry for frames of the size (height, width)."""
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Cut:
+        """The cut for frames of the size (height, width)."""
         ...
 
 
 @dataclass(frozen=True)
 class RandomClip:
-    """For training: a random strided run of frames, cropped and mirrored at random."""
+    """For training: frames drawn by a sampler; a random crop, mirroring and augmentation."""
 
     count: int
     stride: tuple[int, int]
@@ -32,35 +33,42 @@ class RandomClip:
     crop_size: int
     short_side: int
     mirror: bool
+    sampler: ClipSampler = STRIDED_RUN
+    augment: Augmentation | None = None
+    rescale_flow: bool = False
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
-        """A random run of the grid first : tau : last."""
-        return training_clip(first, last, self.count, self.stride, rng)
+        """Frames that the sampler draws."""
+        return self.sampler(first, last, self.count, self.stride, rng)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Cut:
         """A random crop, mirrored with probability one half if mirroring is allowed."""
         box = self.crop(size_at(frame, self.short_side), rng)
         mirror = self.mirror and bool(rng.random() < 0.5)
-        return Geometry(box, (self.crop_size, self.crop_size), mirror)
+        cut = Geometry(box, (self.crop_size, self.crop_size), mirror, self.rescale_flow)
+        return self.augment(cut, rng) if self.augment else cut
 
 
 @dataclass(frozen=True)
 class CentralClip:
-    """For validation: the clip in the middle of the video and the centre crop of its frames."""
+    """For validation: the sampler's fixed clip of the video and the centre crop of its frames."""
 
     count: int
     stride: tuple[int, int]
     crop_size: int
     short_side: int
+    sampler: ClipSampler = STRIDED_RUN
+    rescale_flow: bool = False
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
-        """Frames around the middle; nothing is drawn."""
-        return central_clip(first, last, self.count, self.stride)
+        """The sampler's clip without chance."""
+        return self.sampler(first, last, self.count, self.stride, None)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Cut:
         """The centre crop; nothing is drawn."""
         box = CentreCrop(self.crop_size)(size_at(frame, self.short_side), rng)
-        return Geometry(box, (self.crop_size, self.crop_size))
+        size = (self.crop_size, self.crop_size)
+        return Geometry(box, size, rescale_flow=self.rescale_flow)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,14 @@ class WholeVideo:
 
     count: int
     short_side: int
+    rescale_flow: bool = False
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
         """Evenly spaced frames; nothing is drawn."""
         return evenly_spaced(first, last, self.count)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Cut:
         """The whole frame; nothing is drawn."""
-        return Geometry(WHOLE_FRAME, size_at(frame, self.short_side))
+        return Geometry(
+            WHOLE_FRAME, size_at(frame, self.short_side), rescale_flow=self.rescale_flow
+        )
