@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR
+from src.data.sampling import StridedRun
+from src.data.transforms import CornerJitterCrop, MultiScaleCrop
+from src.models.build import build_datamodule
 from src.models.resnet import ResNet
 from src.models.two_stream import TwoStreamResNet
 from src.training.checks import check_plans
@@ -50,6 +54,63 @@ def test_published_schedules() -> None:
         assert [s["data"]["frames"] for s in stages] == [1, 1, 5, 11]
         assert config["optimizer"]["weight_decay"] == 5e-4
         assert config["data"]["num_classes"] == {"hmdb51": 51, "ucf101": 101}[dataset]
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [
+        (folder.name, file.stem)
+        for folder in sorted((CONF_DIR / "data").iterdir())
+        if folder.is_dir()
+        for file in sorted(folder.glob("*.yaml"))
+    ],
+)
+def test_choices_of_data(group: str, choice: str) -> None:
+    """A choice reaches all stages but those that have their own; what stages set stays."""
+    file = OmegaConf.load(CONF_DIR / "data" / group / f"{choice}.yaml")
+    assert isinstance(file, DictConfig)
+    cfg = compose_config("train", "experiment=st_resnet_hmdb51", f"data/{group}={choice}")
+    config = resolve(cfg)
+    for stage in stage_names(config):
+        plan = make_plan(config, stage)
+        own = (stage, group) == ("motion", "crop")
+        target = "src.data.transforms.MultiScaleCrop" if own else file._target_
+        assert plan["data"][group]["_target_"] == target
+        view = build_datamodule(plan).train_view
+        assert target.endswith(f".{type(getattr(view, group)).__name__}")
+        assert list(view.stride) == {"joint": [5, 15], "joint_pooled": [1, 15]}.get(stage, [1, 1])
+
+
+def test_data_is_cut_as_published() -> None:
+    config = resolve(compose_config("train", "experiment=st_resnet_hmdb51"))
+    views = {s: build_datamodule(make_plan(config, s)).train_view for s in stage_names(config)}
+    motion = views.pop("motion")
+    assert isinstance(motion.crop, MultiScaleCrop)
+    assert list(motion.crop.sides) == [256, 224, 192, 168]
+    for view in (motion, *views.values()):
+        assert (view.sampler, view.augment, view.rescale_flow) == (StridedRun(), None, False)
+        assert (view.crop == CornerJitterCrop(224, 0.25)) == (view is not motion)
+
+
+def test_crop_of_one_stage() -> None:
+    cfg = compose_config(
+        "train",
+        "experiment=st_resnet_hmdb51",
+        "data/crop@stages.motion.data.crop=random_resized",
+        "stages.motion.data.crop.area=[0.5,1]",
+    )
+    config = resolve(cfg)
+    crops = {s: make_plan(config, s)["data"]["crop"] for s in stage_names(config)}
+    assert crops["motion"]["area"] == [0.5, 1]
+    assert "CornerJitterCrop" in crops["joint"]["_target_"]
+
+
+def test_two_movers_keep_their_speed() -> None:
+    config = resolve(compose_config("train", "experiment=st_resnet_two_movers"))
+    for stage in stage_names(config):
+        view = build_datamodule(make_plan(config, stage)).train_view
+        assert view.crop == CornerJitterCrop(56, 0)
+        assert not view.mirror
 
 
 def test_contract_of_the_network() -> None:
