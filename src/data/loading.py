@@ -1,0 +1,82 @@
+"""A DataLoader that tells which videos its workers were reading when it came to a stop."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from src.data.splits import Video
+from src.errors import UserError
+
+IDLE = -1
+
+
+class UnderWay(Dataset[dict[str, Any]]):
+    """A dataset of videos that keeps a record, shared by all processes, of what is being read.
+
+    Args:
+        dataset: takes (video, pass) and has `videos`.
+        workers: number of reading processes.
+    """
+
+    def __init__(self, dataset: Any, workers: int) -> None:
+        self.dataset = dataset
+        self._reading = torch.full((max(workers, 1),), IDLE).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        """Read a sample."""
+        info = get_worker_info()
+        worker = info.id if info else 0
+        self._reading[worker] = draw[0]
+        sample = self.dataset[draw]
+        self._reading[worker] = IDLE
+        return sample
+
+    def videos(self) -> list[Video]:
+        """The videos that are being read at this moment."""
+        videos: Sequence[Video] = self.dataset.videos
+        return [videos[index] for index in self._reading.tolist() if index != IDLE]
+
+
+class VideoLoader(DataLoader[dict[str, Any]]):
+    """A DataLoader over `UnderWay` whose failures name videos.
+
+    A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
+    file it was.
+
+    Raises:
+        UserError: no batch came within `timeout` seconds, or a worker died.
+    """
+
+    dataset: UnderWay
+
+    def __iter__(self) -> Any:
+        return _Named(super().__iter__(), self.dataset, self.timeout)
+
+
+class _Named(Iterator[dict[str, Any]]):
+    def __init__(self, batches: Any, dataset: UnderWay, timeout: float) -> None:
+        self._batches, self._dataset, self._timeout = batches, dataset, timeout
+
+    def __next__(self) -> dict[str, Any]:
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            if "timed out" in str(error):
+                what = f"no batch came within data.timeout={self._timeout:g} seconds"
+            elif "exited unexpectedly" in str(error):
+                what = "a loader's worker process died, of memory or of a video"
+            else:
+                raise
+            names = ", ".join(str(video.path) for video in self._dataset.videos())
+            raise UserError(
+                f"{what}; under way: {names or 'no video'}. Look at them with "
+                "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
+            ) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)  # Lightning looks at the iterator's own state

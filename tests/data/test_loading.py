@@ -1,0 +1,66 @@
+"""What is said when a video hangs its decoder or takes the process along."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.data.loading import UnderWay, VideoLoader
+from src.data.splits import Video
+from src.errors import UserError
+
+
+class Videos:
+    """Numbers, but for one video that does what `fate` says."""
+
+    def __init__(self, fate: str) -> None:
+        self.fate = fate
+        self.videos = [Video(f"v{i}", Path(f"videos/v{i}.avi"), 0) for i in range(6)]
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        if draw[0] == 3 and self.fate == "hangs":
+            time.sleep(60)
+        if draw[0] == 3 and self.fate == "crashes":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if draw[0] == 3 and self.fate == "fails":
+            raise RuntimeError("a bug")
+        return {"label": draw[0]}
+
+
+def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
+    draws = [(index, 0) for index in range(6)]
+    return VideoLoader(
+        UnderWay(Videos(fate), workers), sampler=draws, num_workers=workers, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("fate", "what", "method", "timeout"),
+    [
+        ("hangs", "within data.timeout=3 seconds", "fork", 3),
+        ("crashes", "process died", "fork", 60),
+        ("crashes", "process died", "spawn", 60),  # a new process, which shares by other means
+    ],
+)
+def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> None:
+    with pytest.raises(UserError, match=rf"{what}.*under way: videos/v3\.avi\. "):
+        list(loader(fate, 2, timeout=timeout, multiprocessing_context=method))
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    for workers in (0, 1):
+        with pytest.raises(RuntimeError, match="a bug"):
+            list(loader("fails", workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_is_under_way_in_the_end(workers: int) -> None:
+    batches = loader("reads", workers)
+    assert [int(batch["label"]) for batch in batches] == list(range(6))
+    assert batches.dataset.videos() == []
