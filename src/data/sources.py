@@ -52,8 +52,10 @@ def in_order(
 ) -> Iterator[Image]:
     """Serve indices in any order from a function that takes ascending ones."""
     distinct = sorted(set(indices))
+    if not distinct:
+        return
     if list(indices) == distinct:  # the common case: nothing has to be kept
         yield from ascending(distinct)
-    elif distinct:
+    else:
         images = dict(zip(distinct, ascending(distinct), strict=True))
         yield from (images[index] for index in indices)

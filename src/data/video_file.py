@@ -1,12 +1,13 @@
-"""Frames of video files, by the decoder that is fastest for the file.
+"""Frames of video files: exactly those of a full decoding, without decoding everything.
 
-The rule of "auto", measured by `python -m src.benchmark target=decode`: MPEG-4 Part 2 (the .avi
-files of HMDB51 and UCF101) and H.264 files of up to 64 MiB are read through PyAV, which lets us
-leave out the B frames that nobody asked for; everything else through decord, which seeks; and what
-decord cannot open, frame by frame through PyAV.
+PyAV reads a file's packets and decodes from the last key frame on, leaving out the frames to which
+no other refers and that nobody asked for. What a file does not say clearly, such as the order of
+its frames, makes it read frame by frame from the beginning instead.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,7 @@ av.logging.set_level(av.logging.PANIC)
 
 DECODERS = ("auto", "pyav", "decord", "torchcodec")
 LARGE = 64 * 2**20  # bytes; PyAV holds a file's packets in memory
+_ONE_FRAME_PER_PACKET = ("mpeg4", "h264", "hevc", "mpeg2video", "vp9", "libdav1d", "mjpeg")
 CHUNK = 8  # frames that decord and torchcodec decode at once
 
 
@@ -95,151 +97,199 @@ class VideoFile:
             yield from self._reader.rgb(indices[read:])
 
     def _open(self, decoder: str) -> tuple[_Reader, str]:
-        path = self.path
         if decoder == "torchcodec":
-            return _TorchCodec(path), decoder
-        attempts: list[tuple[Callable[[Path], _Reader], str]] = [
-            (_Packets, "pyav"),
-            (_Decord, "decord"),
-        ]
+            return _TorchCodec(self.path), decoder
         if decoder == "decord":
-            attempts.reverse()
-        for reader, name in attempts:
-            if decoder in ("auto", name):
-                try:
-                    return reader(path), name
-                except _Unsuitable:
-                    continue
-        return _InOrder(path), "pyav"
+            with suppress(_Unsuitable):
+                return _Decord(self.path), decoder
+        with suppress(_Unsuitable):
+            return _Packets(self.path), "pyav"
+        return _InOrder(self.path), "pyav"
 
 
 class _Packets:
-    """PyAV on the packets of the whole file: decodes from a key frame, without unwanted B frames.
+    """PyAV on a file's packets: decodes from a key frame, without frames that nobody needs.
 
-    That a B frame is one on which no other depends is part of MPEG-4 Part 2, and told by the
-    decoder itself in H.264, so the frames that come out are those of a full decoding.
+    Which frames those are is told by the decoder itself (AVDISCARD_NONREF: no other frame refers to
+    them), so the frames that come out are those of a full decoding.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.stat().st_size > LARGE:
-            raise _Unsuitable
+        self._path, self._held = path, []
         try:
-            self._container = av.open(str(path))
-            stream = self._container.streams.best("video")  # decord's choice among several, too
-            if stream is None or stream.codec_context.name not in ("mpeg4", "h264"):
+            self._container = _open(path)
+            stream = _stream_of(self._container)
+            if stream is None or stream.codec_context.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
             self._codec = stream.codec_context
             self._codec.thread_count = 1  # a loader has a process per core already
             self.fps = float(stream.average_rate or 25)
             self.size = (self._codec.height, self._codec.width)
-            packets = [packet for packet in self._container.demux(stream) if packet.size]
-            self._mpeg4 = self._codec.name == "mpeg4"
-            if self._mpeg4:
-                packets = _one_frame_each(packets, stream)
+            hold = path.stat().st_size <= LARGE
+            self._keys: list[bool] = []
+            kinds, times = [], []
+            for packet in _demux(self._container):
+                if packet.is_discard or packet.is_corrupt:
+                    raise _Unsuitable
+                self._keys.append(packet.is_keyframe)
+                times.append(packet.pts)
+                if self._codec.name == "mpeg4":
+                    kinds.append(_vop_type(bytes(packet)))
+                if hold:
+                    self._held.append(packet)
         except (av.FFmpegError, ValueError) as error:
             raise _Unsuitable from error
-        self._packets, self.num_frames = packets, len(packets)
-        self._index = self._indices_of_b_frames_last() if self._mpeg4 else self._indices_by_time()
-        self._reformatter = VideoReformatter()
-
-    def _indices_of_b_frames_last(self) -> list[int]:
-        """Place in display order of each packet: a B frame is shown at once, others one later.
-
-        The times in an .avi file are those of the packets and say nothing about the order.
-        """
-        kinds = [_vop_type(bytes(packet)) for packet in self._packets]
-        if None in kinds or not self._packets:
+        if not times:
             raise _Unsuitable
-        self._is_b = [kind == "B" for kind in kinds]
-        index, waiting, shown = [0] * len(kinds), -1, 0
-        for place, is_b in enumerate(self._is_b):
-            if not is_b:
-                place, waiting = waiting, place
-            if place >= 0:
-                index[place], shown = shown, shown + 1
-        index[waiting] = shown
-        return index
+        if kinds:
+            self._keys = [kind == "I" for kind in kinds]
+            self._index = _indices_of_b_frames_last(kinds)
+        else:
+            self._index = _indices_by_time(times, bool(self._codec.has_b_frames))
+        self.num_frames = len(self._index)
+        self._reformatter, self._turn = VideoReformatter(), 0
 
-    def _indices_by_time(self) -> list[int]:
-        times = [packet.pts for packet in self._packets]
-        if None in times or len(set(times)) != len(times) or not times:
-            raise _Unsuitable
-        if any(packet.is_discard or packet.is_corrupt for packet in self._packets):
-            raise _Unsuitable
-        self._index_at = {pts: index for index, pts in enumerate(sorted(times))}
-        return [self._index_at[pts] for pts in times]
+    def can_jump(self) -> bool:
+        """Whether nothing after a key frame refers to anything before, and times are exact."""
+        if self._codec.name not in ("h264", "vp9") or self._rotated():
+            return False
+        if self._container.format.name not in ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"):
+            return False
+        if self._codec.name == "vp9":
+            return True
+        return all(_has_idr(bytes(p)) for p in self._held or self._all() if p.is_keyframe)
+
+    def _rotated(self) -> bool:
+        first = next(self._decode([0]), None)
+        return first is None or first.rotation != 0
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
-        wanted, left = set(indices), len(indices)
-        begin = max(
-            place
-            for place, packet in enumerate(self._packets)
-            if place == 0 or (packet.is_keyframe and self._index[place] <= indices[0])
-        )
-        self._codec.flush_buffers()
-        decode = self._decode_mpeg4 if self._mpeg4 else self._decode_h264
+        self._turn = turn = self._turn + 1
+        done = 0
         try:
-            for index, frame in decode(begin, wanted):
-                if index in wanted:
+            for frame in self._decode(indices):
+                if frame.pts > indices[done]:
+                    raise _Unsuitable  # the decoder could not make one of the frames
+                if frame.pts == indices[done]:
                     yield self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-                    left -= 1
-                    if not left:
+                    done += 1
+                    if done == len(indices):
                         return
-        except (av.FFmpegError, KeyError) as error:
+                    if turn != self._turn:
+                        raise _Unsuitable  # somebody else has used the decoder meanwhile
+        except (av.FFmpegError, TypeError, ValueError) as error:
             raise _Unsuitable from error
         raise _Unsuitable
 
-    def _decode_mpeg4(self, begin: int, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        places = [
-            place
-            for place in range(begin, len(self._packets))
-            if not self._is_b[place] or self._index[place] in wanted
-        ]
-        order = iter(sorted(self._index[place] for place in places))
-        for place in [*places, None]:
-            packet = None if place is None else self._packets[place]
-            for frame in self._codec.decode(packet):
-                yield next(order), frame
+    def _decode(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Frames from the last key frame on; `pts` is their index."""
+        wanted = set(indices)
+        begin = max(
+            (i for i, key in enumerate(self._keys) if key and self._index[i] <= indices[0]),
+            default=0,
+        )
+        packets = self._held[begin:] if self._held else islice(self._all(), begin, None)
+        self._codec.flush_buffers()
+        for index, packet in zip(self._index[begin:], packets, strict=True):
+            packet.pts = index
+            self._codec.skip_frame = "DEFAULT" if index in wanted else "NONREF"
+            yield from self._codec.decode(packet)
+        yield from self._codec.decode(None)
 
-    def _decode_h264(self, begin: int, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        for place in [*range(begin, len(self._packets)), None]:
-            packet = None if place is None else self._packets[place]
-            if place is not None:
-                self._codec.skip_frame = "DEFAULT" if self._index[place] in wanted else "NONREF"
-            for frame in self._codec.decode(packet):
-                yield self._index_at[frame.pts], frame
+    def _all(self) -> Iterator[av.Packet]:
+        with _open(self._path) as container:
+            yield from _demux(container)
 
 
-def _one_frame_each(packets: list[av.Packet], stream: av.VideoStream) -> list[av.Packet]:
-    """Undo DivX's packing of a B frame into the packet of the frame before it."""
+def _open(path: Path) -> av.container.InputContainer:
+    return av.open(str(path), metadata_errors="replace")  # old files' titles are not in UTF-8
+
+
+def _stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
+    stream = container.streams.best("video")  # decord's choice among several, too
+    return stream if isinstance(stream, av.VideoStream) else None  # of an unknown codec
+
+
+def _demux(container: av.container.InputContainer) -> Iterator[av.Packet]:
+    """The packets of the video, one for each frame."""
+    stream = _stream_of(container)
+    assert stream is not None
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    if stream.codec_context.name != "mpeg4":
+        return packets
+    # Undoes DivX's packing of a B frame into the packet of the frame before it.
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
-    return [out for packet in [*packets, None] for out in unpack.filter(packet) if out.size]
+    return (out for packet in chain(packets, [None]) for out in unpack.filter(packet) if out.size)
 
 
-def _vop_type(packet: bytes) -> str | None:
-    """The frame type after MPEG-4's VOP start code; None where there is no such code."""
-    at = packet.find(b"\x00\x00\x01\xb6")
-    return "IPBS"[packet[at + 4] >> 6] if 0 <= at < len(packet) - 4 else None
+def _has_idr(packet: bytes) -> bool:
+    """Whether an H.264 packet of an .mp4 or .mkv file holds a picture that begins anew."""
+    at = 0
+    while at + 4 < len(packet):
+        if packet[at + 4] & 31 in (1, 5):  # slice of another picture, of an IDR picture
+            return packet[at + 4] & 31 == 5
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return False
+
+
+def _vop_type(packet: bytes) -> str:
+    """The type of a frame after MPEG-4's VOP start code."""
+    at = packet.find(b"\x00\x00\x01\xb6") + 4
+    if at < 4 or len(packet) <= at + 4:
+        raise _Unsuitable  # no frame in it, or a note that the frame is left out
+    return "IPBS"[packet[at] >> 6]
+
+
+def _indices_of_b_frames_last(kinds: Sequence[str]) -> list[int]:
+    """Place in display order of each packet: a B frame is shown at once, others one later.
+
+    The times in an .avi file are those of the packets and say nothing about the order.
+    """
+    if kinds[0] == "B" or kinds[1:2] == ["B"]:
+        raise _Unsuitable  # a B frame without both frames that it lies between
+    index, waiting, shown = [0] * len(kinds), -1, 0
+    for place, kind in enumerate(kinds):
+        if kind != "B":
+            place, waiting = waiting, place
+        if place >= 0:
+            index[place], shown = shown, shown + 1
+    index[waiting] = shown
+    return index
+
+
+def _indices_by_time(times: Sequence[int | None], reorders: bool) -> list[int]:
+    """Place in display order of each packet, from their times."""
+    known = [time for time in times if time is not None]
+    ascending = sorted(set(known))
+    if len(ascending) != len(times) or known[0] != ascending[0]:
+        raise _Unsuitable
+    if reorders and known == ascending:
+        raise _Unsuitable  # an .avi file with B frames: the times are those of decoding
+    index_at = {time: index for index, time in enumerate(ascending)}
+    return [index_at[time] for time in known]
 
 
 class _Decord:
+    """decord, where it finds its frames: it jumps to key frames, and expects a new beginning there.
+
+    It also turns upright what was filmed upright, and miscounts in containers with vague times.
+    """
+
     def __init__(self, path: Path) -> None:
         if decord is None:
             raise _Unsuitable
+        about = _Packets(path)
+        if not about.can_jump():
+            raise _Unsuitable
+        self.num_frames, self.fps, self.size = about.num_frames, about.fps, about.size
         try:
             # One thread: a loader has a process per core already, and decord's threads hang.
             self._reader = decord.VideoReader(str(path), num_threads=1)
-            self.num_frames = len(self._reader)
-            self.fps = float(self._reader.get_avg_fps()) or 25.0
+            shape = self._reader[0].shape[:2]
         except (decord.DECORDError, RuntimeError) as error:
             raise _Unsuitable from error
-        if not self.num_frames:
+        if len(self._reader) != self.num_frames or shape != self.size:
             raise _Unsuitable
-
-    @property
-    def size(self) -> Size:
-        height, width, _ = self._reader[0].shape
-        return height, width
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         try:
@@ -284,8 +334,8 @@ class _InOrder:
         self._path, self.size, self.fps = path, (0, 0), 25.0
         reason, stated, count = "no frame in it", 0, 0
         try:
-            with av.open(str(path)) as container:
-                stream = container.streams.best("video")
+            with _open(path) as container:
+                stream = _stream_of(container)
                 if stream:
                     stated, self.fps = stream.frames, float(stream.average_rate or 25)
                     stream.codec_context.thread_count = 1
@@ -308,8 +358,8 @@ class _InOrder:
                 "replace the file or take it out of the list"
             )
         wanted, reformatter = set(indices), VideoReformatter()
-        with av.open(str(self._path)) as container:
-            stream = container.streams.best("video")
+        with _open(self._path) as container:
+            stream = _stream_of(container)
             assert stream is not None
             stream.codec_context.thread_count = 1
             for index, frame in enumerate(container.decode(stream)):
