@@ -170,8 +170,8 @@ def _linearise(first: Tensor, images: Tensor, u: Tensor, v: Tensor) -> Residual:
     """Warp the second images and their gradients (N, 3, H, W) by the flow (N, H, W).
 
     The kernel is cv2.remap's, and what lies outside the image is 0 as there: x and y are 0, too,
-    and such a pixel follows its neighbours. OpenCV before version 5 rounds positions to 1/32 pixel,
-    as long as it does without Intel's library; that is left out.
+    and such a pixel follows its neighbours. OpenCV 4 rounds positions to 1/32 pixel, version 5 does
+    not, and neither does this.
     """
     height, width = u.shape[-2:]
     x = torch.arange(width, device=u.device) + u
@@ -196,12 +196,12 @@ def _step(
     largest = parameters.lambda_ * theta
     rho = rest + x * u + y * v
     descent = (rho / (x * x + y * y).clamp_min(FLAT)).clamp(-largest, largest)
-    du = theta * _divergence(ux, uy) - descent * x
-    dv = theta * _divergence(vx, vy) - descent * y
-    u, v = u + du, v + dv
-    # By rows first: those sums are a part of the kernel that makes what they add.
-    change = (du * du + dv * dv).mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
-    state = State(u, v, *_ascend(ux, uy, u, rate), *_ascend(vx, vy, v, rate))
+    new_u = u - descent * x + theta * _divergence(ux, uy)
+    new_v = v - descent * y + theta * _divergence(vx, vy)
+    change = (new_u - u).square() + (new_v - v).square()
+    # By rows first: the compiler makes those sums a part of the kernel that makes the flow.
+    change = change.mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
+    state = State(new_u, new_v, *_ascend(ux, uy, new_u, rate), *_ascend(vx, vy, new_v, rate))
     return state, change > parameters.epsilon**2
 
 
@@ -253,7 +253,7 @@ def _resize(images: Tensor, size: tuple[int, int], step: tuple[float, float]) ->
 def _median(images: Tensor, size: int) -> Tensor:
     """Filter (N, H, W) with the median over `size` x `size` pixels, the border repeated.
 
-    Nothing but minima and maxima of whole images: fast everywhere, and one kernel on a GPU.
+    Nothing but minima and maxima of whole images, which are fused into two kernels on a GPU.
     """
     height, width = images.shape[-2:]
     padded = _pad(images, size // 2)

@@ -80,14 +80,21 @@ def test_same_parameters_as_opencvs_and_as_the_files() -> None:
     ],
 )
 def test_real_clips(clip: str, first: int) -> None:
-    """Where rounding decides, as it does at occlusions, OpenCV differs from itself, too."""
+    """Rounding decides where there is no right flow: OpenCV differs as much from itself.
+
+    So it does about when to stop, which is left out here.
+    """
+    unstopped = {"epsilon": 0.0, "outerIterations": 1}
     capture = cv2.VideoCapture(str(CLIPS / clip))
     frames = [capture.read()[1] for _ in range(first + 2)][-2:]
     small = grey(np.stack([resize(frame[..., ::-1], (96, 128)) for frame in frames]))
-    theirs = CV.fields(small[:1], small[1:])
-    errors = error(OURS.fields(small[:1], small[1:]), theirs, border=8)
-    assert errors.mean() < 0.06
-    assert np.median(errors) < 0.01
+    theirs, ours = (
+        make_algorithm(name, unstopped).fields(small[:1], small[1:])
+        for name in ("tvl1", "tvl1_torch")
+    )
+    errors = error(ours, theirs, border=8)
+    assert errors.mean() < 0.05
+    assert np.median(errors) < 0.005
 
 
 def moved(motion: npt.NDArray[np.float64]) -> tuple[Frames, Fields]:
