@@ -168,8 +168,6 @@ class _Packets:
         done = 0
         try:
             for frame in self._decode(indices):
-                if frame.pts > indices[done]:
-                    raise _Unsuitable  # the decoder could not make one of the frames
                 if frame.pts == indices[done]:
                     yield self._reformatter.reformat(frame, format="rgb24").to_ndarray()
                     done += 1
@@ -179,7 +177,7 @@ class _Packets:
                         raise _Unsuitable  # somebody else has used the decoder meanwhile
         except (av.FFmpegError, TypeError, ValueError) as error:
             raise _Unsuitable from error
-        raise _Unsuitable
+        raise _Unsuitable  # the decoder could not make one of the frames
 
     def _decode(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Frames from the last key frame on; `pts` is their index."""
@@ -285,10 +283,9 @@ class _Decord:
         try:
             # One thread: a loader has a process per core already, and decord's threads hang.
             self._reader = decord.VideoReader(str(path), num_threads=1)
-            shape = self._reader[0].shape[:2]
         except (decord.DECORDError, RuntimeError) as error:
             raise _Unsuitable from error
-        if len(self._reader) != self.num_frames or shape != self.size:
+        if len(self._reader) != self.num_frames:
             raise _Unsuitable
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
