@@ -13,7 +13,7 @@ from typing import Protocol
 from src.data.image_archives import ArchiveTree
 from src.data.images import is_archive
 from src.errors import UserError
-from src.flow.zip_writer import GrowingZip, Image, write_images
+from src.flow.zip_writer import GrowingZip, Image, journal_of, write_images
 
 Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order
 
@@ -89,8 +89,12 @@ class ZipArchive:
 
     def __init__(self, output: Path, label: str) -> None:
         self.output = output
-        candidates = (output / f"{label}{f'-{n}' if n > 1 else ''}.zip" for n in count(1))
-        self._archive = GrowingZip(next(path for path in candidates if not path.exists()))
+        for number in count(1):
+            path = output / (f"{label}-{number}.zip" if number > 1 else f"{label}.zip")
+            if not path.exists():
+                break
+            journal_of(path).unlink(missing_ok=True)  # killed between the last two steps
+        self._archive = GrowingZip(path)
 
     def videos(self) -> set[str]:
         """Names of the videos in this archive and in all finished ones, of other shards too."""

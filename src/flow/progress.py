@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+ALMOST = 0.999  # all frames are done, but not all videos are in their place
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
@@ -87,10 +88,8 @@ class Display:
         seconds = time.monotonic() - self._start
         frames, total = self.frames()
         text = f"{self.done}/{self.videos} videos, {frames / seconds:.1f} frames/s"
-        if self.done == self.videos:
-            part = 1.0
-        else:
-            part = min(frames / total, 1.0) if total else self.done / self.videos
+        part = frames / total if total else self.done / self.videos
+        part = 1.0 if self.done == self.videos else min(part, ALMOST)
         if part:
             text += f", {timedelta(seconds=round(seconds / part - seconds))} left"
         if self.failed:

@@ -51,6 +51,11 @@ def _name(video: str, place: int) -> bytes:
     return f"{'uv'[place % 2]}/{video}/frame{place // 2 + 1:06d}.jpg".encode()
 
 
+def journal_of(path: Path) -> Path:
+    """The journal of an archive, which is removed after the archive has got its name."""
+    return path.with_name(f"{path.name}.journal")
+
+
 class GrowingZip:
     """An archive to which videos are added; one that was left unfinished is continued.
 
@@ -61,7 +66,7 @@ class GrowingZip:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._partial = path.with_name(f"{path.name}.partial")
-        self._journal = path.with_name(f"{path.name}.journal")
+        self._journal = journal_of(path)
         self.videos: set[str] = set()
         self._end = 0
         self._partial.touch()

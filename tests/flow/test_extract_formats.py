@@ -1,0 +1,223 @@
+"""Zip archives and folders of JPEG files: the same images, whatever interrupts their making."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from src.data.image_sources import FlowImages
+from src.data.images import open_images
+from src.errors import UserError
+from src.flow.extract import extract_flow, find_videos
+from src.flow.formats import JpegFolders
+from src.flow.settings import FILE_NAME, FlowSettings
+from tests.flow.textures import moving_texture
+from tests.helpers import write_video
+
+FAST = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
+SLOW = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
+NAMES = ("a", "b (1)#;", "c", "d", "e", "f")
+FORMATS = ("jpeg", "zip")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(NAMES):
+        frames = moving_texture((number - 2.0, 1.0), frames=6 + number)
+        write_video(folder / f"{name}.mp4", frames)
+    return find_videos(folder)
+
+
+@pytest.fixture(scope="module")
+def jpeg(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SLOW flow that tests only read, made by two workers without disturbance."""
+    output = tmp_path_factory.mktemp("jpeg")
+    assert extract_flow(videos, output, SLOW, workers=2).done == len(NAMES)
+    return output
+
+
+@pytest.fixture(scope="module")
+def archive(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as an archive."""
+    output = tmp_path_factory.mktemp("zip")
+    result = extract_flow(videos, output, SLOW, workers=2, format="zip")
+    assert (result.done, result.reused, result.failed) == (len(NAMES), 0, {})
+    return output
+
+
+def images_in(output: Path) -> dict[str, bytes]:
+    """The images of a folder of flow by their names, and that there is nothing else."""
+    files = {str(file.relative_to(output)): file for file in output.rglob("*") if file.is_file()}
+    del files[FILE_NAME]
+    if "u" in {entry.name for entry in output.iterdir()}:
+        return {name: file.read_bytes() for name, file in files.items()}
+    images: dict[str, bytes] = {}
+    for file in files.values():
+        with zipfile.ZipFile(file) as zipped:
+            assert zipped.testzip() is None
+            names = zipped.namelist()
+            assert not images.keys() & set(names)
+            assert len(set(names)) == len(names)
+            images |= {name: zipped.read(name) for name in names}
+    return images
+
+
+def test_an_archive_holds_the_files_of_the_folders(jpeg: Path, archive: Path) -> None:
+    assert {entry.name for entry in archive.iterdir()} == {"flow.zip", FILE_NAME}
+    expected = images_in(jpeg)
+    assert len(expected) == 2 * sum(5 + number for number in range(len(NAMES)))
+    assert images_in(archive) == expected
+    assert FlowSettings.load(archive) == SLOW
+
+
+def test_an_archive_is_read_as_the_folders_are(jpeg: Path, archive: Path) -> None:
+    folders, archives = open_images(jpeg), open_images(archive)
+    assert archives.videos("u") == folders.videos("u") == archives.videos("v")
+    for name in NAMES:
+        ours, theirs = FlowImages(archives, name), FlowImages(folders, name)
+        assert ours.num_fields == theirs.num_fields
+        indices = range(ours.num_fields)
+        for field, other in zip(ours.flow(indices), theirs.flow(indices), strict=True):
+            assert (field[0] == other[0]).all()
+            assert (field[1] == other[1]).all()
+
+
+def test_new_videos_go_to_another_archive(videos: list[Path], jpeg: Path, tmp_path: Path) -> None:
+    assert extract_flow(videos[:2], tmp_path, SLOW, workers=1, format="zip").done == 2
+    first = (tmp_path / "flow.zip").read_bytes()
+    result = extract_flow(videos[:3], tmp_path, SLOW, workers=1, format="zip")
+    assert (result.done, result.reused) == (1, 2)
+    again = extract_flow(videos[:3], tmp_path, SLOW, workers=1, format="zip")
+    assert (again.done, again.reused) == (0, 3)
+    assert {file.name for file in tmp_path.iterdir()} == {"flow.zip", "flow-2.zip", FILE_NAME}
+    assert (tmp_path / "flow.zip").read_bytes() == first
+    names = {video.stem for video in videos[:3]}
+    expected = {name: data for name, data in images_in(jpeg).items() if name.split("/")[1] in names}
+    assert images_in(tmp_path) == expected
+    assert open_images(tmp_path).videos("u").keys() == names
+
+
+def test_no_archive_without_a_video(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    result = extract_flow([tmp_path / "broken.mp4"], tmp_path / "flow", FAST, 1, format="zip")
+    assert result.failed.keys() == {"broken"}
+    files = {file.name for file in (tmp_path / "flow").iterdir()}
+    assert files == {FILE_NAME, "failed.csv"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (FAST, "algorithm tvl1 there, dis now"),
+        (FlowSettings("tvl1", {"nscales": 3, "warps": 4}, short_side=40), "warps 3 there, 4 now"),
+    ],
+)
+def test_two_ways_in_one_folder_are_refused(
+    format: str,
+    settings: FlowSettings,
+    named: str,
+    videos: list[Path],
+    request: pytest.FixtureRequest,
+) -> None:
+    output: Path = request.getfixturevalue({"jpeg": "jpeg", "zip": "archive"}[format])
+    with pytest.raises(UserError, match=named):
+        extract_flow(videos, output, settings, workers=1, format=format)
+
+
+def test_two_formats_in_one_folder_are_refused(
+    videos: list[Path], jpeg: Path, archive: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="format jpeg, not zip"):
+        extract_flow(videos, jpeg, SLOW, workers=1, format="zip")
+    with pytest.raises(UserError, match="format zip, not jpeg"):
+        extract_flow(videos, archive, SLOW, workers=1)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(archive / FILE_NAME, unfinished)
+    (unfinished / "flow-03-of-64.zip.partial").touch()
+    with pytest.raises(UserError, match="format zip, not jpeg"):
+        extract_flow(videos, unfinished, SLOW, workers=1)
+    (tmp_path / "flow.zip.001").touch()
+    with pytest.raises(UserError, match=f"without {FILE_NAME}"):
+        extract_flow(videos, tmp_path, SLOW, workers=1, format="zip")
+    with pytest.raises(UserError, match=r"format=avi: choose from jpeg, zip"):
+        extract_flow(videos, tmp_path / "new", SLOW, workers=1, format="avi")
+    assert not (tmp_path / "new").exists()
+
+
+def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) -> None:
+    """At the only moment when a video is in its place by half."""
+    part = tmp_path / "part"
+    for component in "uv":
+        shutil.copytree(jpeg / component / "c", part / component)
+    rename, renamed = Path.rename, 0
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal renamed
+        renamed += 1
+        if renamed == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    output = tmp_path / "flow"
+    output.mkdir()
+    folders = JpegFolders(output, "flow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folders.take(part, "c", [])
+    assert (output / "u" / "c").exists()
+    assert folders.videos() == set()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from src.flow.extract import extract_flow, find_videos
+from src.flow.settings import FlowSettings
+settings = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
+extract_flow(find_videos(Path(sys.argv[1])), Path(sys.argv[2]), settings, 2, format=sys.argv[3])
+"""
+
+
+def kill_in_the_middle(videos: Path, output: Path, format: str) -> None:
+    """SIGKILL the parent of two workers when some videos are done, and wait for the workers."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", SCRIPT, str(videos), str(output), format]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            sign = "v/*" if format == "jpeg" else "flow.zip.journal"
+            while not any(entry.is_dir() or entry.stat().st_size for entry in output.glob(sign)):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            process.kill()
+            process.communicate(timeout=30)  # until the last process has let go of its stderr
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_and_gone_on_with(
+    format: str, videos: list[Path], jpeg: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "flow"
+    kill_in_the_middle(videos[0].parent, output, format)
+    assert list((output / ".flow.partial").iterdir())  # videos were under way
+    result = extract_flow(videos, output, SLOW, workers=2, format=format)
+    assert 1 <= result.reused < len(NAMES)
+    assert result.done == len(NAMES) - result.reused
+    assert images_in(output) == images_in(jpeg)  # which includes that nothing else is left
+    assert (output / FILE_NAME).read_bytes() == (jpeg / FILE_NAME).read_bytes()

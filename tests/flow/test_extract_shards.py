@@ -1,0 +1,292 @@
+"""One extraction on many machines and devices, and how far it is."""
+
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from src.data.images import open_images
+from src.errors import UserError
+from src.flow import extract, worker
+from src.flow.algorithms import FlowAlgorithm
+from src.flow.claim import claim
+from src.flow.devices import worker_devices
+from src.flow.extract import extract_flow, find_videos
+from src.flow.formats import JpegFolders
+from src.flow.progress import Display, Tally
+from src.flow.settings import FILE_NAME, FlowSettings
+from src.flow.shards import Shard, read_shard
+from src.hardware import usable_cores
+from tests.flow.test_extract_formats import images_in
+from tests.flow.textures import moving_texture
+from tests.helpers import write_video
+
+DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
+TORCH = FlowSettings("tvl1_torch", short_side=64)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(5):
+        frames = moving_texture((number - 2.0, 1.0), frames=4 + number)
+        write_video(folder / f"video{number}.mp4", frames)
+    return find_videos(folder)
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_share_out_everything_evenly(count: int) -> None:
+    items = list(range(20))
+    parts = [Shard(index, count).of(items) for index in range(1, count + 1)]
+    assert sorted(item for part in parts for item in part) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(np.diff(part).tolist() == [count] * (len(part) - 1) for part in parts)
+
+
+def test_settings_of_shards() -> None:
+    assert read_shard(None) == Shard(1, 1)
+    assert read_shard("3/64") == Shard(3, 64)
+    assert Shard(3, 64).label("flow") == "flow-03-of-64"
+    assert Shard(1, 1).label("flow") == "flow"
+    for wrong in ("0/4", "5/4", "1/0", "3", "a/b", 3, "-1/4"):
+        with pytest.raises(UserError, match="shard") as error:
+            read_shard(wrong)
+        assert "shard=3/64" in str(error.value)
+
+
+def slurm(task: int, first: int, count: int) -> dict[str, str]:
+    keys = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+    return dict(zip(keys, map(str, (task, first, count)), strict=True))
+
+
+@pytest.mark.parametrize("first", [0, 1, 17])
+def test_shards_of_a_job_array(first: int) -> None:
+    shards = [read_shard("slurm", slurm(task, first, 64)) for task in range(first, first + 64)]
+    assert shards == [Shard(index, 64) for index in range(1, 65)]
+
+
+def test_no_or_an_odd_job_array() -> None:
+    with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID.*sbatch --array=1-64"):
+        read_shard("slurm", {})
+    with pytest.raises(UserError, match="gaps"):
+        read_shard("slurm", slurm(9, 5, 2))  # --array=5,9
+
+
+@pytest.mark.parametrize("format", ["jpeg", "zip"])
+def test_shards_at_the_same_time_make_what_one_run_makes(
+    format: str, videos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    everything = [tmp_path / "broken.mp4", *videos]
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    extract_flow(videos, whole, DIS, workers=2)
+    both_begin = Barrier(2)
+
+    def run(index: int) -> tuple[int, int]:
+        both_begin.wait()
+        shard = Shard(index, 2)
+        result = extract_flow(everything, shared, DIS, 1, format=format, shard=shard)
+        return result.done, len(result.failed)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, (1, 2))) == [(2, 1), (3, 0)]
+    failed = (shared / "failed-1-of-2.csv").read_text()
+    assert failed.startswith(f"video,reason\n{everything[0]},")
+    (shared / "failed-1-of-2.csv").unlink()
+    names = {"zip": {"flow-1-of-2.zip", "flow-2-of-2.zip"}, "jpeg": {"u", "v"}}[format]
+    assert {entry.name for entry in shared.iterdir()} == names | {FILE_NAME}
+    assert images_in(shared) == images_in(whole)
+    assert open_images(shared).videos("v") == open_images(whole).videos("v")
+    # Whatever the shards were: all together, nothing is left to do.
+    again = extract_flow(videos, shared, DIS, workers=1, format=format)
+    assert (again.done, again.reused) == (0, 5)
+
+
+def test_more_shards_than_videos(videos: list[Path], tmp_path: Path) -> None:
+    result = extract_flow(videos, tmp_path, DIS, workers=1, format="zip", shard=Shard(6, 6))
+    assert (result.done, result.reused) == (0, 0)
+    assert {entry.name for entry in tmp_path.iterdir()} == {FILE_NAME}
+
+
+def test_names_are_compared_across_shards(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="would share"):
+        extract_flow([Path("x/a.avi"), Path("y/a.avi")], tmp_path, DIS, shard=Shard(1, 2))
+
+
+def test_one_process_for_each_shard(videos: list[Path], tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".flow-1-of-5.lock"),
+        pytest.raises(UserError, match="another process is writing flow-1-of-5"),
+    ):
+        extract_flow(videos, tmp_path, DIS, workers=1, shard=Shard(1, 5))
+    assert extract_flow(videos, tmp_path, DIS, workers=1, shard=Shard(1, 5)).done == 1
+
+
+# --- flow.json -----------------------------------------------------------------------------------
+
+
+def test_the_first_settings_stay(tmp_path: Path) -> None:
+    DIS.save(tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    FlowSettings("farneback").save(tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
+    both = (DIS, FlowSettings("farneback"))
+    for number in range(20):
+        barrier = Barrier(2)
+
+        def claimed(
+            settings: FlowSettings, folder: Path = tmp_path / str(number), begin: Barrier = barrier
+        ) -> bool:
+            begin.wait()
+            try:
+                claim(folder, settings, "jpeg")
+            except UserError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            winners = list(pool.map(claimed, both))
+        assert sorted(winners) == [False, True]
+        assert FlowSettings.load(tmp_path / str(number)) == both[winners.index(True)]
+
+
+def test_settings_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError("this file system has none")
+
+    monkeypatch.setattr(os, "link", link)
+    DIS.save(tmp_path)
+    assert FlowSettings.load(tmp_path) == DIS
+    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_the_record_names_versions(tmp_path: Path) -> None:
+    for settings, names in ((DIS, set()), (TORCH, {"torch", "torchvision"})):
+        folder = tmp_path / settings.algorithm
+        folder.mkdir()
+        settings.save(folder)
+        record = json.loads((folder / FILE_NAME).read_text())
+        assert record["versions"].keys() == {"opencv", "project"} | names
+        assert record["step"] == 1
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "workers", "expected"),
+    [
+        (0, None, None, ["cpu"] * usable_cores()),
+        (0, None, 3, ["cpu"] * 3),
+        (3, None, None, ["cuda:0", "cuda:1", "cuda:2"]),
+        (2, None, 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        (2, "cuda", None, ["cuda:0", "cuda:1"]),
+        (2, "cuda:1", None, ["cuda:1"]),
+        (2, "cpu", None, ["cpu"] * usable_cores()),
+        (0, "cuda", None, ["cuda"]),  # which the algorithm refuses, with the reason
+    ],
+)
+def test_workers_and_their_devices(
+    gpus: int,
+    device: str | None,
+    workers: int | None,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert worker_devices(TORCH, device, workers) == expected
+    assert worker_devices(DIS, None, workers) == ["cpu"] * (workers or usable_cores())
+
+
+def test_opencv_has_no_other_device(tmp_path: Path) -> None:
+    assert worker_devices(DIS, "cpu", 1) == ["cpu"]
+    with pytest.raises(UserError, match="dis runs on the CPU only"):
+        extract_flow([Path("a.avi")], tmp_path / "flow", DIS, device="cuda")
+    assert not (tmp_path / "flow").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_an_absent_device_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no flow on device cuda"):
+        extract_flow([Path("a.avi")], tmp_path / "flow", TORCH, device="cuda")
+    assert not (tmp_path / "flow").exists()
+
+
+class Recording(FlowSettings):
+    """Tells its device in place of failing."""
+
+    def make(self, device: str = "cpu") -> FlowAlgorithm:
+        raise UserError(f"made on {device}")
+
+
+def test_a_worker_takes_its_device() -> None:
+    tallies = [Tally() for _ in range(3)]
+    with pytest.raises(UserError, match="made on cuda:2"):
+        worker.setup(2, Recording("dis"), JpegFolders, ["cuda:0", "cuda:1", "cuda:2"], tallies)
+
+
+def test_an_algorithm_of_torch(videos: list[Path], tmp_path: Path) -> None:
+    settings = FlowSettings("tvl1_torch", {"nscales": 2, "warps": 1}, short_side=32)
+    result = extract_flow(videos[:1], tmp_path, settings, workers=1, device="cpu")
+    assert (result.done, result.failed) == (1, {})
+    assert open_images(tmp_path).videos("u") == {"video0": 3}
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+def test_frames_are_estimated_from_bytes() -> None:
+    tallies = [Tally(), Tally()]
+    display = Display(videos=3, size=1000, tallies=tallies)
+    assert display.frames() == (0, 0)
+    tallies[0].open(100)
+    fields = tallies[0].count(iter("abcdefghi"), frames=10)  # of nine fields
+    assert display.frames() == (0, 0)
+    next(fields), next(fields), next(fields)
+    assert display.frames() == (2, 100)  # the third is not written yet
+    assert list(fields) == list("defghi")
+    tallies[0].close()
+    assert display.frames() == (10, 100)
+    tallies[1].open(400)
+    broken = tallies[1].count(iter("xyz"), frames=60)
+    next(broken), next(broken)
+    assert display.frames() == (11, 140)
+    tallies[1].close()
+    assert display.frames() == (11, 22)
+    tallies[1].open(500)
+    assert list(tallies[1].count(iter("f"), frames=2)) == ["f"]
+    assert display.frames() == (13, 13)
+
+
+def test_a_long_video_shows_how_far_it_is(
+    videos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(extract, "REFRESH", 0.01)
+    settings = FlowSettings("tvl1", {"nscales": 1, "warps": 2}, short_side=40)
+    extract_flow(videos[-1:], tmp_path, settings, workers=1)
+    lines = [record.message for record in caplog.records if "frames/s" in record.message]
+    assert lines[-1].startswith("1/1 videos")
+    assert lines[-1].endswith("0:00:00 left")
+    within = [line for line in lines if line.startswith("0/1 videos")]
+    assert len(within) >= 2
+    assert all(" left" in line for line in within)
+    assert len(lines) <= 11
