@@ -122,6 +122,14 @@ class TestCropPolicies:
         assert place.max() > 0.99
         assert place.mean(axis=0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
 
+    def test_random_resized_crop_keeps_to_its_area_where_it_fits(
+        self, rng: np.random.Generator
+    ) -> None:
+        """A square crop of this frame is at most a quarter of it: one draw of six, so ten do."""
+        policy, frame = RandomResizedCrop((0.1, 1), (1, 1)), (100, 400)
+        sides = np.array([pixels(policy(frame, rng), frame)[1] for _ in range(DRAWS)])
+        assert np.isclose(sides[:, 0], sides[:, 1]).mean() == pytest.approx(0.84, abs=0.04)
+
     def test_random_resized_crop_that_never_fits(self, rng: np.random.Generator) -> None:
         box = RandomResizedCrop((1, 1), (1, 1))((100, 400), rng)
         assert pixels(box, (100, 400))[1].tolist() == pytest.approx([100, 200])
