@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
-from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
+from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
+from src.data.manifest import Manifest, open_known_flow, open_known_rgb
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
@@ -57,6 +58,8 @@ class VideoDataModule(pl.LightningDataModule):
         prefetch: batches that each worker holds ready.
         timeout: seconds to wait for a batch before the videos under way are named; 0 waits on.
         start_method: how workers start: fork, spawn or forkserver; None is the system's.
+        manifest: what `src.verify_data` has written. It tells which videos are there and sound, so
+            that no folder has to be listed; None, no such file or one for other places is none.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class VideoDataModule(pl.LightningDataModule):
         prefetch: int = 2,
         timeout: float = 0,
         start_method: str | None = None,
+        manifest: str | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -121,7 +125,8 @@ class VideoDataModule(pl.LightningDataModule):
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
         self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
         self.cache_dir, self.prefetch = cache_dir, prefetch
-        self.timeout, self.start_method = timeout, start_method
+        self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
+        self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
@@ -149,29 +154,43 @@ class VideoDataModule(pl.LightningDataModule):
                 f"data.num_classes={self.num_classes}, but the lists name "
                 f"{len(listed.classes)} classes"
             )
+        places = {"rgb": self.rgb_place, "flow": self.flow_place}
+        reads = {self._reads(modality) for modality in self.modalities}
+        self._known = Manifest.fitting(
+            self.manifest, {one: places[one] for one in reads}, (*listed.train, *listed.test)
+        )
         frames = None
-        if "rgb" in self.modalities or self.flow_place == ON_THE_FLY:
-            frames = open_rgb(self.rgb_place, self.decoder, self.cache_dir)
+        if "rgb" in reads:
+            frames = open_known_rgb(self._known, self.rgb_place, self.decoder, self.cache_dir)
         self.rgb = frames if "rgb" in self.modalities else None
         if "flow" in self.modalities:
-            self.flow = open_flow(self.flow_place, frames, self.flow_settings, self.cache_dir)
+            self.flow = open_known_flow(
+                self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
+            )
         self.videos = Split(listed.classes, self._find(listed.train), self._find(listed.test))
+
+    def _reads(self, modality: str) -> str:
+        """Where a modality's images come from: "rgb" or "flow"."""
+        return "rgb" if self.flow_place == ON_THE_FLY else modality
 
     def _find(self, videos: Sequence[Video]) -> tuple[Video, ...]:
         """The videos that are in all libraries in use."""
         found: list[Video | None] = list(videos)
-        for library in (self.rgb, self.flow):
+        for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
             if library is None:
                 continue
-            there = library.find(videos)
+            known, reads = self._known, self._reads(modality)
+            there = known.find(videos, reads) if known else library.find(videos)
             absent = [video for video, file in zip(videos, there, strict=True) if file is None]
             if absent and (self.missing == "error" or len(absent) == len(videos)):
+                reason = f" ({known.reason(absent[0], reads)})" if known else ""
                 raise UserError(
-                    f"{len(absent)} of {len(videos)} listed videos are missing in {library.place}, "
-                    f"the first is {absent[0].path}: python -m src.verify_data lists them, "
+                    f"{len(absent)} of {len(videos)} listed videos are missing "
+                    f"{'or broken ' if known else ''}in {library.place}, the first is "
+                    f"{absent[0].path}{reason}: python -m src.verify_data lists them, "
                     "data/README.md shows how folders look; data.missing=skip goes on without them"
                 )
-            if library is self.rgb:  # with the case of the file's name as it is on disk
+            if reads == "rgb":  # with the case of the file's name as it is on disk
                 found = there
             found = [a if b else None for a, b in zip(found, there, strict=True)]
         return tuple(video for video in found if video is not None)

@@ -19,6 +19,7 @@ _SPEED_ONLY = {
         "start_method",
         "decoder",
         "cache_dir",
+        "manifest",
     )
 }
 

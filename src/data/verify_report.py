@@ -1,0 +1,139 @@
+"""What `verify` has found, in words: what is there, what is wrong, and how to mend it."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from src.data.problems import PROBLEMS
+from src.data.verify import Verification
+from src.errors import UserError
+
+FILE_NAME = "verify_report.txt"
+_FEW = 5
+
+
+def report(verification: Verification, few: int | None = _FEW) -> str:
+    """Describe what was found.
+
+    Args:
+        verification: what was found.
+        few: names to show of each kind; None shows all.
+    """
+    blocks = [_summary(verification), *_problems(verification, few), *_lists(verification, few)]
+    lines = [line for block in blocks for line in block]
+    return "\n".join([*lines, *_verdict(verification)])
+
+
+def write_report(verification: Verification) -> Path:
+    """Write the report, with all names, beside the manifest; the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    file = verification.manifest.file.with_name(FILE_NAME)
+    try:
+        file.write_text(report(verification, few=None) + "\n")
+    except OSError as error:
+        raise UserError(f"report {file} cannot be written ({error.strerror})") from error
+    return file
+
+
+def _summary(found: Verification) -> list[str]:
+    rows = found.manifest.rows.values()
+    splits = ", ".join(map(str, found.lists.splits))
+    lines = [f"{len(rows)} videos in the lists of split {splits}"]
+    if found.lists.unused:
+        lines[0] += f"; {len(found.lists.unused)} more are listed for no split"
+    seen = {
+        "rgb": _counted(f"{row.width}x{row.height}" for row in rows if row.width)
+        + "; "
+        + _counted(f"{row.fps:g} fps" for row in rows if row.fps)
+        + "; "
+        + _counted(row.decoder for row in rows if row.decoder),
+        "flow": _counted(f"{row.flow_width}x{row.flow_height}" for row in rows if row.flow_width),
+    }
+    for modality, name in (("rgb", "frames"), ("flow", "flow")):
+        place = found.places[modality]
+        there = sum(bool(row.rgb if modality == "rgb" else row.u) for row in rows)
+        if place is None:
+            lines.append(f"no {name} yet" + (f": {_extract(found)}" if name == "flow" else ""))
+        else:
+            where = found.videos if place == "videos" else place
+            lines.append(f"{name} of {there} in {where}: {seen[modality]}")
+    how = "everything decoded" if found.full else "first, middle and last image of each decoded"
+    lines.append(
+        f"{found.checked} looked at now, {found.cached} taken from the cache, "
+        f"{found.seconds:.1f} s ({how}{'' if found.full else '; full=true decodes everything'})"
+    )
+    return lines
+
+
+def _extract(found: Verification) -> str:
+    return f"python -m src.extract_flow input={found.videos} output=<data.flow>"
+
+
+def _counted(values: Iterable[str]) -> str:
+    counts = Counter(values).most_common()
+    shown = [f"{value} ({count})" for value, count in counts[:_FEW]]
+    return ", ".join(shown) + (f" and {len(counts) - _FEW} more" if len(counts) > _FEW else "")
+
+
+def _problems(found: Verification, few: int | None) -> Iterable[list[str]]:
+    places = {
+        "rgb": found.places["rgb"],
+        "flow": found.places["flow"],
+        "videos": found.videos,
+    }
+    for code, problem in PROBLEMS.items():
+        details = found.details.get(code)
+        if details:
+            kind = "error" if problem.fatal else "note"
+            yield [
+                "",
+                f"{kind} {code}: {problem.title}: {len(details)}",
+                *_some([f"{key}  {detail}".rstrip() for key, detail in details.items()], few),
+                f"  mend: {problem.mend.format(**places)}",
+            ]
+
+
+def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
+    across = _across(found)
+    for title, names, mend in (
+        (
+            "note leak: of one group in train and test",
+            found.lists.leaks(),
+            "take the original lists",
+        ),
+        ("note across: the same frames in train and test", across, "compare with a fresh download"),
+        ("note extra: frames that no list names", found.extra["rgb"], "nothing: they are not used"),
+        ("note extra: flow that no list names", found.extra["flow"], "nothing: it is not used"),
+    ):
+        if names:
+            yield ["", f"{title}: {len(names)}", *_some(names, few), f"  mend: {mend}"]
+    shared = found.lists.shared_films()
+    if shared:
+        counts = ", ".join(f"{count} of split {number}" for number, count in shared.items())
+        yield ["", f"test videos of a film that trains other classes: {counts}"]
+
+
+def _across(found: Verification) -> list[str]:
+    """Duplicates of which one is trained and the other tested on."""
+    parts = {key: set(row.splits.split()) for key, row in found.manifest.rows.items()}
+    return [
+        f"{key}  {detail}"
+        for key, detail in found.details.get("rgb_duplicate", {}).items()
+        for number in found.lists.splits
+        if f"{number}:test" in parts[key] and f"{number}:train" in parts[detail.removeprefix("as ")]
+    ]
+
+
+def _some(names: Sequence[str], few: int | None) -> list[str]:
+    shown = [f"  {name}" for name in names[:few]]
+    return shown if len(shown) == len(names) else [*shown, f"  and {len(names) - len(shown)} more"]
+
+
+def _verdict(found: Verification) -> list[str]:
+    errors = {key for code, keys in found.details.items() if PROBLEMS[code].fatal for key in keys}
+    if not errors:
+        return ["", f"nothing that would stop training; manifest in {found.manifest.file}"]
+    return ["", f"{len(errors)} videos cannot be used; manifest in {found.manifest.file}"]

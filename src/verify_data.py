@@ -1,0 +1,46 @@
+"""Check a dataset against its official lists, and write the manifest that training uses.
+
+    python -m src.verify_data data=hmdb51
+    python -m src.verify_data data=hmdb51 full=true workers=8
+    python -m src.verify_data data=ucf101 data.dataset.root=/data/ucf101 data.flow=flow.zip.001
+
+It can be stopped at any time: the same command goes on with the videos that are not checked yet,
+and later looks only at those that have changed. The exit status is 1 if a video that is missing or
+broken would stop training.
+"""
+
+import sys
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from src.cli import command
+from src.data.verify import verify
+from src.data.verify_report import report, write_report
+
+
+@command("verify_data")
+def main(cfg: DictConfig) -> None:
+    """Compose, verify, print and keep the report."""
+    data = cfg.data
+    found = verify(
+        instantiate(data.dataset),
+        rgb=data.rgb,
+        flow=data.flow,
+        stack=data.stack,
+        manifest=cfg.manifest,
+        decoder=data.decoder,
+        cache_dir=data.cache_dir,
+        full=cfg.full,
+        recheck=cfg.recheck,
+        workers=cfg.workers,
+        timeout=cfg.timeout,
+    )
+    print(report(found))
+    print(f"all names in {write_report(found)}")
+    if found.failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

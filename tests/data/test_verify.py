@@ -1,0 +1,364 @@
+"""Every planted fault is found and nothing else, in small made-up trees under official names."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import verify_data
+from src.data.lists import Lists, key_of, read_lists
+from src.data.scan import Lost, in_parallel
+from src.data.splits import Split, Video, read_hmdb51, read_ucf101
+from src.data.verify import Verification, verify
+from src.data.verify_report import report
+from src.errors import UserError
+from tests.data.made_up import (
+    FRAMES,
+    SMALL,
+    CrashingInspector,
+    MadeUp,
+    Names,
+    crash_hang_or_double,
+    fill,
+    image,
+    on_disk,
+    plant,
+    small_clip,
+)
+from tests.helpers import CLIPS
+
+OFFICIAL = CLIPS.parent
+needs_lists = pytest.mark.skipif(
+    not (OFFICIAL / "hmdb51_splits").is_dir(), reason="no official lists here"
+)
+STACK = 10
+
+
+def read_small(root: str, split: int = 1, lists: str = "splits", videos: str = "videos") -> Split:
+    """Two classes under made-up names with odd characters; splits 1 and 2."""
+    if split == 3:
+        raise UserError("no split 3")
+    videos_of = [
+        Video(name, Path(root, videos, folder, f"{name}.avi"), label)
+        for label, folder in enumerate(("wave", "kick_ball"))
+        for name in [f"Film{n}_#(1)[HD]&;!_{folder}_f_cm_np1_ba_med_0" for n in range(14)]
+    ]
+    order = videos_of if split == 1 else videos_of[::-1]
+    return Split(("wave", "kick_ball"), tuple(order[:20]), tuple(order[20:]))
+
+
+def made_up(folder: Path) -> MadeUp:
+    (folder / "parts").mkdir(parents=True)
+    return MadeUp(folder, small_clip(folder / "parts"), FRAMES, SMALL)
+
+
+def run(dataset: Any, tree: MadeUp, **changes: Any) -> Verification:
+    arguments: dict[str, Any] = {
+        "rgb": "videos",
+        "flow": str(tree.flow),
+        "stack": STACK,
+        "manifest": str(tree.root / "manifest.csv"),
+        "workers": 2,
+    }
+    return verify(dataset, **arguments | changes)
+
+
+def found(verification: Verification) -> Names:
+    return {code: set(details) for code, details in verification.details.items()}
+
+
+class Small:
+    """A small tree, its lists, and what was planted in it."""
+
+    def __init__(self, root: Path, in_folders: bool) -> None:
+        self.tree, self.dataset = made_up(root), partial(read_small, root=str(root))
+        self.videos = read_lists(self.dataset).videos
+        self.in_folders = in_folders
+        fill(self.tree, self.videos, in_folders)
+
+    def plant(self) -> Names:
+        return plant(self.tree, self.videos, self.in_folders)
+
+    def verify(self, **changes: Any) -> Verification:
+        place = {"rgb": str(self.tree.jpegs)} if self.in_folders else {}
+        return run(self.dataset, self.tree, **place | changes)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path / "small", in_folders=False)
+
+
+class TestFaults:
+    @pytest.mark.parametrize("in_folders", [False, True])
+    @pytest.mark.parametrize("full", [False, True])
+    def test_all_are_found_and_nothing_else(
+        self, in_folders: bool, full: bool, tmp_path: Path
+    ) -> None:
+        small = Small(tmp_path, in_folders)
+        sound = small.verify(full=full)
+        assert found(sound) == {}
+        assert not sound.failed
+        planted = small.plant()
+        damaged = small.verify(full=full)
+        assert found(damaged) == planted
+        assert damaged.failed
+        assert damaged.extra == {"rgb": [], "flow": []}
+        # Only what has changed was looked at again.
+        assert 0 < damaged.checked <= 2 * len(planted) + 4
+        assert damaged.checked + damaged.cached == 2 * len(small.videos) - 2
+
+    def test_only_full_sees_the_middle_of_everything(self, small: Small) -> None:
+        file = image(small.tree.flow / "u" / small.videos[0].name, 3)
+        small.tree.replace(file, file.read_bytes()[:-200])
+        assert found(small.verify()) == {}
+        thorough = small.verify(full=True)
+        assert found(thorough) == {"flow_truncated": {key_of(small.videos[0])}}
+        assert thorough.cached == 0
+        assert str(file) in report(thorough)
+        # A thorough look serves for a quick one.
+        assert found(small.verify()) == found(thorough)
+        assert small.verify().checked == 0
+
+    def test_archives(self, small: Small, tmp_path: Path) -> None:
+        names = [video.name for video in small.videos[:5]]
+        gap, damaged, truncated, uv, gone = names
+        image(small.tree.flow / "u" / gap, 4).unlink()
+        image(small.tree.flow / "v" / gap, 4).unlink()
+        file = image(small.tree.flow / "u" / truncated, -1)
+        small.tree.replace(file, file.read_bytes()[:-200])
+        image(small.tree.flow / "v" / uv, -1).unlink()
+        archive = small.tree.root / "flow.zip"
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for file in sorted(small.tree.flow.rglob("*.jpg")):
+                if file.parent.name != gone:
+                    zipped.write(file, file.relative_to(small.tree.flow))
+            header = zipped.getinfo(f"u/{damaged}/frame000001.jpg").header_offset
+        with archive.open("r+b") as content:
+            content.seek(header)
+            content.write(b"gone")
+        keys = [key_of(video) for video in small.videos]
+        verification = small.verify(flow=str(archive))
+        assert found(verification) == {
+            "flow_gap": {keys[0]},
+            "flow_broken": {keys[1]},
+            "flow_truncated": {keys[2]},
+            "flow_uv": {keys[3]},
+            "flow_missing": {keys[4]},
+        }
+        assert small.verify(flow=str(archive)).checked == 0
+        os.utime(archive, (1, 1))  # another archive
+        assert small.verify(flow=str(archive)).checked == len(small.videos) - 1
+
+    def test_first_image_is_missing(self, small: Small) -> None:
+        for component in "uv":
+            image(small.tree.flow / component / small.videos[0].name, 1).unlink()
+        assert found(small.verify()) == {"flow_gap": {key_of(small.videos[0])}}
+
+    def test_what_no_list_names(self, small: Small) -> None:
+        small.tree.write_clip(small.videos[0].path.with_name("other.avi"))
+        small.tree.write_clip(small.videos[0].path.parent.parent / "unknown" / "more.avi")
+        small.tree.write_clip(small.videos[0].path.with_name(".hidden"))
+        small.tree.write_flow("other", 3)
+        verification = small.verify()
+        assert verification.extra == {
+            "rgb": ["unknown/more.avi", "wave/other.avi"],
+            "flow": ["other"],
+        }
+        assert found(verification) == {}
+        assert not verification.failed
+        assert "wave/other.avi" in report(verification)
+
+    def test_one_of_both_may_be_absent(self, small: Small) -> None:
+        shutil.rmtree(small.tree.flow)
+        verification = small.verify()
+        assert found(verification) == {}
+        assert not verification.failed
+        videos = small.tree.root / "videos"
+        assert f"no flow yet: python -m src.extract_flow input={videos}" in report(verification)
+        with pytest.raises(UserError, match=r"neither frames .* nor flow"):
+            small.verify(rgb="gone")
+
+    def test_copy_in_the_test_part(self, small: Small) -> None:
+        one, other = small.videos[0], small.videos[-1]
+        shutil.copyfile(one.path, other.path)
+        text = report(small.verify())
+        assert "note across: the same frames in train and test: 2" in text  # of splits 1 and 2
+
+
+class TestCache:
+    def test_a_changed_file_is_looked_at_again(self, small: Small) -> None:
+        assert small.verify().cached == 0
+        assert small.verify().checked == 0
+        small.tree.write_clip(small.videos[3].path, b"")
+        again = small.verify()
+        assert found(again) == {"rgb_broken": {key_of(small.videos[3])}}
+        assert again.checked == 1
+        assert small.verify(recheck=True).cached == 0
+
+    def test_a_line_that_was_cut_off_costs_one_look(self, small: Small) -> None:
+        small.verify()
+        (file,) = small.tree.root.glob(".*.jsonl")
+        file.write_bytes(file.read_bytes()[:-20])
+        assert small.verify().checked == 1
+        assert small.verify().checked == 0
+
+    def test_looks_of_other_places_are_dropped(self, small: Small) -> None:
+        small.verify()
+        (file,) = small.tree.root.glob(".*.jsonl")
+        lines = len(file.read_text().splitlines())
+        small.verify(flow=None)
+        assert len(file.read_text().splitlines()) == lines // 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) -> None:
+    """The second run takes what the first has found, and no worker outlives the first."""
+    program = (
+        "from functools import partial; from pathlib import Path\n"
+        "from tests.data.test_verify import made_up, read_small, STACK, slow\n"
+        "from src.data import verify as module\n"
+        "from src.data.verify import verify\n"
+        "if __name__ == '__main__':\n"
+        "    module.in_parallel = slow\n"
+        f"    root = {str(small.tree.root)!r}\n"
+        "    verify(partial(read_small, root=root), 'videos', root + '/tvl1_flow', STACK,"
+        " root + '/manifest.csv', workers=2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, start_new_session=True
+    )
+    cache = small.tree.root / ".manifest.looks.jsonl"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (not cache.is_file() or cache.stat().st_size < 1500):
+        time.sleep(0.02)
+    os.kill(process.pid, stop)
+    process.communicate(timeout=10)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 5
+    while _alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(process.pid)
+    again = small.verify()
+    assert again.cached >= 3
+    assert again.checked > 0
+    assert found(again) == {}
+
+
+def slow(*arguments: Any) -> Any:
+    """As `in_parallel`, with time to stop it."""
+    for result in in_parallel(*arguments):
+        time.sleep(0.05)
+        yield result
+
+
+def _alive(session: int) -> list[str]:
+    """Processes of a session."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True
+    )
+    return listed.stdout.split()
+
+
+class TestInParallel:
+    def test_a_crash_and_a_hang_end_nothing_but_themselves(self) -> None:
+        jobs = [*range(20), "crash", *range(20, 40), "hang", "raise", *range(40, 60)]
+        results = dict(in_parallel(crash_hang_or_double, jobs, 2, timeout=5))
+        assert {job for job, result in results.items() if isinstance(result, Lost)} == {
+            "crash",
+            "hang",
+        }
+        assert isinstance(results["raise"], ValueError)
+        assert all(results[number] == 2 * number for number in range(60))
+
+    def test_a_crash_is_reported_with_its_video(
+        self, small: Small, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("src.data.verify.Inspector", CrashingInspector)
+        verification = small.verify()
+        assert found(verification) == {"rgb_crash": {key_of(small.videos[5])}}
+        assert verification.failed
+        assert str(small.videos[5].path) in report(verification)
+        monkeypatch.undo()
+        assert found(small.verify()) == {}  # it is not kept
+
+
+class TestLists:
+    def lists(self, train: list[str], test: list[str]) -> Lists:
+        part = [
+            tuple(Video(name, Path("videos", "wave", f"{name}.avi"), 0) for name in names)
+            for names in (train, test)
+        ]
+        return read_lists(lambda split: Split(("wave",), *part))
+
+    def test_a_group_in_train_and_test(self) -> None:
+        leaks = self.lists(["v_Wave_g01_c01", "v_Wave_g02_c01"], ["v_Wave_g01_c02"]).leaks()
+        assert leaks == [f"split {n}: v_Wave_g01 of class wave" for n in (1, 2, 3)]
+        film = "A_film_wave_{}_cm_np1_fr_{}_{}"
+        clips = [film.format("f", "med", 0), film.format("u", "goo", 12)]
+        assert len(self.lists(clips[:1], clips[1:]).leaks()) == 3
+        assert self.lists(clips, ["Another_film_wave_f_cm_np1_fr_med_0"]).leaks() == []
+        assert len(self.lists(["plain"], ["plain"]).leaks()) == 3
+
+    @needs_lists
+    def test_official_lists_keep_groups_together(self) -> None:
+        for read, name in ((read_hmdb51, "hmdb51"), (read_ucf101, "ucf101")):
+            lists = read_lists(partial(read, root=str(OFFICIAL), lists=f"{name}_splits"))
+            assert lists.leaks() == []
+            shared = {"hmdb51": {1: 457, 2: 527, 3: 529}, "ucf101": {}}
+            assert lists.shared_films() == shared[name]
+            assert len(lists.unused) == {"hmdb51": 395, "ucf101": 0}[name]
+            assert len(lists.videos) == {"hmdb51": 6766 - 395, "ucf101": 13320}[name]
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("hmdb51", ("kick", "sword_exercise")), ("ucf101", ("HandstandPushups", "Archery"))],
+)
+def test_official_names(
+    name: str,
+    classes: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command on all of the lists, and the videos of two classes."""
+    lists = tmp_path / "splits"
+    lists.mkdir()
+    for file in (OFFICIAL / f"{name}_splits").glob("*.txt"):
+        lines = file.read_text().splitlines()
+        if name == "ucf101" and "list" in file.name:
+            lines = [line for line in lines if line.split("/")[0] in classes]
+        if name == "ucf101" or file.name.startswith(tuple(f"{c}_test" for c in classes)):
+            (lists / file.name).write_text("\n".join(lines) + "\n")
+    read: Callable[..., Split] = {"hmdb51": read_hmdb51, "ucf101": read_ucf101}[name]
+    videos = read_lists(partial(read, root=str(tmp_path))).videos
+    tree = made_up(tmp_path)
+    fill(tree, videos)
+    planted = plant(tree, videos)
+    run_command = ["verify_data", f"data={name}", f"data.dataset.root={tmp_path}", "workers=2"]
+    monkeypatch.setattr(sys, "argv", [*run_command, f"data.cache_dir={tmp_path / 'index'}"])
+    with pytest.raises(SystemExit) as stop:
+        verify_data.main()
+    assert stop.value.code == 1
+    printed = capsys.readouterr().out
+    whole = (tmp_path / "verify_report.txt").read_text()
+    for code, keys in planted.items():
+        assert f" {code}: " in printed
+        for key in keys:
+            assert f"  {key}" in whole
+    assert f"{len(videos)} videos in the lists of split 1, 2, 3" in printed
+    assert "note extra" not in printed
+    assert "note leak" not in printed
+    assert f"input={tmp_path / 'videos'} output={tmp_path / 'tvl1_flow'}" in printed
+    assert on_disk(videos[0]).name in (tmp_path / "manifest.csv").read_text()
