@@ -253,7 +253,8 @@ class TestColours:
             expected = functional.adjust_sharpness(pixels, 1 + 0.9 * strength)
         got = RECOLOURS[name](strength)(image)
         inner = np.s_[1:-1, 1:-1]  # torchvision leaves borders as they are
-        assert difference(got[inner], expected.permute(1, 2, 0).numpy()[inner]) <= 1
+        away = difference(got[inner], expected.permute(1, 2, 0).numpy()[inner])
+        assert away <= (1 if name == "sharpness" else 0)
         assert difference(got, image) > 2
 
 
@@ -332,16 +333,17 @@ class TestRandAugment:
         assert found == {tuple(np.round(warp, 6).ravel()) for warp in expected}
 
     def test_several_warps_are_one(self) -> None:
-        for cut in self.drawn(RandAugment(20, 3), 5):
-            assert cut.warp is not None
-            assert cut.warp.shape == (3, 3)
-            assert 5 <= len(cut.recolour) <= 15
-        area = [
-            np.linalg.det(cut.warp)
-            for cut in self.drawn(RandAugment(20, 3), 5)
-            if cut.warp is not None
-        ]
-        assert np.allclose(area, 1)  # shears, shifts and turns keep areas
+        def key(warp: Matrix) -> tuple[float, ...]:
+            return tuple(np.round(warp, 6).ravel() + 0.0)
+
+        single = [c.warp for c in self.drawn(RandAugment(1, 9), 300) if c.warp is not None]
+        single = list({key(warp): warp for warp in single}.values())
+        double = [c.warp for c in self.drawn(RandAugment(2, 9), 300) if c.warp is not None]
+        assert len(single) == 2 * len(WARPS)
+        products = {key(last @ first) for last in single for first in single}
+        composed = {key(warp) for warp in double} - {key(warp) for warp in single}
+        assert len(composed) > 20
+        assert composed <= products
 
     def test_more_magnitude_changes_more(self, rng: np.random.Generator) -> None:
         image = picture(rng)
