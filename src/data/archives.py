@@ -4,6 +4,7 @@ The published archives of HMDB51 and UCF101 are plain zips of JPEG images, the l
 pieces (.zip.001, .zip.002, ...) that follow each other byte for byte.
 """
 
+import glob
 import os
 import re
 import struct
@@ -17,13 +18,15 @@ from typing import NamedTuple
 
 from src.errors import UserError
 
-_LOCAL_HEADER = 30  # bytes before the name in an entry's own header
 # Of the records that follow PKWARE's APPNOTE.TXT, the fields that are needed; x is skipped.
+_LOCAL = struct.Struct("<4s2xH6xL8xHH")  # before a file: flags, checksum, lengths that follow
 _CENTRAL = struct.Struct("<4s4xHH8xLLHHH8xL")  # a file: flags, method, sizes, lengths, offset
 _END = struct.Struct("<4s8xLLH")  # size and offset of the central directory
 _LOCATOR = struct.Struct("<4s4xQ4x")  # where the zip64 end is
 _END64 = struct.Struct("<4s36xQQ")  # size and offset, of archives over 4 GiB or 65,535 files
 _SLACK = 320  # read along with the data: the entry's name and extra fields, of unknown length
+_ENCRYPTED, _CHECKSUM_FOLLOWS, _UTF8 = 0x1, 0x8, 0x800  # flags
+_LARGEST = 2**28  # bytes of a file unpacked; a kilobyte can be made to unpack to more
 
 
 class Entry(NamedTuple):
@@ -44,7 +47,7 @@ def parts_of(path: Path) -> list[Path]:
         parts = [path]
     else:
         stem = path.name[:-3]
-        parts = sorted(p for p in path.parent.glob(f"{stem}[0-9][0-9][0-9]"))
+        parts = sorted(path.parent.glob(f"{glob.escape(stem)}[0-9][0-9][0-9]"))
         numbers = [int(part.suffix[1:]) for part in parts]
         absent = set(range(1, max(numbers, default=1) + 1)) - set(numbers)
         if absent:
@@ -95,7 +98,7 @@ class Archive:
         millions of images of a dataset.
 
         Raises:
-            UserError: it is no zip archive, or cut off.
+            UserError: it is no zip archive, cut off, damaged or encrypted.
         """
         begin, end = self._directory()
         directory = self._at(begin, end - begin)
@@ -111,10 +114,12 @@ class Archive:
             if not raw.endswith(b"/"):
                 extra = directory[at + lengths[0] : at + lengths[0] + lengths[1]]
                 packed, offset = _large(extra, packed, unpacked, offset)
-                yield (
-                    raw.decode("utf-8" if flags & 0x800 else "cp437"),
-                    Entry(offset, packed, method),
-                )
+                name = raw.decode("utf-8" if flags & _UTF8 else "cp437", errors="replace")
+                if flags & _ENCRYPTED:
+                    raise UserError(f"archive {self.path} is encrypted: unpack it with its key")
+                if offset + _LOCAL.size + packed > begin:
+                    raise self._damaged(f"{name!r} lies outside of it")
+                yield name, Entry(offset, packed, method)
             at += sum(lengths)
         if at != len(directory):
             raise self._damaged("its central directory breaks off")
@@ -132,7 +137,7 @@ class Archive:
         if locator[:4] == b"PK\x06\x07":  # more than 65,535 files, or more than 4 GiB
             end = _LOCATOR.unpack(locator)[1]
             record = self._at(end, _END64.size)
-            if record[:4] != b"PK\x06\x06":
+            if record[:4] != b"PK\x06\x06" or len(record) < _END64.size:
                 raise self._damaged("its zip64 end is not where it should be")
             _, size, offset = _END64.unpack(record)
         if offset + size > end:
@@ -152,27 +157,35 @@ class Archive:
         Raises:
             UserError: the archive is damaged there.
         """
-        block = self._at(entry.offset, _LOCAL_HEADER + _SLACK + entry.size)
-        start = (
-            _LOCAL_HEADER
-            + int.from_bytes(block[26:28], "little")
-            + int.from_bytes(block[28:30], "little")
+        damaged = UserError(
+            f"archive {self.path} is damaged at byte {entry.offset}: download it again"
         )
+        block = self._at(entry.offset, _LOCAL.size + _SLACK + entry.size)
+        if block[:4] != b"PK\x03\x04" or len(block) < _LOCAL.size:
+            raise damaged
+        _, flags, checksum, name_length, extra_length = _LOCAL.unpack_from(block)
+        start = _LOCAL.size + name_length + extra_length
         if start + entry.size > len(block):
             block = self._at(entry.offset, start + entry.size)
         data = block[start : start + entry.size]
-        if block[:4] != b"PK\x03\x04" or len(data) < entry.size:
-            raise UserError(f"archive {self.path} is damaged at byte {entry.offset}")
-        if entry.method == zipfile.ZIP_STORED:
-            return data
-        if entry.method != zipfile.ZIP_DEFLATED:
-            raise UserError(f"archive {self.path} is compressed by method {entry.method}: zip it")
-        try:
-            return zlib.decompress(data, wbits=-15)
-        except zlib.error as error:
+        if len(data) < entry.size:
+            raise damaged
+        if entry.method == zipfile.ZIP_DEFLATED:
+            unpacker = zlib.decompressobj(wbits=-15)
+            try:
+                data = unpacker.decompress(data, _LARGEST)
+            except zlib.error as error:
+                raise damaged from error
+            if not unpacker.eof:
+                raise damaged
+        elif entry.method != zipfile.ZIP_STORED:
             raise UserError(
-                f"archive {self.path} is damaged at byte {entry.offset}: {error}"
-            ) from error
+                f"archive {self.path} is compressed by method {entry.method}: "
+                "unpack it and zip it by the usual one, or not at all"
+            )
+        if not flags & _CHECKSUM_FOLLOWS and zlib.crc32(data) != checksum:
+            raise damaged
+        return data
 
     def _at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, across pieces."""
@@ -184,23 +197,25 @@ class Archive:
             block = os.pread(self._files[part], size, offset - self._starts[part])
             blocks.append(block)
             size, offset = size - len(block), offset + len(block)
-            if not block or offset == self._starts[part + 1]:
+            if offset == self._starts[part + 1]:
                 part += 1
+            elif not block:
+                break  # the piece has been cut off since
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _large(extra: bytes, packed: int, unpacked: int, offset: int) -> tuple[int, int]:
     """Size and offset from a zip64 extra field, where 32 bits do not hold them."""
     limit = 2**32 - 1
-    at = 0
-    while limit in (packed, offset) and at + 4 <= len(extra):
+    fields, at = [unpacked, packed, offset], 0
+    while limit in fields and at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
         at += 4
         if kind == 1:  # only those of the three that overflow are there, in this order
-            values = iter(struct.unpack_from(f"<{length // 8}Q", extra, at))
-            if unpacked == limit:
-                next(values)
-            packed = next(values) if packed == limit else packed
-            offset = next(values) if offset == limit else offset
+            values = extra[at : at + length]
+            for i, value in enumerate(fields):
+                if value == limit and len(values) >= 8:
+                    fields[i], values = int.from_bytes(values[:8], "little"), values[8:]
+            break
         at += length
-    return packed, offset
+    return fields[1], fields[2]
