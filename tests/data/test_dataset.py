@@ -336,5 +336,7 @@ class TestCollate:
 def test_flow_settings_are_those_beside_the_flow(tiny: Path, tmp_path: Path) -> None:
     assert datamodule(tiny).flow_made_by == FlowSettings()
     settings = FlowSettings("dis", {"preset": "fast"}, short_side=128, bound=8.0)
+    for component in "uv":
+        (tmp_path / component).symlink_to(tiny / "flow" / component)
     settings.save(tmp_path)
     assert datamodule(tiny, flow=str(tmp_path)).flow_made_by == settings
