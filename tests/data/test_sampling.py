@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -213,6 +214,10 @@ class TestSegments:
     def test_segments_draw_apart(self, rng: np.random.Generator) -> None:
         clips = np.array([Segments()(0, 99, 2, (1, 1), rng) for _ in range(DRAWS)])
         assert abs(np.corrcoef(clips.T)[0, 1]) < 0.15
+
+    def test_draw_next_to_one_is_the_last_frame(self) -> None:
+        rng = Mock(random=lambda count: np.full(count, np.nextafter(1, 0)))
+        assert Segments()(5, 24, 4, (1, 1), rng)[-1] == 24
 
     def test_middles(self) -> None:
         assert Segments()(5, 24, 4, (1, 1), None).tolist() == [7, 12, 17, 22]
