@@ -64,6 +64,10 @@ class AugmentedCut:
         warped_u, warped_v = (self._warped(component, ZERO_FLOW) for component in turned)
         return warped_u, warped_v
 
+    def flow_lengths(self, stored: Size) -> tuple[float, float]:
+        """What v and u seen in the cut are multiplied by to be those that `flow` gives."""
+        return self.cut.flow_lengths(stored)
+
     def _warped(self, image: Uint8, outside: int | tuple[int, ...]) -> Uint8:
         return cv2.warpAffine(image, self._warp_of_pixels, self.size[::-1], borderValue=outside)
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
+from src.data.loading import UnderWay, VideoLoader
 from src.data.manifest import Manifest, open_known_flow, open_known_rgb
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
@@ -18,6 +19,7 @@ from src.data.transforms import CropPolicy
 from src.data.video_file import DECODERS
 from src.data.views import CentralClip, RandomClip, View, WholeVideo
 from src.errors import UserError
+from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.hardware import usable_cores
 
@@ -164,6 +166,8 @@ class VideoDataModule(pl.LightningDataModule):
             frames = open_known_rgb(self._known, self.rgb_place, self.decoder, self.cache_dir)
         self.rgb = frames if "rgb" in self.modalities else None
         if "flow" in self.modalities:
+            if self.flow_settings:
+                self._flow_after_transfer = FlowAfterTransfer(self.flow_settings)
             self.flow = open_known_flow(
                 self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
             )
@@ -202,6 +206,10 @@ class VideoDataModule(pl.LightningDataModule):
             return self.flow_settings or FlowSettings()
         return FlowSettings.beside(Path(self.flow_place)) or FlowSettings()
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Compute the flow on the device, if that is where it is computed."""
+        return self._flow_after_transfer(batch) if FRAMES in batch else batch
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every training video once, in random order, one random clip of each."""
         return self._loader(self.videos.train, self.train_view, self.batch_size, shuffle=True)
@@ -221,8 +229,9 @@ class VideoDataModule(pl.LightningDataModule):
         if workers is None:
             ranks_here = self.trainer.num_devices if self.trainer else 1
             workers = min(8, max(1, usable_cores() // ranks_here))
-        return DataLoader(
-            VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed),
+        dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed)
+        return VideoLoader(
+            UnderWay(dataset, workers),
             batch_size=batch_size,
             sampler=DrawSampler(len(videos), self.seed, shuffle),
             num_workers=workers,

@@ -16,6 +16,7 @@ from src.data.splits import Video
 from src.data.transforms import Cut, flow_clip, rgb_clip
 from src.data.views import View
 from src.errors import UserError
+from src.flow.after_transfer import FramesForFlow
 
 log = logging.getLogger(__name__)
 Sample = dict[str, Any]
@@ -27,7 +28,7 @@ COUNT_TOLERANCE = 2
 
 def read_view(
     rgb: RGBSource | None,
-    flow: FlowSource | None,
+    flow: FlowSource | FramesForFlow | None,
     view: View,
     stack: int,
     rng: np.random.Generator,
@@ -45,7 +46,7 @@ def read_view(
 
     Returns:
         "rgb" (3, T, H, W) and "flow" (2L, T, H, W) of the same frames, crop and mirroring, for the
-        sources that are given.
+        sources that are given; instead of flow, what it can be computed from on the device.
 
     Raises:
         UserError: the flow cannot belong to the frames.
@@ -74,7 +75,10 @@ def read_view(
         first_image = next(images)
         geometry = view.geometry(first_image.shape[:2], rng)
         sample["rgb"] = rgb_clip(chain([first_image], images), len(frames), geometry)
-    if flow:
+    if isinstance(flow, FramesForFlow):
+        geometry = geometry or view.geometry(flow.frames.size, rng)
+        sample |= flow.read(frames, stack, geometry)
+    elif flow:
         places = stack_places(frames, stack, flow.num_fields)
         fields = flow.flow(list(places))
         first_field = next(fields)

@@ -15,6 +15,8 @@ from src.data.sources import FlowSource, RGBSource
 from src.data.splits import Video
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.flow.after_transfer import FramesForFlow
+from src.flow.algorithms import runs_on_devices
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 
@@ -50,8 +52,8 @@ class FlowLibrary(Protocol):
         """The videos as they are there, None for those that are not."""
         ...
 
-    def open(self, video: Video) -> FlowSource:
-        """The flow of one of the videos found."""
+    def open(self, video: Video) -> FlowSource | FramesForFlow:
+        """The flow of one of the videos found, or what it is computed from."""
         ...
 
 
@@ -114,7 +116,7 @@ class FlowFolders:
 
 
 class FlowOnTheFly:
-    """Flow computed from the frames when a clip asks for it."""
+    """Flow computed from the frames when a clip asks for it: by the worker, or after transfer."""
 
     def __init__(self, frames: RGBLibrary, settings: FlowSettings) -> None:
         self.frames, self.settings = frames, settings
@@ -124,10 +126,12 @@ class FlowOnTheFly:
         """The videos that have frames."""
         return self.frames.find(videos)
 
-    def open(self, video: Video) -> ComputedFlow:
-        """The flow of a video."""
+    def open(self, video: Video) -> ComputedFlow | FramesForFlow:
+        """The flow of a video, or its frames if the device is to compute it."""
         settings = self.settings
         frames = self.frames.open(video)
+        if runs_on_devices(settings.algorithm):
+            return FramesForFlow(frames, settings)
         return ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
 
 

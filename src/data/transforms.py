@@ -152,6 +152,14 @@ class Cut(Protocol):
         """Cut a quantised field, u and v (H, W)."""
         ...
 
+    def flow_lengths(self, stored: Size) -> tuple[float, float]:
+        """What v and u seen in the cut are multiplied by to be those that `flow` gives.
+
+        Args:
+            stored: the size of stored flow of the same video.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -191,6 +199,11 @@ class Geometry:
         """Cut horizontal flow: to the left is to the right in a mirror, 255 - u in uint8."""
         cut = self.cut(image)
         return cv2.bitwise_not(cut) if self.mirror else cut
+
+    def flow_lengths(self, stored: Size) -> tuple[float, float]:
+        """What v and u seen in the cut are multiplied by to be those that `flow` gives."""
+        height, width = (1.0, 1.0) if self.rescale_flow else self.scale(stored)
+        return 1 / height, 1 / width
 
     def scale(self, stored: Size) -> tuple[float, float]:
         """By how much a cut out of images of the size `stored` is enlarged: height, width."""

@@ -28,16 +28,24 @@ class FlowAlgorithm:
             u, v in pixels. The frames are grey (N, H, W), or RGB (N, H, W, 3) if `colour`.
         colour: whether it sees colours.
         batch: the number of pairs that are best computed together.
+        tensors: the same from tensors, grey (N, H, W) or RGB (N, 3, H, W), to (N, 2, H, W), for
+            algorithms that run on any device.
     """
 
     fields: Callable[[Frames, Frames], Fields]
     colour: bool = False
     batch: int = 1
+    tensors: "Callable[[Tensor, Tensor], Tensor] | None" = None
 
     def prepare(self, image: Frames, short_side: int) -> Frames:
         """Give an RGB image (H, W, 3) its smaller side, and the colours that are looked at."""
-        resized = resize(image, size_at(image.shape[:2], short_side))
-        return resized if self.colour else np.asarray(cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY))
+        return prepare(image, short_side, self.colour)
+
+
+def prepare(image: Frames, short_side: int, colour: bool) -> Frames:
+    """Give an RGB image (H, W, 3) its smaller side, and take its colours away if not `colour`."""
+    resized = resize(image, size_at(image.shape[:2], short_side))
+    return resized if colour else np.asarray(cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY))
 
 
 def _one_by_one(calc: Callable[[Frames, Frames], Fields]) -> FlowAlgorithm:
@@ -74,14 +82,15 @@ def on_device(
     def tensor(frames: Frames) -> "Tensor":
         return torch.from_numpy(np.moveaxis(frames, -1, 1) if colour else frames).to(where)
 
-    def fields(first: Frames, second: Frames) -> Fields:
-        computed = [
-            flow(tensor(first[i : i + batch]), tensor(second[i : i + batch])).cpu().numpy()
-            for i in range(0, len(first), batch)  # memory does not grow with their number
-        ]
-        return np.moveaxis(np.concatenate(computed), 1, -1)  # (N, H, W, 2)
+    def in_batches(first: "Tensor", second: "Tensor") -> "Tensor":
+        pairs = zip(first.split(batch), second.split(batch), strict=True)
+        return torch.cat([flow(*pair) for pair in pairs])  # memory: of one batch
 
-    return FlowAlgorithm(fields, colour, batch)
+    def fields(first: Frames, second: Frames) -> Fields:
+        computed = in_batches(tensor(first), tensor(second)).cpu().numpy()
+        return np.moveaxis(computed, 1, -1)  # (N, H, W, 2)
+
+    return FlowAlgorithm(fields, colour, batch, in_batches)
 
 
 DIS_PRESETS = {
@@ -108,8 +117,13 @@ def tvl1(
 
     The parameters and their defaults are those of OpenCV's DualTVL1.
     """
-    flow = cv2.optflow.DualTVL1OpticalFlow_create(**locals())
-    return _one_by_one(lambda first, second: flow.calc(first, second, None))
+    parameters = dict(locals())
+
+    def calc(first: Frames, second: Frames) -> Fields:
+        # A new one each time: after a small image OpenCV's object goes on with fewer scales.
+        return cv2.optflow.DualTVL1OpticalFlow_create(**parameters).calc(first, second, None)
+
+    return _one_by_one(calc)
 
 
 def dis(preset: str = "medium", finest_scale: int | None = None) -> FlowAlgorithm:
@@ -199,7 +213,13 @@ ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
     "tvl1_torch": tvl1_torch,
     "raft": raft,
 }
+IN_COLOUR = ("raft",)  # all others see grey
 DEVICE = "device"  # what an algorithm takes that can run on one; not one of its parameters
+
+
+def runs_on_devices(name: str) -> bool:
+    """Whether the algorithm `name` can run on any device, and not on a CPU alone."""
+    return DEVICE in inspect.signature(ALGORITHMS[name]).parameters
 
 
 def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -92,3 +92,11 @@ def test_frames_are_prepared_at_their_short_side() -> None:
     algorithm = make_algorithm("dis", {})
     assert algorithm.prepare(np.zeros((240, 320, 3), np.uint8), 256).shape == (256, 341)
     assert algorithm.prepare(np.zeros((320, 240, 3), np.uint8), 64).shape == (85, 64)
+
+
+def test_tvl1_forgets_the_size_of_the_image_before() -> None:
+    algorithm = make_algorithm("tvl1", {"warps": 1, "outerIterations": 1})
+    frames = np.stack([algorithm.prepare(i, 128) for i in moving_texture((6, 0), 2, (128, 128))])
+    alone = algorithm.fields(frames[:1], frames[1:])
+    algorithm.fields(frames[:1, :24, :24], frames[1:, :24, :24])  # has a single scale
+    np.testing.assert_array_equal(algorithm.fields(frames[:1], frames[1:]), alone)
