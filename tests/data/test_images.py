@@ -1,0 +1,419 @@
+"""JPEG images in folders and archives: layouts, names, numbers, indices and errors."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data import image_archives, image_folders, index_files
+from src.data.image_sources import FlowImages, FrameImages
+from src.data.images import ImageTree, is_archive, open_images
+from src.data.sources import Uint8
+from src.errors import UserError
+from tests.helpers import fields_of, frames_of
+
+VIDEOS = {"run #1 (a)": 4, "Jump&;[!": 3, "v_HandStandPushups_g01_c01": 5}
+Layout = Callable[[str, str, int], str]  # component, video, number from 1: the image's path
+
+
+def grey(component: str, video: str, number: int) -> int:
+    """What an image shows: its own level of grey."""
+    return 10 * number + 60 * ("rgb", "u", "v").index(component) + 3 * list(VIDEOS).index(video)
+
+
+def jpeg(level: int, size: tuple[int, int] = (16, 24)) -> bytes:
+    image = np.full((*size, 3), level, np.uint8)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+
+
+def released(component: str, video: str, number: int) -> str:
+    folder = "jpegs_256" if component == "rgb" else f"tvl1_flow/{component}"
+    return f"{folder}/{video}/frame{number:06d}.jpg"
+
+
+def bare(component: str, video: str, number: int) -> str:
+    folder = "" if component == "rgb" else f"{component}/"
+    return f"{folder}{video}/frame{number:06d}.jpg"
+
+
+def by_class(component: str, video: str, number: int) -> str:
+    folder = "jpegs" if component == "rgb" else f"flow/{component}"
+    return f"{folder}/Some Class/{video}/frame{number:06d}.JPG"
+
+
+def denseflow(component: str, video: str, number: int) -> str:
+    prefix = {"rgb": "img_", "u": "flow_x_", "v": "flow_y_"}[component]
+    return f"rawframes/Class/{video}/{prefix}{number:05d}.jpg"
+
+
+def short(component: str, video: str, number: int) -> str:
+    prefix = {"rgb": "", "u": "x_", "v": "y_"}[component]
+    return f"{video}/{prefix}{number}.jpeg"
+
+
+def all_images(layout: Layout, videos: Iterable[str] = VIDEOS) -> dict[str, bytes]:
+    """RGB images of all videos, and one u and v image fewer."""
+    return {
+        layout(component, video, number): jpeg(grey(component, video, number))
+        for video in videos
+        for component in ("rgb", "u", "v")
+        for number in range(1, VIDEOS[video] + (component == "rgb"))
+    }
+
+
+def unpack(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def in_shards(root: Path, layout: Layout) -> Path:
+    for number, video in enumerate(VIDEOS):
+        pack(root / f"shard{number}.zip", all_images(layout, [video]))
+    content = (root / "shard2.zip").read_bytes()
+    (root / "shard2.zip").unlink()
+    (root / "shard2.zip.001").write_bytes(content[:1000])
+    (root / "shard2.zip.002").write_bytes(content[1000:])
+    return root
+
+
+@pytest.fixture(params=["folders", "zip", "top folder", "shards"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Layout], Path]:
+    """Write all images in a layout, as files or in archives."""
+
+    def make(layout: Layout) -> Path:
+        files = all_images(layout)
+        if request.param == "folders":
+            return unpack(tmp_path / "images", files)
+        if request.param == "shards":
+            return in_shards(tmp_path / "images", layout)
+        top = "top/" if request.param == "top folder" else ""
+        return pack(tmp_path / "a.ZIP", {f"{top}{name}": data for name, data in files.items()})
+
+    return make
+
+
+@pytest.mark.parametrize("layout", [released, bare, by_class, denseflow, short])
+def test_layouts(layout: Layout, make: Callable[[Layout], Path]) -> None:
+    tree = open_images(make(layout))
+    for component, fewer in (("rgb", 0), ("u", 1), ("v", 1)):
+        assert tree.videos(component) == {v: n - fewer for v, n in VIDEOS.items()}
+    for video, count in VIDEOS.items():
+        for name in (video, video.lower(), video.upper()):
+            frames = frames_of(FrameImages(tree, name), [*range(count), 0, 1])
+            assert frames.shape == (count + 2, 16, 24, 3)
+            greys = [grey("rgb", video, number) for number in [*range(1, count + 1), 1, 2]]
+            assert (frames == np.array(greys)[:, None, None, None]).all()
+            flow = FlowImages(tree, name)
+            assert flow.size == FrameImages(tree, name).size == (16, 24)
+            fields = fields_of(flow, [count - 2, 0])
+            for which, number in enumerate((count - 1, 1)):
+                expected = [grey(component, video, number) for component in "uv"]
+                assert (fields[which] == expected).all()
+    assert tree.images("rgb", "other") is None
+
+
+def test_archive_equals_its_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = {name: rng.bytes(int(rng.integers(1, 5000))) for name in all_images(released)}
+    trees = [
+        open_images(unpack(tmp_path / "a", files)),
+        open_images(pack(tmp_path / "a.zip", files)),
+    ]
+    for component in ("rgb", "u", "v"):
+        for video in VIDEOS:
+            one, other = (tree.images(component, video) for tree in trees)
+            assert one is not None
+            assert other is not None
+            assert len(one) == len(other)
+            for index in range(len(one)):
+                content = files[released(component, video, index + 1)]
+                assert one.read(index) == other.read(index) == content
+
+
+@pytest.mark.parametrize("packed", [False, True])
+class TestNumbers:
+    def tree(self, names: Iterable[str], packed: bool, tmp_path: Path) -> ImageTree:
+        files = {name: name.encode() for name in names}
+        path = pack(tmp_path / "a.zip", files) if packed else unpack(tmp_path / "a", files)
+        return open_images(path)
+
+    def test_order_is_that_of_numbers(self, packed: bool, tmp_path: Path) -> None:
+        names = [f"v/frame{number}.jpg" for number in (10, 2, 9, 1, 3, 8, 4, 7, 5, 6)]
+        images = self.tree(names, packed, tmp_path).images("rgb", "v")
+        assert images is not None
+        assert [images.read(i) for i in range(10)] == [b"v/frame%d.jpg" % n for n in range(1, 11)]
+
+    @pytest.mark.parametrize(("numbers", "count"), [("0123", 4), ("12456", 2), ("5", 1), ("13", 1)])
+    def test_ends_at_a_gap(self, numbers: str, count: int, packed: bool, tmp_path: Path) -> None:
+        tree = self.tree([f"v/frame{number}.jpg" for number in numbers], packed, tmp_path)
+        assert tree.videos("rgb") == {"v": count}
+        images = tree.images("rgb", "v")
+        assert images is not None
+        assert len(images) == count
+        assert images.read(count - 1) == f"v/frame{numbers[count - 1]}.jpg".encode()
+
+    def test_other_files_are_left_alone(self, packed: bool, tmp_path: Path) -> None:
+        names = ["v/1.jpg", "v/._1.jpg", "v/._frame2.jpg", "v/thumbs.db", "v/cover.jpg", "v/2.png"]
+        names += ["__MACOSX/v/._1.jpg", ".hidden/w/1.jpg" if not packed else "list.txt"]
+        assert self.tree(names, packed, tmp_path).videos("rgb") == {"v": 1}
+
+    def test_numbers_beyond_64_bits(self, packed: bool, tmp_path: Path) -> None:
+        name = f"v/{'9' * 60}.jpg"
+        assert self.tree([name], packed, tmp_path).videos("rgb") == {"v": 1}
+
+    def test_video_that_is_there_twice(self, packed: bool, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"rgb images of video [vV] twice.*(one of them)"):
+            self.tree(["a/v/1.jpg", "b/V/1.jpg"], packed, tmp_path)
+
+    def test_no_images_at_all(self, packed: bool, tmp_path: Path) -> None:
+        if packed:
+            with pytest.raises(UserError, match=r"a\.zip holds no numbered JPEG images"):
+                self.tree(["readme.txt"], packed, tmp_path)
+        else:
+            assert self.tree(["readme.txt"], packed, tmp_path).videos("rgb") == {}
+
+
+def test_folder_of_frames_of_one_video(tmp_path: Path) -> None:
+    unpack(tmp_path / "my video", {"1.jpg": jpeg(1), "2.jpg": jpeg(2)})
+    assert open_images(tmp_path / "my video").videos("rgb") == {"my video": 2}
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"folder of images .* does not exist"):
+        open_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("a.zip", True), ("a.ZIP.001", True), ("a.zip.01", False), ("zip", False), ("a.zip.d", False)],
+)
+def test_is_archive(name: str, answer: bool) -> None:
+    assert is_archive(Path(name)) == answer
+
+
+def age(root: Path) -> None:
+    """Make folders look as if they had not changed lately."""
+    for folder in [root, *root.rglob("*")]:
+        os.utime(folder, (10**9, 10**9))
+
+
+class TestIndex:
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> Path:
+        return tmp_path / "index" / "below"
+
+    @pytest.fixture
+    def indexed(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What had to be read anew: archives' directories, and folders."""
+        done: list[str] = []
+        index, list_folder = image_archives._index, image_folders._list
+
+        def counted_index(archive: Any) -> Any:
+            done.append(archive.path.name)
+            return index(archive)
+
+        def counted_list(root: Path, folder: str, known: Any) -> Any:
+            listing = list_folder(root, folder, known)
+            if listing is not known:
+                done.append(folder)
+            return listing
+
+        monkeypatch.setattr(image_archives, "_index", counted_index)
+        monkeypatch.setattr(image_folders, "_list", counted_list)
+        return done
+
+    def test_archive_is_indexed_once(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
+        path = pack(tmp_path / "a.zip", all_images(released))
+        opened = [open_images(path, cache) for _ in range(3)]
+        assert indexed == ["a.zip"]
+        for tree in opened:
+            assert tree.videos("u") == {video: n - 1 for video, n in VIDEOS.items()}
+            assert frames_of(FrameImages(tree, "RUN #1 (A)"), [2])[0, 0, 0, 0] == 30
+            assert isinstance(tree._rows, np.memmap)  # type: ignore[attr-defined]
+
+    def test_archive_that_changed(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
+        path = pack(tmp_path / "a.zip", all_images(released))
+        open_images(path, cache)
+        pack(path, all_images(bare, ["Jump&;[!"]))
+        assert open_images(path, cache).videos("rgb") == {"Jump&;[!": 3}
+        os.utime(path, (10**9, 10**9))
+        open_images(path, cache)
+        assert indexed == ["a.zip"] * 3
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\x93NUMPY"])
+    @pytest.mark.parametrize("ending", [".json", ".npy"])
+    def test_damaged_index(
+        self, ending: str, damage: bytes, tmp_path: Path, cache: Path, indexed: list[str]
+    ) -> None:
+        path = pack(tmp_path / "a.zip", all_images(released))
+        open_images(path, cache)
+        (file,) = cache.glob(f"*{ending}")
+        file.write_bytes(damage)
+        tree = open_images(path, cache)
+        assert frames_of(FrameImages(tree, "run #1 (a)"), [2])[0, 0, 0, 0] == 30
+        assert indexed == ["a.zip"] * 2
+
+    def test_index_of_another_number_of_images(
+        self, tmp_path: Path, cache: Path, indexed: list[str]
+    ) -> None:
+        path = pack(tmp_path / "a.zip", all_images(released))
+        open_images(path, cache)
+        (file,) = cache.glob("*.npy")
+        np.save(file, np.load(file)[:-1])
+        open_images(path, cache)
+        assert indexed == ["a.zip"] * 2
+
+    def test_folders_are_listed_once(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
+        root = unpack(tmp_path / "a", all_images(released))
+        age(root)
+        found = open_images(root, cache).videos("rgb")
+        assert len(indexed) == 14  # the root, three with videos below, tvl1_flow, nine with images
+        assert open_images(root, cache).videos("rgb") == found == VIDEOS
+        assert len(indexed) == 14
+
+    def test_folder_that_changed(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
+        root = unpack(tmp_path / "a", all_images(released))
+        age(root)
+        open_images(root, cache)
+        indexed.clear()
+        (root / released("rgb", "Jump&;[!", 4)).write_bytes(b"")
+        unpack(root, {"jpegs_256/new/frame1.jpg": b""})
+        shutil.rmtree(root / "jpegs_256" / "run #1 (a)")
+        videos = VIDEOS | {"Jump&;[!": 4, "new": 1}
+        del videos["run #1 (a)"]
+        assert open_images(root, cache).videos("rgb") == videos
+        assert sorted(indexed) == ["jpegs_256", "jpegs_256/Jump&;[!", "jpegs_256/new"]
+
+    def test_folder_that_changes_within_one_tick_of_the_clock(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        root = unpack(tmp_path / "a", {"v/1.jpg": b""})
+        before = (root / "v").stat()
+        open_images(root, cache)
+        (root / "v" / "2.jpg").touch()
+        os.utime(root / "v", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert open_images(root, cache).videos("rgb") == {"v": 2}
+
+    def test_places_whose_names_are_alike(self, tmp_path: Path, cache: Path) -> None:
+        paths = [tmp_path / folder / "a.zip" for folder in ("a-b", "a_b")]
+        for path, video in zip(paths, VIDEOS, strict=False):
+            pack(path, all_images(released, [video]))
+        trees = [open_images(path, cache) for path in paths]
+        copies = [pickle.loads(pickle.dumps(tree)) for tree in trees]
+        for tree, video in zip([*trees, *copies], list(VIDEOS)[:2] * 2, strict=True):
+            frame = frames_of(FrameImages(tree, video), [1])[0, 0, 0, 0]
+            assert frame == grey("rgb", video, 2)
+        assert len(list(cache.glob("*.npy"))) == 2
+
+    def test_no_right_to_write(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(index_files, "_warned", set())
+        (tmp_path / "file").touch()  # where a folder would have to be; root may write anywhere
+        root = in_shards(tmp_path / "images", released)
+        for _ in range(2):
+            tree = open_images(root, tmp_path / "file")
+            assert tree.videos("rgb") == VIDEOS
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert "index of images cannot be kept" in record.message
+
+    def test_worker_shares_the_index(self, tmp_path: Path, cache: Path) -> None:
+        files = {f"v/{number}.jpg": b"x" for number in range(5000)}
+        tree = open_images(pack(tmp_path / "a.zip", files), cache)
+        content = pickle.dumps(tree)
+        assert len(content) < 2000  # the index is not in it
+        assert isinstance(pickle.loads(content)._rows, np.memmap)
+
+    def test_worker_without_an_index(self, tmp_path: Path, cache: Path) -> None:
+        tree = open_images(pack(tmp_path / "a.zip", all_images(released)), cache)
+        content = pickle.dumps(tree)
+        shutil.rmtree(cache)
+        other: ImageTree = pickle.loads(content)
+        assert frames_of(FrameImages(other, "run #1 (a)"), [2])[0, 0, 0, 0] == 30
+
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_spawned_worker(self, kept: bool, tmp_path: Path, cache: Path) -> None:
+        tree = open_images(in_shards(tmp_path / "a", released), cache if kept else None)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            greys = pool.apply(first_greys, (tree,))
+        assert greys == [grey("rgb", video, 1) for video in VIDEOS]
+
+
+def first_greys(tree: ImageTree) -> list[int]:
+    return [int(frames_of(FrameImages(tree, video), [0])[0, 0, 0, 0]) for video in VIDEOS]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+class TestSources:
+    def open(self, changes: dict[str, bytes | None], packed: bool, tmp_path: Path) -> ImageTree:
+        """All images, but for some that are others or missing."""
+        files = all_images(bare) | changes
+        some = {name: content for name, content in files.items() if content is not None}
+        path = pack(tmp_path / "a.zip", some) if packed else unpack(tmp_path / "a", some)
+        return open_images(path)
+
+    def test_no_frames(self, packed: bool, tmp_path: Path) -> None:
+        tree = self.open({}, packed, tmp_path)
+        with pytest.raises(UserError, match=r"no frames of video absent in .*a"):
+            FrameImages(tree, "absent")
+
+    def test_no_flow(self, packed: bool, tmp_path: Path) -> None:
+        tree = self.open({}, packed, tmp_path)
+        with pytest.raises(UserError, match=r"video absent: 0 u and 0 v.*src\.extract_flow"):
+            FlowImages(tree, "absent")
+
+    def test_u_and_v_of_different_number(self, packed: bool, tmp_path: Path) -> None:
+        tree = self.open({bare("v", "Jump&;[!", 2): None}, packed, tmp_path)
+        with pytest.raises(UserError, match=r"video Jump&;\[!: 2 u and 1 v"):
+            FlowImages(tree, "Jump&;[!")
+
+    def test_u_and_v_of_different_size(self, packed: bool, tmp_path: Path) -> None:
+        tree = self.open({bare("v", "Jump&;[!", 2): jpeg(9, (16, 16))}, packed, tmp_path)
+        flow = FlowImages(tree, "Jump&;[!")
+        assert fields_of(flow, [0]).shape == (1, 16, 24, 2)
+        with pytest.raises(UserError, match=r"differs in size from its u: extract"):
+            fields_of(flow, [1])
+
+    @pytest.mark.parametrize("content", [b"", b"no JPEG", jpeg(1)[:40]])
+    @pytest.mark.parametrize("component", ["rgb", "u", "v"])
+    def test_broken_image(
+        self, component: str, content: bytes, packed: bool, tmp_path: Path
+    ) -> None:
+        tree = self.open({bare(component, "Jump&;[!", 2): content}, packed, tmp_path)
+        where = "image 2 of Jump" if packed else r"Jump&;\[!/frame000002\.jpg"
+
+        def read(index: int) -> Uint8:
+            if component == "rgb":
+                return frames_of(FrameImages(tree, "Jump&;[!"), [index])
+            return fields_of(FlowImages(tree, "Jump&;[!"), [index])
+
+        assert read(0).any()
+        with pytest.raises(UserError, match=rf"{where}.* is broken: extract or download"):
+            read(1)
+
+
+def test_image_that_vanished(tmp_path: Path) -> None:
+    tree = open_images(unpack(tmp_path / "a", all_images(bare)))
+    (tmp_path / "a" / bare("rgb", "Jump&;[!", 2)).unlink()
+    with pytest.raises(UserError, match=r"frame000002\.jpg cannot be read \(No such file"):
+        frames_of(FrameImages(tree, "Jump&;[!"), [1])
