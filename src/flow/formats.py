@@ -10,8 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from src.data.image_archives import ArchiveTree
-from src.data.images import is_archive
+from src.data.images import open_images
 from src.errors import UserError
 from src.flow.zip_writer import GrowingZip, Image, journal_of, write_images
 
@@ -98,8 +97,7 @@ class ZipArchive:
 
     def videos(self) -> set[str]:
         """Names of the videos in this archive and in all finished ones, of other shards too."""
-        finished = (path for path in self.output.iterdir() if is_archive(path))
-        return self._archive.videos.union(*(ArchiveTree(path).videos("u") for path in finished))
+        return self._archive.videos.union(open_images(self.output).videos("u"))
 
     @staticmethod
     def write(part: Path, video: str, fields: Fields) -> list[Image]:

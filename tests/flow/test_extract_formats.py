@@ -104,6 +104,15 @@ def test_new_videos_go_to_another_archive(videos: list[Path], jpeg: Path, tmp_pa
     assert open_images(tmp_path).videos("u").keys() == names
 
 
+def test_the_largest_video_comes_first(videos: list[Path], tmp_path: Path) -> None:
+    extract_flow(videos, tmp_path, FAST, workers=1, format="zip")
+    with zipfile.ZipFile(tmp_path / "flow.zip") as zipped:
+        order = list(dict.fromkeys(name.split("/")[1] for name in zipped.namelist()))
+    by_size = sorted(videos, key=lambda video: video.stat().st_size, reverse=True)
+    assert by_size != videos
+    assert order == [video.stem for video in by_size]
+
+
 def test_no_archive_without_a_video(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     result = extract_flow([tmp_path / "broken.mp4"], tmp_path / "flow", FAST, 1, format="zip")

@@ -73,7 +73,7 @@ def test_is_read_by_zipfile_and_by_archive(whole: Path) -> None:
     [
         pytest.param(lambda partial, journal: None, id="between videos"),
         pytest.param(
-            lambda partial, journal: partial.write_bytes(partial.read_bytes() + b"half a video"),
+            lambda partial, journal: partial.write_bytes(partial.read_bytes() + b"half" * 9999),
             id="within a video",
         ),
         pytest.param(
@@ -150,6 +150,9 @@ def test_more_than_65535_images(tmp_path: Path) -> None:
     archive.finish()
     with zipfile.ZipFile(tmp_path / "flow.zip") as zipped:
         assert len(zipped.namelist()) == 66000
+    end = (tmp_path / "flow.zip").read_bytes()[-98:]  # zip64 end, its locator, end
+    assert end.startswith(b"PK\x06\x06")
+    assert int.from_bytes(end[32:40], "little") == 66000
     entries = dict(Archive(tmp_path / "flow.zip").entries())
     assert len(entries) == 66000
     assert Archive(tmp_path / "flow.zip").read(entries["u/long/frame033000.jpg"]) == b"32999"
