@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -10,6 +11,32 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_of_tree_gib() -> float | None:
+    """Memory of this process and its children now, in GiB; pages that are shared count once.
+
+    None where the system does not tell (it is Linux's proportional set size).
+    """
+    try:
+        pids = [os.getpid(), *_children(os.getpid())]
+        return sum(_proportional_kib(pid) for pid in pids) / 2**20
+    except OSError:
+        return None
+
+
+def _children(pid: int) -> list[int]:
+    children = [
+        int(child)
+        for thread in os.listdir(f"/proc/{pid}/task")
+        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+    ]
+    return children + [grandchild for child in children for grandchild in _children(child)]
+
+
+def _proportional_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def peak_memory_gib() -> float:

@@ -15,13 +15,14 @@ from rich.console import Console
 from src.benchmarks import flow, readers
 from src.benchmarks.harness import Measurement, load, machine, save, show
 from src.benchmarks.material import Material, make_material
+from src.benchmarks.memory import memory
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
 from src.errors import UserError
 from src.training.plan import make_plan, resolve
 
-TARGETS = ("loader", "decode", "flow", "step", "startup")
-ON_CLIPS = TARGETS[:3]
+TARGETS = ("loader", "decode", "flow", "memory", "step", "startup")
+ON_CLIPS = TARGETS[:4]
 
 
 def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
@@ -58,6 +59,8 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         yield startup(cfg.rounds)
     if material is None:
         return
+    if target == "memory":
+        memory(material, cfg.memory.clips, cfg.memory.workers)
     if target == "flow":
         yield flow.extraction(material, cfg.rounds)
     with _one_core():
