@@ -14,7 +14,6 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-COMPONENTS = ("rgb", "u", "v")
 # Files that begin with a dot are a Mac's notes on others. A number has to fit 64 bits.
 NUMBERED = re.compile(r"(?P<prefix>(?!\.).*?)(?P<number>\d{1,18})\.jpe?g", re.IGNORECASE)
 _FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}
