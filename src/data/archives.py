@@ -157,35 +157,37 @@ class Archive:
         Raises:
             UserError: the archive is damaged there.
         """
-        damaged = UserError(
-            f"archive {self.path} is damaged at byte {entry.offset}: download it again"
-        )
         block = self._at(entry.offset, _LOCAL.size + _SLACK + entry.size)
         if block[:4] != b"PK\x03\x04" or len(block) < _LOCAL.size:
-            raise damaged
+            raise self._damaged_at(entry)
         _, flags, checksum, name_length, extra_length = _LOCAL.unpack_from(block)
         start = _LOCAL.size + name_length + extra_length
         if start + entry.size > len(block):
             block = self._at(entry.offset, start + entry.size)
         data = block[start : start + entry.size]
         if len(data) < entry.size:
-            raise damaged
+            raise self._damaged_at(entry)
         if entry.method == zipfile.ZIP_DEFLATED:
             unpacker = zlib.decompressobj(wbits=-15)
             try:
                 data = unpacker.decompress(data, _LARGEST)
             except zlib.error as error:
-                raise damaged from error
+                raise self._damaged_at(entry) from error
             if not unpacker.eof:
-                raise damaged
+                raise self._damaged_at(entry)
         elif entry.method != zipfile.ZIP_STORED:
             raise UserError(
                 f"archive {self.path} is compressed by method {entry.method}: "
                 "unpack it and zip it by the usual one, or not at all"
             )
         if not flags & _CHECKSUM_FOLLOWS and zlib.crc32(data) != checksum:
-            raise damaged
+            raise self._damaged_at(entry)
         return data
+
+    def _damaged_at(self, entry: Entry) -> UserError:
+        return UserError(
+            f"archive {self.path} is damaged at byte {entry.offset}: download it again"
+        )
 
     def _at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, across pieces."""
