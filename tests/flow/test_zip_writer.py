@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.data.archives import Archive
-from src.flow.formats import ZipArchive
+from src.flow.formats import FORMATS, Format, ZipArchive
 from src.flow.zip_writer import GrowingZip, write_images
 
 VIDEOS = {
@@ -183,3 +183,14 @@ def test_more_than_4_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     entries = dict(reader.entries())
     assert max(entry.offset for entry in entries.values()) >= 2**32
     assert {name: reader.read(entries[name]) for name in EXPECTED} == EXPECTED
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_a_part_that_is_taken_over_is_gone(kind: type[Format], tmp_path: Path) -> None:
+    """Or a run would need twice the room on the disk."""
+    output, part = tmp_path / "flow", tmp_path / "part"
+    output.mkdir()
+    target = kind(output, "flow")
+    target.take(part, "c", kind.write(part, "c", VIDEOS["c"]))
+    assert not part.exists()
+    assert target.videos() == {"c"}
