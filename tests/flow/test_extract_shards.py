@@ -290,3 +290,16 @@ def test_a_long_video_shows_how_far_it_is(
     assert len(within) >= 2
     assert all(" left" in line for line in within)
     assert len(lines) <= 11
+
+
+def test_the_last_line_of_log_is_of_all_videos(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    tally = Tally()
+    display = Display(videos=1, size=100, tallies=[tally])
+    tally.open(100)
+    assert len(list(tally.count(iter("ab"), frames=3))) == 2
+    display.show()  # the frames are done, the video is not in its place
+    display.done = 1
+    display.show()
+    starts = [record.message.partition(",")[0] for record in caplog.records]
+    assert starts == ["0/1 videos", "1/1 videos"]
