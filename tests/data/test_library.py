@@ -210,7 +210,7 @@ class TestMissing:
         assert len(found.test) == 2
 
     @pytest.mark.parametrize("modality", ["rgb", "flow"])
-    @pytest.mark.parametrize(("rgb", "flow"), zip(RGB, FLOW, strict=True))
+    @pytest.mark.parametrize(("rgb", "flow"), list(zip(RGB, FLOW, strict=True)))
     def test_is_an_error(self, rgb: str, flow: str, modality: str, root: Path) -> None:
         listed = self.listed(root)
         changes: dict[str, Any] = {"dataset": lambda: listed, "modalities": [modality]}
