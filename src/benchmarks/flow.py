@@ -16,7 +16,7 @@ from src.flow.algorithms import FlowAlgorithm, Frames, make_algorithm
 from src.flow.extract import extract_flow
 from src.flow.quantise import quantise
 from src.flow.settings import FlowSettings
-from src.flow.worker import _jpeg
+from src.flow.worker import jpeg
 
 SHORT_SIDE = 256
 BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
@@ -50,7 +50,7 @@ def algorithms(material: Material, pairs: int, rounds: int, device: str | None) 
         with tempfile.TemporaryDirectory() as folder:
             for number, field in enumerate(quantised):
                 for channel in range(2):
-                    data = _jpeg(field[..., channel])
+                    data = jpeg(field[..., channel])
                     (Path(folder) / f"{number}_{channel}.jpg").write_bytes(data)
         return len(quantised)
 

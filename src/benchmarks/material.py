@@ -10,8 +10,8 @@ import av
 import cv2
 import numpy as np
 
+from src.data.resize import resize, size_at
 from src.data.sources import Uint8
-from src.data.transforms import resize, size_at
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithms import make_algorithm

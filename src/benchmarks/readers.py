@@ -13,9 +13,10 @@ from src.benchmarks.peers import CROP, Draw, by_hand_images, by_hand_video, mmac
 from src.data.dataset import read_view
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import ImageTree, open_images
+from src.data.resize import size_at
 from src.data.sampling import stack_places, valid_range
 from src.data.sources import Size
-from src.data.transforms import CornerJitterCrop, Geometry, size_at
+from src.data.transforms import CornerJitterCrop, Geometry
 from src.data.video_file import VideoFile
 
 FRAMES, STACK, TAU = 5, 10, 10  # at this tau stacks of 10 do not overlap: all images are different

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.data.resize import resize
 from src.data.sources import Size, Uint8
 from src.errors import UserError
 
@@ -31,12 +32,6 @@ class Box:
 
 WHOLE_FRAME = Box(0.0, 0.0, 1.0, 1.0)
 CropPolicy = Callable[[Size, np.random.Generator], Box]
-
-
-def size_at(size: Size, short_side: int) -> Size:
-    """The size (height, width) scaled so that its smaller side is `short_side`."""
-    scale = short_side / min(size)
-    return round(size[0] * scale), round(size[1] * scale)
 
 
 @dataclass(frozen=True)
@@ -120,20 +115,6 @@ class CentreCrop:
 def _fractions(offset: np.ndarray, sides: np.ndarray, frame: Size) -> Box:
     (top, left), (height, width) = offset / np.asarray(frame), sides / np.asarray(frame)
     return Box(float(top), float(left), float(height), float(width))
-
-
-# Beyond this factor interpolation would miss pixels between those it looks at.
-_AVERAGE_FROM = 1.5
-
-
-def resize(image: Uint8, size: Size) -> Uint8:
-    """Resize an image (H, W) or (H, W, C): bilinear, or area averaging when much smaller."""
-    if image.shape[:2] == size:
-        return image
-    height, width = image.shape[:2]
-    shrinks = height >= _AVERAGE_FROM * size[0] and width >= _AVERAGE_FROM * size[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
 class Cut(Protocol):

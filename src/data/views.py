@@ -6,9 +6,10 @@ from typing import Protocol
 import numpy as np
 
 from src.data.augment import Augmentation
+from src.data.resize import size_at
 from src.data.sampling import STRIDED_RUN, ClipSampler, Indices, evenly_spaced
 from src.data.sources import Size
-from src.data.transforms import WHOLE_FRAME, CentreCrop, CropPolicy, Cut, Geometry, size_at
+from src.data.transforms import WHOLE_FRAME, CentreCrop, CropPolicy, Cut, Geometry
 
 
 class View(Protocol):

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.data.resize import size_at
 from src.data.sampling import Indices
 from src.data.sources import RGBSource
-from src.data.transforms import Cut, size_at
+from src.data.transforms import Cut
 from src.errors import UserError
 from src.flow.algorithms import IN_COLOUR, prepare
 from src.flow.settings import FlowSettings

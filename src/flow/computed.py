@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from src.data.resize import size_at
 from src.data.sources import RGBSource, Size, Uint8, in_order
-from src.data.transforms import size_at
 from src.errors import UserError
 from src.flow.algorithms import FlowAlgorithm
 from src.flow.quantise import quantise

@@ -77,8 +77,9 @@ def extract_video(video: Path, size: int, part: Path) -> tuple[int, list[Image]]
 
 def _encoded(fields: Iterator[tuple[Uint8, Uint8]]) -> Iterator[tuple[bytes, bytes]]:
     for u, v in fields:
-        yield _jpeg(u), _jpeg(v)
+        yield jpeg(u), jpeg(v)
 
 
-def _jpeg(image: Uint8) -> bytes:
+def jpeg(image: Uint8) -> bytes:
+    """An image (H, W) as the content of a JPEG file."""
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

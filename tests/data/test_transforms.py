@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.data.resize import resize, size_at
 from src.data.sampling import stack_places
 from src.data.sources import Size, Uint8
 from src.data.transforms import (
@@ -22,9 +23,7 @@ from src.data.transforms import (
     mirror_flow,
     mirror_rgb,
     rescale_levels,
-    resize,
     rgb_clip,
-    size_at,
 )
 from src.errors import UserError
 
