@@ -11,6 +11,7 @@ import torch
 
 from src.benchmarks.harness import Contender, Measurement, measure
 from src.benchmarks.material import Material
+from src.data.resize import resize, size_at
 from src.data.video_file import VideoFile
 from src.flow.algorithms import FlowAlgorithm, Frames, make_algorithm
 from src.flow.extract import extract_flow
@@ -25,9 +26,15 @@ BORDER = 16  # pixels left out where endpoints are compared: what enters an imag
 LIMITS = {"NVIDIA H200": (4.8e12, 67e12)}
 
 
-def algorithms(material: Material, pairs: int, rounds: int, device: str | None) -> Measurement:
+def algorithms(
+    material: Material,
+    pairs: int,
+    rounds: int,
+    device: str | None,
+    short_side: int = SHORT_SIDE,
+) -> Measurement:
     """Frames per second of all algorithms on the same pairs of frames."""
-    first, second = _pairs(material, pairs)
+    first, second = (_at(frames, short_side) for frames in _pairs(material, pairs))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def contender(name: str, parameters: dict[str, object], where: str, note: str) -> Contender:
@@ -111,6 +118,10 @@ def _pairs(material: Material, count: int) -> tuple[Frames, Frames]:
     pairs = max(by_size.values(), key=len)
     chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
     return np.stack([a for a, _ in chosen]), np.stack([b for _, b in chosen])
+
+
+def _at(frames: Frames, short_side: int) -> Frames:
+    return np.stack([resize(frame, size_at(frame.shape[:2], short_side)) for frame in frames])
 
 
 def _grey(frames: Frames) -> Frames:

@@ -20,6 +20,7 @@ from src.flow.quantise import quantise
 
 SHORT_SIDE, QUALITY = 256, [cv2.IMWRITE_JPEG_QUALITY, 95]
 LONGEST = 200  # frames taken of a video
+DRAWN = 120  # frames of a drawn one
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _drawn() -> Iterator[tuple[str, list[Uint8]]]:
         coarse = rng.uniform(0, 255, (20, 26, 3)).astype(np.float32)
         large = cv2.resize(coarse, (size[1] * 2, size[0] * 2), interpolation=cv2.INTER_CUBIC)
         frames = []
-        for t in range(120):
+        for t in range(DRAWN):
             window = large[t : t + size[0], 2 * t : 2 * t + size[1]]
             noisy = window + rng.normal(scale=4, size=window.shape)
             frames.append(np.clip(noisy, 0, 255).astype(np.uint8))

@@ -1,0 +1,74 @@
+"""Ratios within rounds, and figures that are kept and compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.benchmarks.harness import Contender, Timed, load, machine, measure, save, show
+from src.errors import UserError
+
+
+def taking(seconds: list[float], items: int = 10) -> Callable[[], Timed]:
+    """A contender's runs, of which the first does not count."""
+    turns = iter([99.0, *seconds])
+    return lambda: Timed(items, next(turns))
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """A machine that is slower in one round than in the next is so for all."""
+    measured = measure(
+        "race",
+        "clips",
+        Contender("old", taking([1, 10, 2])),
+        [Contender("new", taking([0.5, 5, 1]), "a note")],
+        rounds=3,
+        remarks=["on a track"],
+    )
+    old, new = measured.rows
+    assert (old.rate, old.ratio) == (5, 1)  # 10, 1 and 5 a second
+    assert (new.ratio, new.lowest, new.highest, new.note) == (2, 2, 2, "a note")
+    assert measured.baseline == "old"
+
+
+def test_spread_is_kept() -> None:
+    measured = measure(
+        "race", "clips", Contender("a", taking([1, 1, 1])), [Contender("b", taking([1, 2, 4]))], 3
+    )
+    assert (measured.rows[1].ratio, measured.rows[1].lowest, measured.rows[1].highest) == (
+        0.5,
+        0.25,
+        1.0,
+    )
+
+
+def test_a_run_is_timed_that_has_not_timed_itself() -> None:
+    measured = measure("sum", "sums", Contender("sum", lambda: len([sum(range(10_000))])), [], 3)
+    assert 10 < measured.rows[0].rate < 1e6
+
+
+def test_kept_figures_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = measure("race", "clips", Contender("a", taking([1])), [Contender("b", taking([4]))], 1)
+    file = tmp_path / "kept" / "before.json"
+    save([before], file)
+    assert load(file) == {"race": before}
+    now = measure("race", "clips", Contender("a", taking([1])), [Contender("b", taking([2]))], 1)
+    show(now, load(file)["race"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│ b"))
+    assert line.split("│")[3].strip() == "0.50"
+    assert line.split("│")[5].strip() == "0.25"
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "{}", '{"measurements": [{"title": 1}]}'])
+def test_what_is_no_saved_benchmark(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "before.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=r"before\.json is no saved benchmark"):
+        load(file)
+
+
+def test_the_machine_is_named() -> None:
+    about = machine()
+    assert about["cpu"]
+    assert about["torch"]

@@ -1,0 +1,117 @@
+"""Every target runs, small, and compares what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.benchmarks import material as making
+from src.benchmarks import readers, run
+from src.benchmarks.flow import algorithms
+from src.benchmarks.material import Material, make_material
+from src.benchmarks.memory import memory
+from src.data.image_sources import FlowImages, FrameImages
+from src.data.images import open_images
+from src.data.video_file import VideoFile
+from src.errors import UserError
+from tests.conftest import compose_config
+from tests.helpers import frames_of
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "DRAWN", 40)
+        return make_material(tmp_path_factory.mktemp("material"), None)
+
+
+def test_material_is_the_same_in_all_forms(material: Material) -> None:
+    (name, count), *_ = material.frames.items()
+    folders = FrameImages(open_images(material.rgb), name)
+    assert folders.num_frames == count
+    expected = frames_of(folders, [0, 7, count - 1])
+    for place in ("jpegs_256.zip", "pieces/jpegs_256.zip.001", "rawframes"):
+        other = FrameImages(open_images(material.root / place), name)
+        assert (frames_of(other, [0, 7, count - 1]) == expected).all()
+    for place in ("flow", "flow.zip", "pieces/flow.zip.001", "rawframes"):
+        assert FlowImages(open_images(material.root / place), name).num_fields == count - 1
+    for kind in ("avi", "mp4"):
+        video = VideoFile(material.video(kind, name))
+        assert video.num_frames == count
+        difference = frames_of(video, [0, 7, count - 1]).astype(int) - expected
+        assert np.abs(difference).mean() < 12  # noise that a codec leaves out; another frame: 30
+
+
+def test_an_avi_has_a_single_key_frame(material: Material) -> None:
+    import av
+
+    for name in material.frames:
+        with av.open(str(material.video("avi", name))) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert sum(packet.is_keyframe for packet in packets) == 1
+
+
+def test_loader_and_decode(material: Material) -> None:
+    tables = [readers.loader(material, 2, 1), *readers.decode(material, 2, 1)]
+    assert [table.title.split(":")[0] for table in tables] == ["loader", "decode", "decode"]
+    names = {row.name for row in tables[0].rows}
+    assert {"decode only", "ours, folders", "ours, zip", "ours, zip in 3 pieces"} <= names
+    assert "ours, decoder=auto" in {row.name for row in tables[1].rows}
+    assert all(row.rate > 0 for table in tables for row in table.rows)
+
+
+def test_draws_are_whole_stacks_around_their_frames(material: Material) -> None:
+    for draw in readers._draws(material, 6):
+        fields = np.array(draw.fields).reshape(readers.FRAMES, readers.STACK)
+        assert (fields[:, readers.STACK // 2] == draw.frames).all()
+        assert (np.diff(fields) == 1).all()
+        assert fields.min() >= 0
+        assert fields.max() < material.frames[draw.video] - 1
+
+
+def test_memory_prints_figures(
+    material: Material, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("this system does not tell")
+    figures = memory(material, clips=48, workers=1)
+    assert len(figures) >= 3
+    assert all(0.05 < figure < 8 for figure in figures)
+    assert "trend over the second half" in capsys.readouterr().out
+
+
+def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = compose_config(
+        "benchmark",
+        "target=step",
+        "rounds=1",
+        "step.steps=1",
+        "step.clips=2",
+        "step.overrides=['experiment=st_resnet_two_movers','model.backbone.width=4']",
+        f"output={tmp_path / 'now.json'}",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "compose", compose_config_of)
+        (table,) = run.run_benchmarks(cfg)
+    assert table.baseline == "a hand-written loop"
+    assert json.loads((tmp_path / "now.json").read_text())["measurements"][0]["rounds"] == 1
+    assert "ours, through Lightning" in capsys.readouterr().out
+
+
+def compose_config_of(name: str, overrides: list[str]) -> object:
+    return compose_config(name, *overrides)
+
+
+def test_no_such_target() -> None:
+    with pytest.raises(UserError, match=r"target=speed: choose from loader, .*startup"):
+        run.run_benchmarks(compose_config("benchmark", "target=speed"))
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_flow(material: Material, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pair, of all algorithms; our TV-L1 is told beside its distance from OpenCV's."""
+    table = algorithms(material, pairs=1, rounds=1, device=device, short_side=64)
+    notes = {row.name: row.note for row in table.rows}
+    assert float(notes["tvl1_torch"].split(" px")[0]) < 0.1
+    assert {"tvl1", "dis", "farneback", "raft", "JPEG files, u and v"} <= notes.keys()
