@@ -141,7 +141,7 @@ def machine() -> dict[str, str]:
 def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
     """Print a table; with the ratios of an earlier measurement, if there is one."""
     table = Table(title=measurement.title, title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in (f"{measurement.unit}/s", f"x {measurement.baseline}", "lowest - highest"):
         table.add_column(column, justify="right")
     before = {row.name: row.ratio for row in earlier.rows} if earlier else {}
