@@ -347,7 +347,7 @@ def read_often(archive: Archive, expected: Files, seed: int, answer: Connection)
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
     def test_several_read_one_archive_at_a_time(self, method: str, tmp_path: Path) -> None:
         if method not in multiprocessing.get_all_start_methods():
             pytest.skip(f"no {method} here")

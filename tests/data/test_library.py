@@ -1,6 +1,8 @@
 """Any mix of places for frames and flow, through the data module to batches."""
 
 import zipfile
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,14 @@ def test_nearly_the_same_from_videos_as_from_frames(root: Path) -> None:
         assert torch.equal(one["flow"], other["flow"])
 
 
+@pytest.fixture
+def _fork_server_of_its_own() -> Iterator[None]:
+    """The next user of the fork server finds none that has not loaded what it needs."""
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_fork_server_of_its_own")
 @pytest.mark.parametrize(
     ("method", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1), ("forkserver", 1)]
 )
