@@ -45,11 +45,16 @@ def _summary(found: Verification) -> list[str]:
     if found.lists.unused:
         lines[0] += f"; {len(found.lists.unused)} more are listed for no split"
     seen = {
-        "rgb": _counted(f"{row.width}x{row.height}" for row in rows if row.width)
-        + "; "
-        + _counted(f"{row.fps:g} fps" for row in rows if row.fps)
-        + "; "
-        + _counted(row.decoder for row in rows if row.decoder),
+        "rgb": "; ".join(
+            filter(
+                None,
+                (
+                    _counted(f"{row.width}x{row.height}" for row in rows if row.width),
+                    _counted(f"{row.fps:g} fps" for row in rows if row.fps),
+                    _counted(row.decoder for row in rows if row.decoder),
+                ),
+            )
+        ),
         "flow": _counted(f"{row.flow_width}x{row.flow_height}" for row in rows if row.flow_width),
     }
     for modality, name in (("rgb", "frames"), ("flow", "flow")):

@@ -14,15 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from src.data.inspection import Inspector, Job, Look
 from src.data.lists import key_of, read_lists
+from src.data.scan import in_parallel
 from src.data.sources import Size
-from src.data.splits import Video, read_hmdb51, read_ucf101
+from src.data.splits import Split, Video, read_hmdb51, read_ucf101
 from src.data.video_file import VideoFile
+from src.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 
@@ -104,6 +107,19 @@ class MadeUp:
         """Write a file over, but not those that it is a link to."""
         file.unlink()
         file.write_bytes(content)
+
+
+def read_small(root: str, split: int = 1, lists: str = "splits", videos: str = "videos") -> Split:
+    """Two classes under made-up names with odd characters; splits 1 and 2."""
+    if split == 3:
+        raise UserError("no split 3")
+    videos_of = [
+        Video(name, Path(root, videos, folder, f"{name}.avi"), label)
+        for label, folder in enumerate(("wave", "kick_ball"))
+        for name in [f"Film{n}_#(1)[HD]&;!_{folder}_f_cm_np1_ba_med_0" for n in range(14)]
+    ]
+    order = videos_of if split == 1 else videos_of[::-1]
+    return Split(("wave", "kick_ball"), tuple(order[:20]), tuple(order[20:]))
 
 
 def small_clip(folder: Path, frames: int = FRAMES, size: Size = SMALL) -> bytes:
@@ -303,6 +319,13 @@ def crash_hang_or_double(job: int | str) -> int:
     if job == "hang":
         time.sleep(60)
     return 2 * int(job)
+
+
+def slow(*arguments: Any) -> Any:
+    """As `in_parallel`, with time to stop it."""
+    for result in in_parallel(*arguments):
+        time.sleep(0.1)
+        yield result
 
 
 if __name__ == "__main__":
