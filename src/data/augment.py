@@ -55,14 +55,18 @@ class AugmentedCut:
             image = recolour(image)
         return image if self.warp is None else self._warped(image, MEAN_COLOUR)
 
-    def flow(self, u: Uint8, v: Uint8) -> tuple[Uint8, Uint8]:
-        """Cut a quantised field, u and v (H, W), then warp it and its vectors."""
-        u, v = self.cut.flow(u, v)
+    def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
+        """Cut a quantised field, u and v (H, W), then warp it and its vectors; into `out`."""
+        field = self.cut.flow(u, v, out)
         if self.warp is None:
-            return u, v
-        turned = (cv2.addWeighted(u, a, v, b, 127.5 * (1 - a - b)) for a, b in self.warp[:2, :2])
-        warped_u, warped_v = (self._warped(component, ZERO_FLOW) for component in turned)
-        return warped_u, warped_v
+            return field
+        turned = [
+            cv2.addWeighted(field[0], a, field[1], b, 127.5 * (1 - a - b))
+            for a, b in self.warp[:2, :2]
+        ]
+        for component, image in zip(field, turned, strict=True):
+            component[:] = self._warped(image, ZERO_FLOW)
+        return field
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
         """What v and u seen in the cut are multiplied by to be those that `flow` gives."""

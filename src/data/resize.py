@@ -1,6 +1,7 @@
 """Sizes of images, and the one way in which images are resized."""
 
 import cv2
+import numpy as np
 
 from src.data.sources import Size, Uint8
 
@@ -14,11 +15,16 @@ def size_at(size: Size, short_side: int) -> Size:
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def resize(image: Uint8, size: Size) -> Uint8:
-    """Resize an image (H, W) or (H, W, C): bilinear, or area averaging when much smaller."""
+def resize(image: Uint8, size: Size, out: Uint8 | None = None) -> Uint8:
+    """Resize an image (H, W) or (H, W, C): bilinear, or area averaging when much smaller.
+
+    With `out` the result is written there, else an image that has the size is returned itself.
+    """
     if image.shape[:2] == size:
-        return image
+        if out is not None:
+            np.copyto(out, image)
+        return image if out is None else out
     height, width = image.shape[:2]
     shrinks = height >= _AVERAGE_FROM * size[0] and width >= _AVERAGE_FROM * size[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, size[::-1], interpolation=interpolation)
+    return cv2.resize(image, size[::-1], dst=out, interpolation=interpolation)

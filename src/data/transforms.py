@@ -129,8 +129,8 @@ class Cut(Protocol):
         """Cut a frame (H, W, 3)."""
         ...
 
-    def flow(self, u: Uint8, v: Uint8) -> tuple[Uint8, Uint8]:
-        """Cut a quantised field, u and v (H, W)."""
+    def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
+        """Cut a quantised field, u and v (H, W), into `out` (2, *size) or a new array."""
         ...
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
@@ -159,27 +159,27 @@ class Geometry:
         """Cut a frame (H, W, 3)."""
         return self.cut(image)
 
-    def flow(self, u: Uint8, v: Uint8) -> tuple[Uint8, Uint8]:
-        """Cut a quantised field, u and v (H, W)."""
-        cut_u, cut_v = self.cut_u(u), self.cut(v)
+    def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
+        """Cut a quantised field, u and v (H, W), into `out` (2, *size) or a new array."""
+        field = np.empty((2, *self.size), dtype=np.uint8) if out is None else out
+        self.cut(u, field[0])
+        self.cut(v, field[1])
+        if self.mirror:  # to the left is to the right in a mirror: 255 - u
+            cv2.bitwise_not(field[0], dst=field[0])
         if self.rescale_flow:
             factor_v, factor_u = self.scale(u.shape)
-            cut_u, cut_v = rescale_levels(cut_u, factor_u), rescale_levels(cut_v, factor_v)
-        return cut_u, cut_v
+            rescale_levels(field[0], factor_u)
+            rescale_levels(field[1], factor_v)
+        return field
 
-    def cut(self, image: Uint8) -> Uint8:
-        """Cut an image (H, W) or (H, W, C): crop, resize once, mirror; v and RGB alike."""
+    def cut(self, image: Uint8, out: Uint8 | None = None) -> Uint8:
+        """Cut an image (H, W) or (H, W, C) into `out`: crop, resize once, mirror."""
         height, width = image.shape[:2]
         top, left = round(self.box.top * height), round(self.box.left * width)
         bottom = max(round((self.box.top + self.box.height) * height), top + 1)
         right = max(round((self.box.left + self.box.width) * width), left + 1)
-        cut = resize(image[top:bottom, left:right], self.size)
-        return cv2.flip(cut, 1) if self.mirror else cut
-
-    def cut_u(self, image: Uint8) -> Uint8:
-        """Cut horizontal flow: to the left is to the right in a mirror, 255 - u in uint8."""
-        cut = self.cut(image)
-        return cv2.bitwise_not(cut) if self.mirror else cut
+        cut = resize(image[top:bottom, left:right], self.size, out)
+        return cv2.flip(cut, 1, dst=out) if self.mirror else cut
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
         """What v and u seen in the cut are multiplied by to be those that `flow` gives."""
@@ -194,9 +194,9 @@ class Geometry:
         )
 
 
-def rescale_levels(image: Uint8, factor: float) -> Uint8:
-    """Multiply quantised flow by a factor around its zero, 127.5, limited to 0..255."""
-    return cv2.LUT(image, _rescaled(factor))
+def rescale_levels(image: Uint8, factor: float) -> None:
+    """Multiply quantised flow by a factor around its zero, 127.5, limited to 0..255, in place."""
+    cv2.LUT(image, _rescaled(factor), dst=image)
 
 
 @lru_cache(maxsize=16)  # a clip has one or two factors
@@ -235,10 +235,10 @@ def flow_clip(
     """
     frames, stack = shape
     clip = np.empty((stack, 2, frames, *cut.size), dtype=np.uint8)
-    for (u, v), positions in zip(fields, places, strict=True):
-        for component, image in enumerate(cut.flow(u, v)):
-            for t, position in positions:
-                clip[position, component, t] = image
+    for (u, v), ((t, position), *others) in zip(fields, places, strict=True):
+        field = cut.flow(u, v, clip[position, :, t])
+        for t, position in others:
+            clip[position, :, t] = field
     return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
 
 

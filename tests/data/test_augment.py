@@ -113,7 +113,7 @@ class TestWarp:
         before[..., 0] *= -1 if mirror else 1
         expected = 127.5 + before @ warp[:2, :2].T
         inside = came_from(warp)[2]
-        assert np.abs(np.stack(flow, axis=-1) - expected)[inside > 0].max() <= 2
+        assert np.abs(np.moveaxis(flow, 0, -1) - expected)[inside > 0].max() <= 2
         assert all((component[inside < -1] == ZERO_FLOW).all() for component in flow)
 
     def test_quarter_turn_of_a_known_flow(self, rng: np.random.Generator) -> None:
