@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from src.benchmarks.harness import Contender, Measurement, measure
-from src.benchmarks.material import Material
+from src.benchmarks.material import Material, encode
 from src.data.resize import resize, size_at
 from src.data.video_file import VideoFile
 from src.flow.algorithms import FlowAlgorithm, Frames, make_algorithm
@@ -20,6 +20,7 @@ from src.flow.settings import FlowSettings
 from src.flow.worker import jpeg
 
 SHORT_SIDE = 256
+COPIES = 4  # of each video: a worker does whole videos, and some would have one more to do
 BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
 # Of an H200, for the limit that is printed beside a measurement: bytes and float32 operations per
 # second, from its data sheet. Other devices get no limit.
@@ -80,9 +81,18 @@ def algorithms(
     )
 
 
-def extraction(material: Material, rounds: int, algorithm: str = "dis") -> Measurement:
-    """Frames per second of `extract_flow` with one and with two processes, JPEG files included."""
-    videos = sorted((material.root / "avi").glob("*.avi")) * 1
+def extraction(material: Material, rounds: int, algorithm: str, most: int) -> Measurement:
+    """Frames per second of `extract_flow` with one and with two processes, JPEG files included.
+
+    Args:
+        material: its videos are extracted.
+        rounds: of both.
+        algorithm: of the flow, at its own parameters.
+        most: frames of a video that are taken.
+    """
+    videos = [
+        _beginning(material, name, most, copy) for name in material.frames for copy in range(COPIES)
+    ]
     settings = FlowSettings(algorithm)
     frames = sum(VideoFile(video).num_frames for video in videos)
 
@@ -105,6 +115,14 @@ def extraction(material: Material, rounds: int, algorithm: str = "dis") -> Measu
         rounds,
         [f"{len(videos)} videos, {frames} frames, from {material.source}"],
     )
+
+
+def _beginning(material: Material, name: str, frames: int, copy: int) -> Path:
+    """The first frames of a video as a video."""
+    images = np.stack(list(VideoFile(material.video("avi", name)).rgb(range(frames))))
+    path = material.root / "beginnings" / f"{name}_{copy}.avi"
+    encode(path, images, "mpeg4", {"qmin": "2", "qmax": "5"})
+    return path
 
 
 def _pairs(material: Material, count: int) -> tuple[Frames, Frames]:

@@ -69,7 +69,7 @@ def make_material(root: Path, clips: str | None) -> Material:
             ("avi", "mpeg4", {"qmin": "2", "qmax": "5", "bf": "2"}),
             ("mp4", "libx264", {"crf": "20"}),
         ):
-            _encode(root / kind / f"{name}.{kind}", np.stack(frames), codec, options)
+            encode(root / kind / f"{name}.{kind}", np.stack(frames), codec, options)
     for folder in ("jpegs_256", "flow"):
         _zip(root / folder, root / f"{folder}.zip")
         _cut(root / f"{folder}.zip", 3)
@@ -132,7 +132,8 @@ def _link(root: Path, there: str, here: str) -> None:
     target.hardlink_to(root / there)
 
 
-def _encode(path: Path, frames: Uint8, codec: str, options: dict[str, str]) -> None:
+def encode(path: Path, frames: Uint8, codec: str, options: dict[str, str]) -> None:
+    """Write frames (N, H, W, 3) as a video, nothing where the codec does not exist."""
     if codec not in av.codecs_available:
         return
     path.parent.mkdir(exist_ok=True)

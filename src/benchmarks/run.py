@@ -1,6 +1,7 @@
 """The targets of `python -m src.benchmark`."""
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from src.benchmarks.step import step
 from src.errors import UserError
 from src.training.plan import make_plan, resolve
 
-TARGETS = ("loader", "decode", "flow", "memory", "step", "startup")
-ON_CLIPS = TARGETS[:4]
+TARGETS = ("loader", "decode", "extract", "flow", "memory", "step", "startup")
+ON_CLIPS = TARGETS[:5]
 
 
 def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
@@ -36,6 +37,7 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
         if target not in TARGETS:
             raise UserError(f"target={target}: choose from {', '.join(TARGETS)}")
     earlier = load(Path(cfg.compare)) if cfg.compare else {}
+    logging.getLogger("src.flow").setLevel(logging.WARNING)  # its progress is not of interest here
     Console().print(", ".join(f"{name} {value}" for name, value in machine().items()))
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -61,8 +63,8 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         return
     if target == "memory":
         memory(material, cfg.memory.clips, cfg.memory.workers)
-    if target == "flow":
-        yield flow.extraction(material, cfg.rounds)
+    if target == "extract":
+        yield flow.extraction(material, cfg.rounds, cfg.extract.algorithm, cfg.extract.frames)
     with _one_core():
         if target == "loader":
             yield readers.loader(material, cfg.per_round, cfg.rounds)
