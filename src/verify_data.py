@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.data.verify import verify
-from src.data.verify_report import report, write_report
+from src.data.verification.report import report, write_report
+from src.data.verification.verify import verify
 
 
 @command("verify_data")

@@ -12,10 +12,10 @@ from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
 from src.data.loading import UnderWay, VideoLoader
-from src.data.manifest import Manifest, open_known_flow, open_known_rgb
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
+from src.data.verification.manifest import Manifest, open_known_flow, open_known_rgb
 from src.data.video_file import DECODERS
 from src.data.views import CentralClip, RandomClip, View, WholeVideo
 from src.errors import UserError

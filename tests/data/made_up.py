@@ -19,11 +19,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.data.inspection import Inspector, Job, Look
-from src.data.lists import key_of, read_lists
-from src.data.scan import in_parallel
 from src.data.sources import Size
 from src.data.splits import Split, Video, read_hmdb51, read_ucf101
+from src.data.verification.inspection import Inspector, Job, Look
+from src.data.verification.lists import key_of, read_lists
+from src.data.verification.scan import in_parallel
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from tests.flow.textures import moving_texture

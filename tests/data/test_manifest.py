@@ -12,12 +12,12 @@ import pytest
 
 from src.data.datamodule import VideoDataModule
 from src.data.image_folders import FolderTree
-from src.data.lists import key_of
-from src.data.manifest import Manifest
-from src.data.problems import PROBLEMS
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop
-from src.data.verify import verify
+from src.data.verification.lists import key_of
+from src.data.verification.manifest import Manifest
+from src.data.verification.problems import PROBLEMS
+from src.data.verification.verify import verify
 from src.errors import UserError
 from src.flow.settings import FlowSettings
 from src.training.plan import difference
@@ -201,7 +201,9 @@ class TestUnfit:
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert len(datamodule(tree, **changes).videos.train) == 4
-        lines = [r.getMessage() for r in caplog.records if r.name == "src.data.manifest"]
+        lines = [
+            r.getMessage() for r in caplog.records if r.name == "src.data.verification.manifest"
+        ]
         assert len(lines) <= 1
         return "".join(lines)
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from src import verify_data
-from src.data.lists import Lists, key_of, read_lists
-from src.data.scan import Lost, in_parallel
 from src.data.splits import Split, Video, read_hmdb51, read_ucf101
-from src.data.verify import Verification, verify
-from src.data.verify_report import report
+from src.data.verification.lists import Lists, key_of, read_lists
+from src.data.verification.report import report
+from src.data.verification.scan import Lost, in_parallel
+from src.data.verification.verify import Verification, verify
 from src.errors import UserError
 from tests.data.made_up import (
     FRAMES,
@@ -224,8 +224,8 @@ def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) 
     program = (
         "from functools import partial\n"
         "from tests.data.made_up import read_small, slow\n"
-        "from src.data import verify as module\n"
-        "from src.data.verify import verify\n"
+        "from src.data.verification import verify as module\n"
+        "from src.data.verification.verify import verify\n"
         "if __name__ == '__main__':\n"
         "    module.in_parallel = slow\n"
         f"    root = {str(small.tree.root)!r}\n"
@@ -273,7 +273,7 @@ class TestInParallel:
     def test_a_crash_is_reported_with_its_video(
         self, small: Small, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("src.data.verify.Inspector", CrashingInspector)
+        monkeypatch.setattr("src.data.verification.verify.Inspector", CrashingInspector)
         verification = small.verify()
         assert found(verification) == {"rgb_crash": {key_of(small.videos[5])}}
         assert verification.failed

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.data.dataset import COUNT_TOLERANCE
-from src.data.inspection import Inspector, Job, Look, Modality
 from src.data.library import (
     ON_THE_FLY,
     VIDEOS,
@@ -23,14 +22,15 @@ from src.data.library import (
     open_flow,
     open_rgb,
 )
-from src.data.lists import Lists, key_of, read_lists
-from src.data.look_cache import LookCache
-from src.data.look_cache import key_of as cache_key
-from src.data.manifest import Manifest, Row, place_of, videos_folder, where_of
-from src.data.problems import is_fatal
-from src.data.scan import Lost, in_parallel
 from src.data.sources import Size
 from src.data.splits import Split, Video
+from src.data.verification.inspection import Inspector, Job, Look, Modality
+from src.data.verification.lists import Lists, key_of, read_lists
+from src.data.verification.look_cache import LookCache
+from src.data.verification.look_cache import key_of as cache_key
+from src.data.verification.manifest import Manifest, Row, place_of, videos_folder, where_of
+from src.data.verification.problems import is_fatal
+from src.data.verification.scan import Lost, in_parallel
 from src.errors import UserError
 from src.hardware import usable_cores
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.data.problems import PROBLEMS
-from src.data.verify import Verification
+from src.data.verification.problems import PROBLEMS
+from src.data.verification.verify import Verification
 from src.errors import UserError
 
 FILE_NAME = "verify_report.txt"

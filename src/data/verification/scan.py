@@ -42,7 +42,7 @@ def _until_broken(
     """Work `waiting` off; returns the jobs under way when a worker died or hung."""
     under_way: dict[Future[Any], J] = {}
     count = min(workers, len(waiting))
-    with worker_pool(count, "src.data.inspection", _set_function, function) as pool:
+    with worker_pool(count, "src.data.verification.inspection", _set_function, function) as pool:
         while waiting or under_way:
             try:
                 while waiting and len(under_way) < 2 * count:  # few, for each may be a suspect

@@ -43,11 +43,15 @@ PROBLEMS = {
     "flow_uv": Problem("u and v differ in number or size", _FLOW),
     "flow_sizes": Problem("flow changes its size within a video", _FLOW),
     "flow_count": Problem("flow of another video: it does not fit the number of frames", _FLOW),
-    "flow_aspect": Problem("flow of another shape than the frames", _FLOW),
     "rgb_sizes": Problem("frames change their size within a video", "nothing: cut to fit", False),
     "flow_uneven": Problem(
         "not one flow field fewer than frames",
         "nothing: released flow is like that, frames beyond the shorter are not used",
+        False,
+    ),
+    "flow_aspect": Problem(
+        "flow of another shape than the frames, as from extractors with a fixed size",
+        "nothing, if it is that: both are cut by fractions of their sides; else: " + _FLOW,
         False,
     ),
     "flow_scale": Problem(

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
-from src.data.inspection import Look
+from src.data.verification.inspection import Look
 from src.errors import UserError
 
 

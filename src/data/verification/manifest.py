@@ -26,9 +26,9 @@ from src.data.library import (
     open_flow,
     open_rgb,
 )
-from src.data.lists import key_of
-from src.data.problems import PROBLEMS, is_fatal
 from src.data.splits import Video
+from src.data.verification.lists import key_of
+from src.data.verification.problems import PROBLEMS, is_fatal
 from src.errors import UserError
 from src.flow.settings import FlowSettings
 
@@ -57,7 +57,7 @@ class Row:
         flow_width: of a flow field.
         fps: frames per second.
         decoder: what read the frames.
-        problems: codes of `src.data.problems`, apart by spaces.
+        problems: codes of `src.data.verification.problems`, apart by spaces.
         rgb: where its frames lie: a file's name, `<folder>/frame[000001-000093].jpg`, or an
             archive's name for it.
         u: where u lies, "" if nowhere.
