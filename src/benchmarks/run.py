@@ -37,7 +37,6 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
         if target not in TARGETS:
             raise UserError(f"target={target}: choose from {', '.join(TARGETS)}")
     earlier = load(Path(cfg.compare)) if cfg.compare else {}
-    logging.getLogger("src.flow").setLevel(logging.WARNING)  # its progress is not of interest here
     Console().print(", ".join(f"{name} {value}" for name, value in machine().items()))
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +63,8 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
     if target == "memory":
         memory(material, cfg.memory.clips, cfg.memory.workers)
     if target == "extract":
-        yield flow.extraction(material, cfg.rounds, cfg.extract.algorithm, cfg.extract.frames)
+        with _quiet("src.flow"):
+            yield flow.extraction(material, cfg.rounds, cfg.extract.algorithm, cfg.extract.frames)
     with _one_core():
         if target == "loader":
             yield readers.loader(material, cfg.per_round, cfg.rounds)
@@ -72,6 +72,18 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
             yield from readers.decode(material, cfg.per_round, cfg.rounds)
         elif target == "flow":
             yield flow.algorithms(material, cfg.flow.pairs, cfg.rounds, cfg.flow.device)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger's progress to itself: it is not of interest here."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
