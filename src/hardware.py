@@ -1,5 +1,6 @@
 """What the machine lends this process."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -18,25 +19,27 @@ def memory_of_tree_gib() -> float | None:
 
     None where the system does not tell (it is Linux's proportional set size).
     """
-    try:
-        pids = [os.getpid(), *_children(os.getpid())]
-        return sum(_proportional_kib(pid) for pid in pids) / 2**20
-    except OSError:
+    if not Path("/proc/self/smaps_rollup").exists():
         return None
+    return sum(map(_proportional_kib, _family(os.getpid()))) / 2**20
 
 
-def _children(pid: int) -> list[int]:
-    children = [
-        int(child)
-        for thread in os.listdir(f"/proc/{pid}/task")
-        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
-    ]
-    return children + [grandchild for child in children for grandchild in _children(child)]
+def _family(pid: int) -> list[int]:
+    """A process and all below it; threads and processes may end while they are counted."""
+    family = [pid]
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in thread.read_text().split():
+                family += _family(int(child))
+    return family
 
 
 def _proportional_kib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
 
 
 def peak_memory_gib() -> float:
