@@ -14,7 +14,7 @@ from src.data.dataset import read_view
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import ImageTree, open_images
 from src.data.resize import size_at
-from src.data.sampling import stack_places, valid_range
+from src.data.sampling import valid_range
 from src.data.sources import Size
 from src.data.transforms import CornerJitterCrop, Geometry
 from src.data.video_file import VideoFile
@@ -114,8 +114,7 @@ def loader(material: Material, clips: int, rounds: int) -> Measurement:
 
 def _jpegs(rawframes: Path, draw: Draw) -> Iterator[tuple[np.ndarray, int]]:
     names = [(f"img_{i + 1:05d}.jpg", cv2.IMREAD_COLOR) for i in draw.frames]
-    places = stack_places(np.array(draw.frames), STACK, 10**9)
-    for i in places:
+    for i in dict.fromkeys(draw.fields):  # each once, also where stacks overlap
         names += [(f"flow_{axis}_{i + 1:05d}.jpg", cv2.IMREAD_GRAYSCALE) for axis in "xy"]
     for name, flags in names:
         data = (rawframes / draw.video / name).read_bytes()

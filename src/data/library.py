@@ -16,7 +16,6 @@ from src.data.splits import Video
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.after_transfer import FramesForFlow
-from src.flow.algorithms import runs_on_devices
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 
@@ -130,7 +129,7 @@ class FlowOnTheFly:
         """The flow of a video, or its frames if the device is to compute it."""
         settings = self.settings
         frames = self.frames.open(video)
-        if runs_on_devices(settings.algorithm):
+        if settings.uses_torch:
             return FramesForFlow(frames, settings)
         return ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
 

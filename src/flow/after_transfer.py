@@ -17,6 +17,7 @@ from src.data.sources import RGBSource
 from src.data.transforms import Cut
 from src.errors import UserError
 from src.flow.algorithms import IN_COLOUR, prepare
+from src.flow.quantise import levels
 from src.flow.settings import FlowSettings
 
 FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and label
@@ -87,8 +88,7 @@ class FlowAfterTransfer:
         flow = algorithm.tensors(first.flatten(0, 2), second.flatten(0, 2))  # (B * T * L, 2, H, W)
         flow = flow.unflatten(0, first.shape[:3])  # (B, T, L, 2, H, W)
         flow = flow * lengths[:, None, None, :, None, None]
-        bound = self.settings.bound
-        quantised = ((flow.clamp(-bound, bound) + bound) * (255 / (2 * bound))).round()
-        quantised = quantised.to(torch.uint8).permute(0, 2, 3, 1, 4, 5)  # (B, L, 2, T, H, W)
+        quantised = levels(flow, self.settings.bound).to(torch.uint8)
+        quantised = quantised.permute(0, 2, 3, 1, 4, 5)  # (B, L, 2, T, H, W)
         rest = {key: value for key, value in batch.items() if key not in (FRAMES, LENGTHS)}
         return rest | {"flow": quantised.flatten(1, 2).contiguous()}  # (B, 2L, T, H, W)

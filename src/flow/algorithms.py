@@ -217,11 +217,6 @@ IN_COLOUR = ("raft",)  # all others see grey
 DEVICE = "device"  # what an algorithm takes that can run on one; not one of its parameters
 
 
-def runs_on_devices(name: str) -> bool:
-    """Whether the algorithm `name` can run on any device, and not on a CPU alone."""
-    return DEVICE in inspect.signature(ALGORITHMS[name]).parameters
-
-
 def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters given, and the defaults of those that are not.
 

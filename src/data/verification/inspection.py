@@ -249,7 +249,7 @@ def _parts_problem(
     if counts[0] != counts[1]:
         return {"uv": f"{counts[0]} images of u, {counts[1]} of v"}
     if any(u != v for u, v in zip(sizes["u"], sizes["v"], strict=False)):
-        return {"uv": f"u of {_text(sizes['u'][0])}, v of {_text(sizes['v'][0])}"}
+        return {"uv": f"u of {size_text(sizes['u'][0])}, v of {size_text(sizes['v'][0])}"}
     return {}
 
 
@@ -257,10 +257,11 @@ def _sizes_problem(where: str, sizes: Sequence[Size]) -> dict[str, str]:
     different = list(dict.fromkeys(sizes))
     if len(different) < 2:
         return {}
-    return {"sizes": f"{where}: {', '.join(_text(size) for size in different)}"}
+    return {"sizes": f"{where}: {', '.join(size_text(size) for size in different)}"}
 
 
-def _text(size: Size) -> str:
+def size_text(size: Size) -> str:
+    """A size as people write it: width x height."""
     return f"{size[1]}x{size[0]}"
 
 

@@ -24,7 +24,7 @@ from src.data.library import (
 )
 from src.data.sources import Size
 from src.data.splits import Split, Video
-from src.data.verification.inspection import Inspector, Job, Look, Modality
+from src.data.verification.inspection import Inspector, Job, Look, Modality, size_text
 from src.data.verification.lists import Lists, key_of, read_lists
 from src.data.verification.look_cache import LookCache
 from src.data.verification.look_cache import key_of as cache_key
@@ -252,7 +252,9 @@ def _together(frames: Look | None, flow: Look | None, stack: int) -> dict[str, s
         elif difference:
             found["flow_uneven"] = numbers
         if _other_shape(frames.size, flow.size):
-            found["flow_aspect"] = f"frames of {_text(frames.size)}, flow of {_text(flow.size)}"
+            found["flow_aspect"] = (
+                f"frames of {size_text(frames.size)}, flow of {size_text(flow.size)}"
+            )
     lengths = [frames.count] if frames else []
     if flow:
         lengths.append(flow.count + 1)
@@ -289,10 +291,6 @@ def _other_scale(looks: Looks) -> dict[str, str]:
         for key, side in sides.items()
         if side and side != usual[0][0]
     }
-
-
-def _text(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _extra(
