@@ -4,16 +4,19 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -25,7 +28,24 @@ from src.errors import UserError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
+QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
+LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
+
+
+def folder_name(overrides: str) -> str:
+    """A sweep job's overrides as a folder's name that neither a shell nor Hydra wants quoted.
+
+    "seed=1,model.net.connection={kind:additive}" is seed-1_model.net.connection-kind-additive.
+    """
+    joined = re.sub(r"[=:]+[{\[]?", "-", overrides)
+    name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}_{sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -38,13 +58,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
-            _quieten()
+            quieten()
             asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
             def task(cfg: DictConfig) -> Any:
                 # Not for the processes that a task starts.
                 if not asked_for_traceback:
                     os.environ.pop(FULL_ERROR, None)
+                if QUEUED in os.environ:
+                    with errors_for_the_queue():
+                        return function(cfg)
                 # Hydra would announce an error before handing it on.
                 with contextlib.nullcontext() if asked_for_traceback else one_line_errors():
                     return function(cfg)
@@ -83,7 +106,20 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def _quieten() -> None:
+@contextlib.contextmanager
+def errors_for_the_queue() -> Iterator[None]:
+    """Hand errors on to whoever waits for this job; the job's own log has them whole."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        mistake = find_mistake(error)
+        if mistake is None:
+            raise
+        raise UserError(mistake) from None  # the same line without what cannot travel
+
+
+def quieten() -> None:
     """Silence what Lightning says at every start; its warnings about the run itself stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
@@ -91,6 +127,7 @@ def _quieten() -> None:
         ".*smaller than the logging interval",
         ".*LeafSpec.*deprecated",
         ".*does not have many workers",
+        ".*srun. command is available",  # it need not be used
         ".*barrier.*using the device",
         ".*broadcast_buffers. is deprecated",  # its successor is not in torch 2.11
     ):

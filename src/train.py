@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.training.pipeline import run_experiment
+from src.training.launch import run_on_all_devices
 
 
 @command("train")
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> float:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
-    return run_experiment(cfg)
+    return run_on_all_devices(cfg, job)
 
 
 if __name__ == "__main__":

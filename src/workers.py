@@ -52,14 +52,18 @@ def _start(
     arguments: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all processes: the parent decides
-    threading.Thread(target=_leave, args=(stop,), daemon=True).start()
+    end_with_parent(stop)
     number = numbers.get()
     if setup:
         setup(number, *arguments)
 
 
+def end_with_parent(stop: Connection) -> None:
+    """From now on this process ends when the parent closes its end of the pipe, or dies."""
+    threading.Thread(target=_leave, args=(stop,), daemon=True).start()
+
+
 def _leave(stop: Connection) -> None:
-    """End this process when the parent closes its end of the pipe, or dies in any way."""
     with contextlib.suppress(EOFError, OSError):
         stop.recv_bytes()
     os._exit(1)

@@ -1,5 +1,7 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,18 @@ def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
     cfg = compose_config("train", *tiny, f"paths.output_dir={output}")
     run_experiment(cfg)
     return Path(cfg.paths.run_dir)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run an entry point with arguments; its exit status."""
+
+    def run(main: Callable[[], None], *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,29 +14,14 @@ from tests.helpers import CLIPS
 Main = Callable[[], None]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run an entry point with arguments; its exit status."""
-
-    def run(main: Main, *arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["command", *arguments])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
-
-
 MISTAKES = [
     (train.main, ["experiment=nothing"], "nothing"),
     (train.main, ["trainer.foo=1"], "trainer.foo"),
     (train.main, ["data.split=2"], "split 1 only"),
     (train.main, ["experiment=st_resnet_hmdb51"], "HMDB51 is not here"),
     (train.main, ["experiment=st_resnet_ucf101"], "UCF101 is not here"),
-    (train.main, ["model.backbone.depth=51"], "depth 51"),
-    (train.main, ["model.net.connection=both"], "connection 'both'"),
+    (train.main, ["model.backbone.depth=51"], "depth=51"),
+    (train.main, ["model.net.connection.kind=both"], "connection.kind=both: choose from none"),
     (train.main, ["only=finale"], "only=finale"),
     (train.main, ["only=joint"], "starts from stage appearance"),
     (train.main, ["stages.joint_pooled.data.frames=3"], "shorter than the temporal pool"),

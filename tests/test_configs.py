@@ -11,15 +11,18 @@ from src.cli import CONF_DIR
 from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
 from src.models.build import build_datamodule
+from src.models.connection import Connection
 from src.models.resnet import ResNet
+from src.models.temporal import TemporalPool
 from src.models.two_stream import TwoStreamResNet
 from src.training.checks import check_plans
 from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+BACKBONES = CONF_DIR / "model" / "backbone"
 MODELS, DATASETS = (
-    ("appearance", "motion", "two_stream", "st_resnet"),
+    ("appearance", "motion", "two_stream", "st_resnet", "st_multiplier"),
     ("hmdb51", "ucf101", "two_movers"),
 )
 
@@ -29,13 +32,13 @@ def test_grid_is_complete() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Path) -> None:
+def test_experiment_composes_and_its_networks_run(experiment: str) -> None:
     """All stages' networks take the batches that the stages' data promise (checked on meta)."""
     config = resolve(compose_config("train", f"experiment={experiment}"))
     plans = {name: make_plan(config, name) for name in stage_names(config)}
-    check_plans(plans, config, tmp_path)
+    check_plans(plans, config)
     assert config["name"] == experiment
-    stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4}
+    stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4, "st_multiplier": 3}
     assert len(plans) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
 
 
@@ -54,6 +57,42 @@ def test_published_schedules() -> None:
         assert [s["data"]["frames"] for s in stages] == [1, 1, 5, 11]
         assert config["optimizer"]["weight_decay"] == 5e-4
         assert config["data"]["num_classes"] == {"hmdb51": 51, "ucf101": 101}[dataset]
+
+
+def test_published_st_mulnet() -> None:
+    config = resolve(compose_config("train", "experiment=st_multiplier_ucf101"))
+    joint = config["stages"]["joint"]
+    schedule = instantiate(joint["module"]["schedule"])
+    assert schedule.phases == [(1e-3, 10), (1e-4, 5), (1e-5, 5), (1e-6, 5)]
+    assert (joint["batch_size"], joint["data"]["frames"]) == (128, 5)
+    assert joint["data"]["stride"] == [5, 35]
+    with torch.device("meta"):
+        net = instantiate(config["model"]["net"])
+    assert net.connection == Connection("multiplicative")
+    assert net.temporal_pool == TemporalPool(5, 1)
+    assert net.state_dict()["motion.layer3.1.temporal.weight"].shape == (256, 256, 3, 1, 1)
+
+
+@pytest.mark.parametrize("backbone", sorted(p.stem for p in BACKBONES.glob("[!_]*.yaml")))
+def test_backbones(backbone: str) -> None:
+    """Each makes streams of its depth; ResNet-18 and -34 with injected filters."""
+    overrides = ["experiment=st_multiplier_hmdb51", f"model/backbone={backbone}"]
+    config = resolve(compose_config("train", *overrides))
+    with torch.device("meta"):
+        net = instantiate(config["model"]["net"])
+    assert f"{net.appearance.depth}" in backbone
+    assert (net.appearance.conv1.bias is not None) == ("caffe" in backbone)
+    normalise = instantiate(config["model"]["normalise"])
+    assert (normalise.rgb_std.flatten().tolist() == [1, 1, 1]) == ("caffe" in backbone)
+
+
+def test_a_deeper_motion_stream() -> None:
+    overrides = ["experiment=st_multiplier_ucf101", "model.motion.depth=152"]
+    config = resolve(compose_config("train", *overrides))
+    plans = {name: make_plan(config, name) for name in stage_names(config)}
+    check_plans(plans, config)
+    assert plans["motion"]["net"]["depth"] == plans["joint"]["net"]["motion"]["depth"] == 152
+    assert plans["appearance"]["net"]["depth"] == 50
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,12 @@ def measure(
     return Measurement(title, unit, baseline.name, rounds, rows, list(remarks))
 
 
+def wait(device: torch.device) -> None:
+    """Let a GPU finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
     cpu = platform.processor() or platform.machine()

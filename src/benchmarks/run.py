@@ -17,12 +17,14 @@ from src.benchmarks import flow, readers
 from src.benchmarks.harness import Measurement, load, machine, save, show
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
+from src.benchmarks.network import network
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
 from src.errors import UserError
+from src.models.build import build_net
 from src.training.plan import make_plan, resolve
 
-TARGETS = ("loader", "decode", "extract", "flow", "memory", "step", "startup")
+TARGETS = ("loader", "decode", "extract", "flow", "memory", "network", "step", "startup")
 ON_CLIPS = TARGETS[:5]
 
 
@@ -53,7 +55,11 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
 
 
 def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterator[Measurement]:
-    if target == "step":
+    if target == "network":
+        plan = make_plan(resolve(compose("train", list(cfg.network.overrides))), "joint")
+        shape = plan["data"]["frames"], plan["data"]["crop_size"]
+        yield from network(build_net(plan), cfg.network.clips, *shape, cfg.rounds)
+    elif target == "step":
         plan = make_plan(resolve(compose("train", list(cfg.step.overrides))), cfg.step.stage)
         yield step(plan, cfg.step.clips, cfg.step.steps, cfg.rounds)
     elif target == "startup":

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.benchmarks.harness import Contender, Measurement, Timed, measure
+from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
 from src.models.build import Plan, build_module, build_net
 from src.models.modules import VideoClassifier
-from src.models.optimisation import parameter_groups
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, in 0..255
 
@@ -61,12 +60,12 @@ def _by_hand(
     plan: Plan, batch: dict[str, Any], steps: int, device: torch.device
 ) -> Callable[[], Timed]:
     module = _module(plan)
-    net = module.net.to(device).train()
-    optimizer = module.optimizer(parameter_groups(net))
+    net = module.to(device).train().net
+    optimizer = module.build_optimizer()
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1, 1) for x in (MEAN, STD))
 
     def run() -> Timed:
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         for _ in range(steps):
             rgb = batch["rgb"].to(device, non_blocking=True)
@@ -81,7 +80,7 @@ def _by_hand(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        _wait(device)
+        wait(device)
         return Timed(steps * len(batch["label"]), time.perf_counter() - start)
 
     return run
@@ -105,14 +104,14 @@ class _Watch(pl.Callback):
         self.begin = self.end = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _wait(pl_module.device)
+        wait(pl_module.device)
         self.begin = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         if trainer.is_last_batch:
-            _wait(pl_module.device)
+            wait(pl_module.device)
             self.end = time.perf_counter()
 
 
@@ -138,8 +137,3 @@ def _lightning(
         return Timed(steps * len(batch["label"]), watch.end - watch.begin)
 
     return run
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -7,60 +7,102 @@ from typing import Any
 import pytorch_lightning as pl
 
 from src.errors import UserError
-from src.evaluation.protocol import protocol_name
-from src.evaluation.scores import CollectScores, judge_videos
+from src.evaluation.protocol import LogProtocol
+from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result
-from src.models.build import build_datamodule, build_module, build_net, check_trusted
+from src.models.build import (
+    WHOLE_FRAMES,
+    build_datamodule,
+    build_module,
+    build_net,
+    build_protocol,
+    check_trusted,
+)
 from src.models.checkpoints import Description
 from src.models.modules import VideoClassifier
 from src.models.weights import load_weights, net_weights
 
 
-def load_module(ckpt_path: str) -> tuple[VideoClassifier, Description]:
+def load_module(
+    ckpt_path: str,
+    data_changes: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+) -> tuple[VideoClassifier, Description]:
     """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's description.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
+        protocol: keys of its protocol to change; None leaves one as it is.
 
     Raises:
         UserError: the file is no checkpoint of this project, or asks for foreign code.
     """
     description, content = Description.read(ckpt_path)
-    check_trusted(description.plan)
-    net = build_net(description.plan)
+    plan = description.plan
+    check_trusted(plan)
+    plan["data"] = changed(plan["data"], data_changes or {})
+    given = {key: value for key, value in (protocol or {}).items() if value is not None}
+    # Checkpoints from before there was a choice were tested on whole frames.
+    plan["protocol"] = plan.get("protocol", WHOLE_FRAMES) | given
+    net = build_net(plan)
     if load_weights(net, net_weights(content), ckpt_path).new:
         raise UserError(f"{ckpt_path} lacks the classifier that its own config describes")
-    return build_module(description.plan, net).eval(), description
+    return build_module(plan, net).eval(), description
 
 
 def evaluate_checkpoint(
-    ckpt_path: str, data_changes: Mapping[str, Any], trainer: pl.Trainer, output: str
+    ckpt_path: str,
+    data_changes: Mapping[str, Any],
+    trainer: pl.Trainer,
+    output: str,
+    protocol: Mapping[str, Any] | None = None,
 ) -> Result:
     """Score every test video and write the scores.
 
     Args:
         ckpt_path: a checkpoint of this project.
         data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
-        trainer: gets the callback that collects scores.
+        trainer: gets the callbacks that collect scores and name the protocol.
         output: CSV file for the scores: video, label, one column per class.
+        protocol: keys of its protocol to change; None leaves one as it is.
 
     Raises:
         UserError: the data is of another split, was made with other flow, or has other classes.
     """
-    module, description = load_module(ckpt_path)
-    description.plan["data"] = changed(description.plan["data"], data_changes)
+    module, description = load_module(ckpt_path, data_changes, protocol)
+    scores = score_videos(module, description, trainer, output, ckpt_path)
+    stage = str(description.plan["stage"])
+    return Result(stage, stage, judge_videos(scores), scores.protocol)
+
+
+def score_videos(
+    module: VideoClassifier,
+    description: Description,
+    trainer: pl.Trainer,
+    output: str,
+    ckpt_path: str,
+) -> VideoScores:
+    """What `evaluate_checkpoint` does, with what `load_module` has returned; gives the scores."""
     data = build_datamodule(description.plan)
     data.prepare_data()
     data.setup()
     description.check_fits(data, ckpt_path)
     if list(data.videos.classes) != description.class_names:
         raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
-    collected = CollectScores()
-    trainer.callbacks.append(collected)  # type: ignore[attr-defined]
+    protocol = build_protocol(description.plan).name
+    collected = CollectScores(data.videos.classes, protocol)
+    trainer.callbacks += [collected, LogProtocol(protocol)]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
-    scores = collected.scores
     if trainer.is_global_zero:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        scores.save(Path(output), data.videos.classes)
-    stage = str(description.plan["stage"])
-    return Result(stage, stage, judge_videos(scores), protocol_name(description.plan["data"]))
+        collected.scores.save(Path(output))
+    return collected.scores
+
+
+def scores_beside(ckpt_path: str) -> str:
+    """Where a checkpoint's scores are written if nothing else is asked for."""
+    return str(Path(ckpt_path).parent / "evaluation" / "scores.csv")
 
 
 def changed(

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One of a video's most probable classes; `probability` is the softmax of its mean logits."""
+    """One of a video's most probable classes; `probability` is that of its video scores."""
 
     video: str
     rank: int
@@ -96,7 +96,7 @@ def predict_videos(
         with torch.inference_mode():
             streams = module.video_scores(batch)
         scores = mean_of_streams(streams)[0]  # (K,)
-        best = scores.softmax(0).topk(min(top_k, len(scores)))
+        best = module.protocol.probabilities(scores).topk(min(top_k, len(scores)))
         predictions += [
             Prediction(str(path), rank, description.class_names[index], probability)
             for rank, (probability, index) in enumerate(

@@ -1,10 +1,11 @@
-"""Video-level scores: one row of class scores per video, kept, saved, fused and judged."""
+"""Video-level scores: one row of class scores per video, kept, saved and judged."""
 
 import csv
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,18 +14,23 @@ from torch import Tensor
 from src.errors import UserError
 from src.models.metrics import judge
 
+EXTERNAL = "external"  # the protocol of scores that do not say how they were made
+
 
 @dataclass
 class VideoScores:
     """Scores of videos, in the order they were added.
 
     `streams` holds the scores of each classifier of a net; `scores` those of all together.
+    `labels` are indices into `classes`; scores read from elsewhere may have none.
     """
 
     videos: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     streams: dict[str, list[Tensor]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    protocol: str = EXTERNAL
 
     def add(
         self, videos: Sequence[str], labels: Tensor, scores: Tensor, streams: dict[str, Tensor]
@@ -41,11 +47,11 @@ class VideoScores:
         """Scores (N, K)."""
         return torch.stack(self.rows)
 
-    def of_stream(self, stream: str) -> "VideoScores":
+    def of_stream(self, stream: str) -> Self:
         """The scores of one classifier alone."""
-        return VideoScores(self.videos, self.labels, self.streams[stream])
+        return replace(self, rows=self.streams[stream], streams={})
 
-    def gathered(self) -> "VideoScores":
+    def gathered(self) -> Self:
         """The scores of all ranks of a distributed run, on every rank, sorted by video."""
         parts = [self]
         if torch.distributed.is_initialized():
@@ -59,51 +65,81 @@ class VideoScores:
             for stream, rows in part.streams.items():
                 everything.streams.setdefault(stream, []).extend(rows)
         order = sorted(range(len(everything.videos)), key=everything.videos.__getitem__)
-        return VideoScores(
-            [everything.videos[i] for i in order],
-            [everything.labels[i] for i in order],
-            [everything.rows[i] for i in order],
-            {name: [rows[i] for i in order] for name, rows in everything.streams.items()},
+        return replace(
+            self,
+            videos=[everything.videos[i] for i in order],
+            labels=[everything.labels[i] for i in order],
+            rows=[everything.rows[i] for i in order],
+            streams={name: [rows[i] for i in order] for name, rows in everything.streams.items()},
         )
 
-    def save(self, path: Path, classes: Sequence[str]) -> None:
-        """Write a CSV file with the columns video, label (a class name), and one per class."""
-        with path.open("w", newline="") as file:
+    def save(self, path: Path) -> None:
+        """Write a CSV file with the columns video, label (a class name), and one per class.
+
+        The protocol goes into a text file beside it, so that the CSV stays a plain table.
+        """
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["video", "label", *classes])
+            writer.writerow(["video", "label", *self.classes])
             for video, label, row in zip(self.videos, self.labels, self.rows, strict=True):
-                writer.writerow([video, classes[label], *(f"{value:.8g}" for value in row)])
+                writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
+        _protocol_file(path).write_text(f"{self.protocol}\n")
 
     @classmethod
-    def load(cls, path: Path) -> "VideoScores":
-        """Read what `save` wrote."""
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote, or such a file from elsewhere.
+
+        Columns may come in any order; without a column `label` there are no labels, and without
+        the text file beside it the protocol is "external".
+
+        Raises:
+            UserError: the file is missing, broken, or of something else.
+        """
         try:
-            with path.open(newline="") as file:
-                _, _, *classes = next(reader := csv.reader(file))
-                rows = list(reader)
-            if not rows or any(len(row) != 2 + len(classes) for row in rows):
-                raise ValueError("it is empty or cut short")
-            return cls(
-                [row[0] for row in rows],
-                [classes.index(row[1]) for row in rows],
-                [torch.tensor([float(value) for value in row[2:]]) for row in rows],
-            )
-        except (OSError, ValueError, StopIteration, csv.Error) as error:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return cls._parse(list(csv.reader(file)), _read_protocol(path))
+        except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} is not a file of video scores: {error}") from error
 
+    @classmethod
+    def _parse(cls, lines: list[list[str]], protocol: str) -> Self:
+        header, *rows = [line for line in lines if line] or [[]]
+        if not rows or any(len(row) != len(header) for row in rows):
+            raise ValueError("it is empty or cut short")
+        if "video" not in header:
+            raise ValueError("it has no column named video")
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+        if len(columns) < len(header):
+            raise ValueError("it has two columns of the same name")
+        videos, labels = list(columns.pop("video")), columns.pop("label", ())
+        if len(set(videos)) < len(videos):
+            raise ValueError("it has a video twice")
+        classes = tuple(columns)
+        if not classes:
+            raise ValueError("it has no column of a class")
+        unknown = set(labels) - set(classes)
+        if unknown:
+            raise ValueError(f"the label {min(unknown)} has no column")
+        values = [[float(text) for text in column] for column in columns.values()]
+        if not all(math.isfinite(value) for column in values for value in column):
+            raise ValueError("it has scores that are not finite")
+        index = {name: number for number, name in enumerate(classes)}
+        return cls(
+            videos,
+            [index[label] for label in labels],
+            list(torch.tensor(values).T),
+            classes=classes,
+            protocol=protocol,
+        )
 
-def fuse(first: VideoScores, second: VideoScores) -> VideoScores:
-    """Late fusion: the mean of two nets' scores (equal weights, before any softmax)."""
-    place = {video: index for index, video in enumerate(second.videos)}
-    if set(place) != set(first.videos):
-        raise UserError("scores of different lists of videos cannot be fused")
-    if [second.labels[place[video]] for video in first.videos] != first.labels:
-        raise UserError("scores that label videos differently cannot be fused")
-    rows = [
-        (row + second.rows[place[video]]) / 2
-        for video, row in zip(first.videos, first.rows, strict=True)
-    ]
-    return VideoScores(first.videos, first.labels, rows)
+
+def _protocol_file(path: Path) -> Path:
+    return path.with_suffix(".protocol.txt")
+
+
+def _read_protocol(path: Path) -> str:
+    file = _protocol_file(path)
+    return file.read_text().strip() if file.is_file() else EXTERNAL
 
 
 @dataclass(frozen=True)
@@ -122,14 +158,23 @@ def judge_videos(scores: VideoScores) -> Accuracy:
 
 
 class CollectScores(pl.Callback):
-    """Keeps the scores of every tested video, of all ranks, as `scores`."""
+    """Keeps the scores of every tested video, of all ranks, as `scores`.
 
-    def __init__(self) -> None:
-        self.scores = VideoScores()
+    Args:
+        classes: names in the order of the scores.
+        protocol: its name.
+    """
+
+    def __init__(self, classes: Sequence[str] = (), protocol: str = EXTERNAL) -> None:
+        self.classes, self.protocol = tuple(classes), protocol
+        self.scores = self._nothing()
+
+    def _nothing(self) -> VideoScores:
+        return VideoScores(classes=self.classes, protocol=self.protocol)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
-        self.scores = VideoScores()
+        self.scores = self._nothing()
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any

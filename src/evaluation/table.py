@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from src.evaluation.scores import Accuracy
@@ -21,18 +22,24 @@ class Result:
 
 
 def show_results(results: list[Result], title: str) -> None:
-    """Print the table."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "top-1 %", "top-5 %", "mean class %", "videos"):
-        table.add_column(column, justify="right" if column else "left")
+    """Print the table and under it the protocol; if there are several, each row's number of it."""
+    protocols = list(dict.fromkeys(result.protocol for result in results))
+    several = len(protocols) > 1
+    table = Table(title=escape(title), title_justify="left")
+    columns = ["", "top-1 %", "top-5 %", "mean class %", "videos"]
+    for column in [*columns, "protocol"] if several else columns:
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     for result in results:
         accuracy = result.accuracy
         numbers = (accuracy.top1, accuracy.top5, accuracy.mean_class)
-        table.add_row(result.name, *(f"{n:.1f}" for n in numbers), str(accuracy.videos))
+        row = [escape(result.name), *(f"{n:.1f}" for n in numbers), str(accuracy.videos)]
+        table.add_row(*row, *([str(1 + protocols.index(result.protocol))] if several else []))
     console = Console()
     console.print(table)
-    for protocol in dict.fromkeys(result.protocol for result in results):
-        console.print(f"protocol: {protocol}")
+    for number, protocol in enumerate(protocols, start=1):
+        console.print(
+            f"protocol{f' {number}' if several else ''}: {protocol}", markup=False, soft_wrap=True
+        )
 
 
 def save_results(results: list[Result], path: Path) -> None:

@@ -1,22 +1,37 @@
 """Build a stage's network, module and data from its plan, in training and out of a checkpoint.
 
-A plan is a plain dictionary: net, normalise, module, optimizer and data in Hydra's `_target_`
+A plan is a plain dictionary: net, normalise, module, optimizer, data and protocol in `_target_`
 form, and the few numbers beside them (see `src.training.plan.make_plan`). A run directory remembers
 a stage by it, and a checkpoint carries it.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from hydra.utils import instantiate
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.models.modules import VideoClassifier
+from src.models.modules import VideoClassifier, VideoProtocol
+from src.models.optimisation import Factors
 
 Plan = dict[str, Any]
 # Every constructor that a plan may call; a checkpoint from elsewhere can ask for nothing more.
-_TRUSTED = ("src.data.", "src.flow.settings.", "src.models.", "torch.optim.")
+_TRUSTED = (
+    "src.data.",
+    "src.evaluation.protocol.TestProtocol",
+    "src.flow.settings.",
+    "src.models.",
+    "torch.optim.",
+)
+# The protocol of ST-ResNet's released implementation, the default.
+WHOLE_FRAMES = {
+    "_target_": "src.evaluation.protocol.TestProtocol",
+    "crop": "whole",
+    "mirror": True,
+    "average": "logits",
+}
 
 
 def build_datamodule(plan: Plan) -> VideoDataModule:
@@ -31,13 +46,32 @@ def build_net(plan: Plan) -> Any:
 
 def build_module(plan: Plan, net: Any) -> VideoClassifier:
     """The stage's LightningModule around its network."""
-    return instantiate(
-        plan["module"],
+    optimizer = dict(plan["optimizer"])
+    factors = Factors(**optimizer.pop("factors", {}))
+    # called by itself, because Hydra would take apart those arguments that are dataclasses
+    module = instantiate(plan["module"], _partial_=True, _convert_="all")
+    return module(
         net=net,
         normalise=instantiate(plan["normalise"], _convert_="all"),
-        optimizer=instantiate(plan["optimizer"], _convert_="all"),
+        optimizer=instantiate(optimizer, _convert_="all"),
+        factors=factors,
         num_classes=plan["data"]["num_classes"],
-        mirror=plan["data"]["mirror"],
+        protocol=build_protocol(plan),
+    )
+
+
+def build_protocol(plan: Plan) -> VideoProtocol:
+    """How the stage is tested: the plan's protocol on the frames that its data give.
+
+    Nothing is mirrored that the data forbid to mirror.
+    """
+    data, protocol = plan["data"], plan["protocol"]
+    return instantiate(
+        protocol,
+        frames=data["test_frames"],
+        short_side=data["short_side"],
+        crop_size=data["crop_size"],
+        mirror=protocol["mirror"] and data["mirror"],
         _convert_="all",
     )
 
@@ -46,10 +80,22 @@ def check_trusted(node: Any) -> None:
     """Refuse a plan out of a checkpoint that would call anything but our own constructors."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
-        if target is not None and not str(target).startswith(_TRUSTED):
+        if target is not None and not _is_trusted(str(target)):
             raise UserError(f"this checkpoint asks to call {target}, which is not of this project")
         for value in node.values():
             check_trusted(value)
     elif isinstance(node, list):
         for value in node:
             check_trusted(value)
+
+
+def _is_trusted(target: str) -> bool:
+    """Whether it is among the trusted names, and made there: not what a module has imported."""
+    module, _, name = target.rpartition(".")
+    if not target.startswith(_TRUSTED):
+        return False
+    try:
+        made_in = getattr(import_module(module), name).__module__
+    except (ImportError, AttributeError):
+        return False
+    return str(made_in).startswith(module)

@@ -1,11 +1,11 @@
 """The two LightningModules: a stream trained alone, and both streams trained jointly.
 
 Both own loss, metrics and optimiser; the net stays a plain nn.Module. They differ in one method,
-`logits`, which says what goes into the net and which streams come out.
+`classify`, which says what goes into the net and which streams come out.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from src.data.transforms import mirror_flow, mirror_rgb
+from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import accuracies
+from src.models.mixing import Mixing
 from src.models.normalise import Normalise
-from src.models.optimisation import parameter_groups
+from src.models.optimisation import UNIFORM, Factors, parameter_groups
 from src.models.resnet import ResNet
 from src.models.schedules import Schedule
 from src.models.two_stream import TwoStreamResNet
@@ -25,11 +26,30 @@ Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of na
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 
 
+class VideoProtocol(Protocol):
+    """How whole videos are tested; `src.evaluation.protocol` has one."""
+
+    @property
+    def name(self) -> str:
+        """In words, for tables and logs."""
+        ...
+
+    def video_scores(
+        self, logits: Callable[[Batch], dict[str, Tensor]], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Scores (B, K) of each stream, out of the logits (B, T', K) of views of the videos."""
+        ...
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Class probabilities out of scores (..., K)."""
+        ...
+
+
 class VideoClassifier(pl.LightningModule):
     """What both stages share: see `StreamModule` and `JointModule`.
 
-    Training and validation see clips (validation: the central one), testing sees videos: the
-    logits of all frames, streams and, if videos may be mirrored, of both orientations, averaged.
+    Training and validation see clips (validation: the central one), testing sees videos, whose
+    views, frames and streams are averaged as the protocol says.
 
     Args:
         net: the network to train.
@@ -37,8 +57,14 @@ class VideoClassifier(pl.LightningModule):
         optimizer: takes parameter groups, whose learning rates the schedule sets.
         schedule: learning rate over the passes.
         num_classes: K.
-        mirror: average each video's scores with those of its mirror image.
+        protocol: what testing sees of a video, and how its scores are averaged.
+        factors: of the learning rate, for each kind of parameter.
+        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
+        label_smoothing: in training, the share of each target that is spread over all classes.
+        mixing: of training clips and their targets, None for none.
     """
+
+    modalities: tuple[str, ...] = ("rgb", "flow")
 
     def __init__(
         self,
@@ -47,61 +73,100 @@ class VideoClassifier(pl.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         num_classes: int,
-        mirror: bool = True,
+        protocol: VideoProtocol,
+        factors: Factors = UNIFORM,
+        batch_norm: str = "train",
+        label_smoothing: float = 0.0,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
+        if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
+            raise ValueError(f"label_smoothing={label_smoothing}: needs a share from 0, below 1")
+        freeze_batch_norm(net, batch_norm)
         self.net, self.normalise = net, normalise
-        self.optimizer, self.schedule, self.mirror = optimizer, schedule, mirror
+        self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
+        self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
+        self.label_smoothing, self.mixing = label_smoothing, mixing
         self.train_metrics = accuracies(num_classes, "train/clip/")
         self.val_metrics = accuracies(num_classes, "val/clip/")
         self.test_metrics = accuracies(num_classes, "test/video/")
 
-    def logits(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, T', K) of each stream's classifier for a uint8 batch."""
+    def train(self, mode: bool = True) -> Self:
+        """Enter training or evaluation; frozen batch norm stays as it is."""
+        super().train(mode)
+        keep_frozen(self.net, self.batch_norm)
+        return self
+
+    def clips(self, batch: Batch) -> dict[str, Tensor]:
+        """Normalised clips (B, C, T, H, W) of each modality, from a uint8 batch."""
+        return {name: getattr(self.normalise, name)(batch[name]) for name in self.modalities}
+
+    def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits (B, T', K) of each stream's classifier for normalised clips."""
         raise NotImplementedError
 
-    def loss(self, logits: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of each stream at each time step; their sum is minimised.
+    def logits(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits (B, T', K) of each stream's classifier for a uint8 batch."""
+        return self.classify(self.clips(batch))
 
-        That is how the authors of ST-ResNet train, with equal weights."""
+    def loss(
+        self, logits: dict[str, Tensor], target: Tensor, smoothing: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimised.
+
+        That is how the authors of ST-ResNet train, with equal weights.
+
+        Args:
+            logits: (B, T', K) of each stream.
+            target: labels (B,), or shares of the classes (B, K).
+            smoothing: the share of each target that is spread over all classes.
+        """
         return {
             stream: F.cross_entropy(
-                scores.flatten(0, 1), label.repeat_interleave(scores.shape[1])
-            )  # (B * T', K) against (B * T')
+                scores.flatten(0, 1),
+                target.repeat_interleave(scores.shape[1], dim=0),
+                label_smoothing=smoothing,
+            )  # (B * T', K) against (B * T') or (B * T', K)
             for stream, scores in logits.items()
         }
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of one batch of clips."""
-        return self._clip_step(batch, "train", self.train_metrics)
+        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+        clips, target = self.clips(batch), batch["label"]
+        if self.mixing is not None:
+            clips, target = self.mixing(clips, target, self.num_classes)
+        logits = self.classify(clips)
+        losses = self.loss(logits, target, self.label_smoothing)
+        if self.mixing is None:
+            self._log_accuracies(logits, batch["label"], self.train_metrics)
+        return self._log_losses(losses, "train", len(target))
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Clip-level accuracy on central clips."""
-        self._clip_step(batch, "val", self.val_metrics)
-
-    def _clip_step(self, batch: Batch, phase: str, metrics: MetricCollection) -> Tensor:
+        """Loss and clip-level accuracy on central clips."""
         logits = self.logits(batch)
-        losses = self.loss(logits, batch["label"])
-        total = torch.stack(list(losses.values())).sum()
+        self._log_accuracies(logits, batch["label"], self.val_metrics)
+        self._log_losses(self.loss(logits, batch["label"]), "val", len(batch["label"]))
+
+    def _log_accuracies(
+        self, logits: dict[str, Tensor], label: Tensor, metrics: MetricCollection
+    ) -> None:
         scores = mean_of_streams({stream: values.mean(1) for stream, values in logits.items()})
-        metrics.update(scores, batch["label"])
-        size = len(batch["label"])
+        metrics.update(scores, label)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(label))
+
+    def _log_losses(self, losses: dict[str, Tensor], phase: str, size: int) -> Tensor:
+        total = torch.stack(list(losses.values())).sum()
+        # over all ranks: each has seen other clips
+        shared: dict[str, Any] = {"batch_size": size, "on_epoch": True, "sync_dist": True}
         if len(losses) > 1:
             for stream, loss in losses.items():
-                self.log(f"{phase}/loss_{stream}", loss, batch_size=size, on_epoch=True)
-        self.log(f"{phase}/loss", total, batch_size=size, on_epoch=True, prog_bar=True)
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
+                self.log(f"{phase}/loss_{stream}", loss, **shared)
+        self.log(f"{phase}/loss", total, prog_bar=True, **shared)
         return total
 
     def video_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, K) of each stream, averaged over time and mirror images."""
-        views = [self.logits(batch)]
-        if self.mirror:
-            views.append(self.logits(mirrored(batch)))
-        return {
-            stream: torch.stack([view[stream].mean(1) for view in views]).mean(0)
-            for stream in views[0]
-        }
+        """Scores (B, K) of each stream for uint8 videos, averaged by the protocol."""
+        return self.protocol.video_scores(self.logits, batch)
 
     def test_step(self, batch: Batch, _: int) -> Batch:  # noqa: PT019
         """Scores (B, K) of whole videos: of each stream and, the mean of those, of the net."""
@@ -116,9 +181,13 @@ class VideoClassifier(pl.LightningModule):
             "streams": streams,
         }
 
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of all parameters that are not frozen; rates are still bare factors."""
+        return self.optimizer(parameter_groups(self.net, self.factors))
+
     def configure_optimizers(self) -> Any:
         """Build the optimiser and a schedule that is followed step by step."""
-        optimizer = self.optimizer(parameter_groups(self.net))
+        optimizer = self.build_optimizer()
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.schedule(step / steps_per_epoch)
@@ -142,12 +211,12 @@ class StreamModule(VideoClassifier):
         if modality not in ("rgb", "flow"):
             raise ValueError(f"modality {modality!r}: choose rgb or flow")
         super().__init__(net, **arguments)
-        self.modality = modality
+        self.modality, self.modalities = modality, (modality,)
 
-    def logits(self, batch: Batch) -> dict[str, Tensor]:
+    def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T, K) of the stream."""
-        clip = getattr(self.normalise, self.modality)(batch[self.modality])
-        return {"appearance" if self.modality == "rgb" else "motion": self.net(clip)}
+        stream = "appearance" if self.modality == "rgb" else "motion"
+        return {stream: self.net(clips[self.modality])}
 
 
 class JointModule(VideoClassifier):
@@ -161,20 +230,12 @@ class JointModule(VideoClassifier):
     def __init__(self, net: TwoStreamResNet, **arguments: Any) -> None:
         super().__init__(net, **arguments)
 
-    def logits(self, batch: Batch) -> dict[str, Tensor]:
+    def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T', K) of both streams."""
-        appearance, motion = self.net(
-            self.normalise.rgb(batch["rgb"]), self.normalise.flow(batch["flow"])
-        )
+        appearance, motion = self.net(clips["rgb"], clips["flow"])
         return {"appearance": appearance, "motion": motion}
 
 
 def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:
     """Scores (B, K) of a whole net from those of its streams, with equal weights."""
     return torch.stack(list(scores.values())).mean(0)
-
-
-def mirrored(batch: Batch) -> Batch:
-    """The batch as seen in a mirror."""
-    images = {"rgb": mirror_rgb, "flow": mirror_flow}
-    return batch | {name: flip(batch[name]) for name, flip in images.items() if name in batch}

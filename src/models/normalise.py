@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std on uint8 batches, per RGB channel and for all flow channels alike.
+    """(x - mean) / std on uint8 batches, per RGB channel and for flow channels alike or each.
 
     The defaults are those of torchvision's ImageNet weights, in 0..255. Flow is centred at 128 as
     in the papers; dividing it by the mean ImageNet deviation keeps it on the scale that the papers'
@@ -15,25 +15,34 @@ class Normalise(nn.Module):
 
     Args:
         rgb_mean, rgb_std: one number per channel, in 0..255.
-        flow_mean, flow_std: one number each, in 0..255.
+        flow_mean, flow_std: one number for all 2L channels or one per channel, in 0..255.
     """
 
     rgb_mean: Tensor
     rgb_std: Tensor
+    flow_mean: Tensor | float
+    flow_std: Tensor | float
 
     def __init__(
         self,
         rgb_mean: Sequence[float] = (123.675, 116.28, 103.53),
         rgb_std: Sequence[float] = (58.395, 57.12, 57.375),
-        flow_mean: float = 128.0,
-        flow_std: float = 57.63,
+        flow_mean: float | Sequence[float] = 128.0,
+        flow_std: float | Sequence[float] = 57.63,
     ) -> None:
         super().__init__()
-        self.flow_mean, self.flow_std = flow_mean, flow_std
         for name, values in (("rgb_mean", rgb_mean), ("rgb_std", rgb_std)):
-            shaped = torch.tensor(list(values), dtype=torch.float32).view(3, 1, 1, 1)
-            # Part of the checkpoint's description, not of its weights.
-            self.register_buffer(name, shaped, persistent=False)
+            self._keep(name, values, 3)
+        for name, given in (("flow_mean", flow_mean), ("flow_std", flow_std)):
+            if isinstance(given, Sequence):
+                self._keep(name, given, len(given))
+            else:
+                setattr(self, name, given)
+
+    def _keep(self, name: str, values: Sequence[float], channels: int) -> None:
+        shaped = torch.tensor(list(values), dtype=torch.float32).view(channels, 1, 1, 1)
+        # Part of the checkpoint's description, not of its weights.
+        self.register_buffer(name, shaped, persistent=False)
 
     def rgb(self, clip: Tensor) -> Tensor:
         """Normalise uint8 frames (B, 3, T, H, W)."""
@@ -46,8 +55,10 @@ class Normalise(nn.Module):
     def describe(self) -> dict[str, float | list[float]]:
         """The numbers, plain, for a checkpoint."""
         return {
-            "rgb_mean": self.rgb_mean.flatten().tolist(),
-            "rgb_std": self.rgb_std.flatten().tolist(),
-            "flow_mean": self.flow_mean,
-            "flow_std": self.flow_std,
+            name: _plain(getattr(self, name))
+            for name in ("rgb_mean", "rgb_std", "flow_mean", "flow_std")
         }
+
+
+def _plain(value: Tensor | float) -> float | list[float]:
+    return value.flatten().tolist() if isinstance(value, Tensor) else value

@@ -1,84 +1,86 @@
-"""One stream: a bottleneck ResNet over the frames of a clip, in torchvision's names.
+"""One stream: a ResNet over the frames of a clip, in torchvision's names.
 
 Spatial layers are 2-D convolutions over the B * T frames; only a `TemporalConv` looks along time.
-He et al. 2015 for the network (stride on the 3x3 convolution, as in torchvision), Feichtenhofer et
-al. 2016 for the temporal filters.
+He et al. 2015 for the network, Feichtenhofer et al. 2016 for the temporal filters.
 
     frames (B, C, T, H, W) -> stem -> layer1 .. layer4 -> pool -> dropout -> fc -> (B, T', K)
 
 A unit returns its sum BEFORE the last ReLU, and takes the inputs of its shortcut and of its
-residual branch apart: cross-stream connections (`src.models.two_stream`) need both.
+residual branch apart: cross-stream connections (`src.models.connection`) need both.
 """
+
+import contextlib
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
-UNITS_PER_STAGE = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from src.choices import check_choice
+from src.models.temporal_conv import SpatialConv, TemporalConv
+
+UNIT_B = 1  # the second unit of a stage: gets the connection and the temporal filters
 POOL_WINDOW = 7  # side of the final feature map at the 224 pixels that ResNets are trained at
+FLAVOURS = ("torchvision", "caffe")
+# How conv1 for flow starts from RGB filters: which of their channels go to the first six inputs.
+MIRRORED = (0, 1, 2, 2, 1, 0)
 
 
-class SpatialConv(nn.Conv2d):
-    """A 2-D convolution that ignores time, so that a unit can call all of its filters alike."""
+class StemConv(nn.Conv2d):
+    """conv1: 7x7 with stride 2, over as many channels as the input has.
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
-        """Filter x (B * T, C, H, W) frame by frame."""
-        return super().forward(x)
-
-
-class TemporalConv(nn.Conv3d):
-    """A 3x1x1 convolution: the same position in the frames before, at and after.
-
-    ST-ResNet's convolution across time, initialised from a 1x1 one.
+    Args:
+        channels: of the output.
+        inflation: how filters for RGB become filters for a flow stack: "mean", the mean over RGB
+            for every channel (released implementation), or "mirrored", the RGB channels repeated
+            as R, G, B, B, G, R, R, ... (an earlier revision of it).
+        arguments: in_channels and bias, as of any convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
-        super().__init__(in_channels, out_channels, (3, 1, 1), padding=(1, 0, 0), bias=bias)
+    def __init__(self, channels: int, inflation: str = "mean", **arguments: Any) -> None:
+        check_choice("conv1_inflation", inflation, ("mean", "mirrored"))
+        super().__init__(out_channels=channels, kernel_size=7, stride=2, padding=3, **arguments)
+        self.inflation = inflation
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
-        """Filter x (B * T, C, H, W) along time, T = frames, zeros beyond both ends."""
-        # A 2-D convolution over (T, H * W) computes the same, and faster on a CPU. With channels
-        # last, as `ResNet` has them, every reshape is a view.
-        clips = x.unflatten(0, (-1, frames)).flatten(-2).transpose(1, 2)  # (B, C, T, H * W)
-        clips = F.conv2d(clips, self.weight.squeeze(-1), self.bias, padding=(1, 0))
-        return clips.transpose(1, 2).unflatten(-1, x.shape[-2:]).flatten(0, 1)
-
-    @classmethod
-    def from_spatial(cls, conv: SpatialConv) -> "TemporalConv":
-        """Grow a 1x1 convolution over time: a third of its weights in each tap, an average."""
-        temporal = cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
-        with torch.no_grad():
-            temporal.weight.copy_(inflate_over_time(conv.weight))
-            if conv.bias is not None and temporal.bias is not None:
-                temporal.bias.copy_(conv.bias)
-        return temporal
+    def inflate(self, weight: Tensor) -> Tensor:
+        """RGB filters (C, 3, 7, 7) for this convolution's channels."""
+        if self.inflation == "mean":
+            return weight.mean(1, keepdim=True).repeat(1, self.in_channels, 1, 1)
+        order = [MIRRORED[channel % len(MIRRORED)] for channel in range(self.in_channels)]
+        return weight[:, order]
 
 
-def inflate_over_time(weight: Tensor, taps: int = 3) -> Tensor:
-    """Spread a 1x1 filter (Cout, Cin, 1, 1) evenly over `taps`: (Cout, Cin, taps, 1, 1)."""
-    return weight.unsqueeze(2).repeat(1, 1, taps, 1, 1) / taps
+class Unit(nn.Module):
+    """A residual unit; see `Basic` and `Bottleneck` for what its branch does.
 
+    Args:
+        width: channels between its convolutions, where an injected temporal filter works.
+    """
 
-class Bottleneck(nn.Module):
-    """A residual unit: 1x1 down to `width`, 3x3, 1x1 up to 4 * `width`, each with batch norm."""
+    expansion: int  # channels of the sum, in widths
 
-    expansion = 4
-
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        out_channels = width * self.expansion
-        self.conv1: SpatialConv | TemporalConv = SpatialConv(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = SpatialConv(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3: SpatialConv | TemporalConv = SpatialConv(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.width, self.checkpointing = width, False
+        self.temporal: TemporalConv | None = None
         self.downsample: nn.Module | None = None
+
+    def _project(self, in_channels: int, stride: int) -> None:
+        """Send the shortcut through a 1x1 convolution if the unit changes its shape."""
+        out_channels = self.width * self.expansion
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
                 nn.BatchNorm2d(out_channels),
             )
+
+    def residual(self, x: Tensor, frames: int) -> Tensor:
+        """The residual branch."""
+        raise NotImplementedError
 
     def forward(self, shortcut: Tensor, branch: Tensor, frames: int) -> Tensor:
         """Sum of the shortcut and of the residual branch, before the ReLU.
@@ -88,10 +90,95 @@ class Bottleneck(nn.Module):
             branch: what the residual branch works on; the same tensor but for a connected unit.
             frames: T.
         """
-        residual = F.relu(self.bn1(self.conv1(branch, frames)))
-        residual = F.relu(self.bn2(self.conv2(residual, frames)))
-        residual = self.bn3(self.conv3(residual, frames))
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(
+                self._sum,
+                shortcut,
+                branch,
+                frames,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), statistics_kept(self)),
+            )
+        return self._sum(shortcut, branch, frames)
+
+    def _sum(self, shortcut: Tensor, branch: Tensor, frames: int) -> Tensor:
+        residual = self.residual(branch, frames)
         return residual + (shortcut if self.downsample is None else self.downsample(shortcut))
+
+    def _along_time(self, x: Tensor, frames: int) -> Tensor:
+        return x if self.temporal is None else self.temporal(x, frames)
+
+
+@contextlib.contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms leave their running statistics alone: a recomputed batch is not a second one."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [(norm.momentum, deepcopy(norm.num_batches_tracked)) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and batches is not None:
+                norm.num_batches_tracked.copy_(batches)
+
+
+class Basic(Unit):
+    """Two 3x3 convolutions, each with batch norm: the unit of ResNet-18 and -34."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, stride_first: bool) -> None:
+        super().__init__(width)  # the stride is on the first convolution in both flavours
+        self.conv1 = SpatialConv(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = SpatialConv(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self._project(in_channels, stride)
+
+    def residual(self, x: Tensor, frames: int) -> Tensor:
+        """3x3, 3x3."""
+        x = self._along_time(F.relu(self.bn1(self.conv1(x, frames))), frames)
+        return self.bn2(self.conv2(x, frames))
+
+
+class Bottleneck(Unit):
+    """1x1 down to `width`, 3x3, 1x1 up to 4 * `width`, each with batch norm."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, stride_first: bool) -> None:
+        super().__init__(width)
+        out_channels = width * self.expansion
+        first, second = (stride, 1) if stride_first else (1, stride)
+        self.conv1: SpatialConv | TemporalConv = SpatialConv(
+            in_channels, width, 1, stride=first, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = SpatialConv(width, width, 3, stride=second, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3: SpatialConv | TemporalConv = SpatialConv(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self._project(in_channels, stride)
+
+    def residual(self, x: Tensor, frames: int) -> Tensor:
+        """1x1, 3x3, 1x1; the first and the last are 3x1x1 where they were converted."""
+        x = F.relu(self.bn1(self.conv1(x, frames)))
+        x = self._along_time(F.relu(self.bn2(self.conv2(x, frames))), frames)
+        return self.bn3(self.conv3(x, frames))
+
+
+# The units of each depth, and how many each of the four stages has.
+DEPTHS: dict[int, tuple[type[Basic] | type[Bottleneck], tuple[int, ...]]] = {
+    18: (Basic, (2, 2, 2, 2)),
+    34: (Basic, (3, 4, 6, 3)),
+    26: (Bottleneck, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
 
 
 class Stage(nn.Sequential):
@@ -105,17 +192,29 @@ class Stage(nn.Sequential):
             x = F.relu(unit(x, x, frames))
         return x
 
+    def unit(self, index: int) -> Unit:
+        """One of its units, from 0."""
+        return self[index]  # type: ignore[return-value]
+
 
 class ResNet(nn.Module):
-    """A bottleneck ResNet over single frames or flow stacks.
+    """A ResNet over single frames or flow stacks.
+
+    The two flavours are the same network in two details of layout: where a stage halves the
+    resolution, torchvision's 3x3 convolution has the stride, in He et al.'s own (Caffe) the 1x1
+    before it; and Caffe's conv1 has a bias, its first pool no padding but a partial last window.
 
     Args:
         num_classes: K.
         in_channels: 3 for RGB, 2L for a stack of L flow fields.
-        depth: 26, 50, 101 or 152 layers.
-        width: channels of the first stage's bottleneck; 64 is He et al.'s network, less is for
+        depth: 18, 34 (basic units), 26, 50, 101 or 152 (bottlenecks).
+        width: channels of the first stage's convolutions; 64 is He et al.'s network, less is for
             experiments.
         dropout: drop probability before the classifier.
+        flavour: "torchvision" or "caffe".
+        conv1_inflation: see `StemConv`.
+        checkpointing: keep the sums of units alone for the backward pass and compute what is
+            inside them again: less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -125,23 +224,29 @@ class ResNet(nn.Module):
         depth: int = 50,
         width: int = 64,
         dropout: float = 0.0,
+        flavour: str = "torchvision",
+        conv1_inflation: str = "mean",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in UNITS_PER_STAGE:
-            choices = ", ".join(map(str, UNITS_PER_STAGE))
-            raise ValueError(f"depth {depth} is not a bottleneck ResNet: choose from {choices}")
+        check_choice("depth", depth, sorted(DEPTHS))
+        check_choice("flavour", flavour, FLAVOURS)
         self.in_channels, self.depth, self.width = in_channels, depth, width
-        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+        caffe = flavour == "caffe"
+        self.conv1 = StemConv(width, conv1_inflation, in_channels=in_channels, bias=caffe)
         self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=0 if caffe else 1, ceil_mode=caffe)
+        unit, units_per_stage = DEPTHS[depth]
+        self.channels: list[int] = []  # of each stage's output
         channels = width
-        for stage, units in enumerate(UNITS_PER_STAGE[depth]):
+        for stage, units in enumerate(units_per_stage):
             stage_width = width * 2**stage
-            strides = [1 if stage == 0 else 2] + [1] * (units - 1)
             blocks = []
-            for stride in strides:
-                blocks.append(Bottleneck(channels, stage_width, stride))
-                channels = stage_width * Bottleneck.expansion
+            for stride in [1 if stage == 0 else 2] + [1] * (units - 1):
+                blocks.append(unit(channels, stage_width, stride, stride_first=caffe))
+                channels = stage_width * unit.expansion
+                blocks[-1].checkpointing = checkpointing
+            self.channels.append(channels)
             self.add_module(f"layer{stage + 1}", Stage(*blocks))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
@@ -165,7 +270,9 @@ class ResNet(nn.Module):
         x = clip.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
         return self.maxpool(F.relu(self.bn1(self.conv1(x))))
 
-    def classify(self, x: Tensor, frames: int, pool: nn.Module | None = None) -> Tensor:
+    def classify(
+        self, x: Tensor, frames: int, pool: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Logits (B, T', K) of final features (B * T, C, H, W).
 
         Maps larger than the 7x7 of training are read fully convolutionally: the 7x7 pool slides
@@ -189,19 +296,21 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
         # The layout that convolutions are fastest in, on CPU and GPU; values are unchanged.
         self.to(memory_format=torch.channels_last)
 
 
-def appearance_stream(num_classes: int, depth: int, width: int, dropout: float = 0.0) -> ResNet:
-    """A ResNet over RGB frames (B, 3, T, H, W)."""
-    return ResNet(num_classes, 3, depth, width, dropout)
+def appearance_stream(num_classes: int, depth: int = 50, width: int = 64, **options: Any) -> ResNet:
+    """A ResNet over RGB frames (B, 3, T, H, W); `options` as for `ResNet`."""
+    return ResNet(num_classes, 3, depth, width, **options)
 
 
 def motion_stream(
-    num_classes: int, stack: int, depth: int, width: int, dropout: float = 0.0
+    num_classes: int, stack: int, depth: int = 50, width: int = 64, **options: Any
 ) -> ResNet:
-    """A ResNet over stacks of L = `stack` flow fields (B, 2L, T, H, W)."""
-    return ResNet(num_classes, 2 * stack, depth, width, dropout)
+    """A ResNet over stacks of L = `stack` flow fields (B, 2L, T, H, W); `options` likewise."""
+    return ResNet(num_classes, 2 * stack, depth, width, **options)

@@ -14,6 +14,11 @@ class Schedule(Protocol):
         """Passes over the train list."""
         ...
 
+    @property
+    def lr(self) -> float:
+        """The highest learning rate."""
+        ...
+
     def __call__(self, progress: float) -> float:
         """Learning rate after `progress` passes, 0 <= progress <= epochs."""
         ...
@@ -28,7 +33,10 @@ class PiecewiseConstant:
 
     def __init__(self, phases: Sequence[tuple[float, int]]) -> None:
         self.phases = [(float(rate), int(epochs)) for rate, epochs in phases]
+        if not self.phases or any(epochs < 1 for _, epochs in self.phases):
+            raise ValueError(f"phases={list(phases)}: needs [learning rate, passes], passes from 1")
         self.epochs = sum(epochs for _, epochs in self.phases)
+        self.lr = max(rate for rate, _ in self.phases)
 
     def __call__(self, progress: float) -> float:
         """Learning rate after `progress` passes."""
@@ -53,6 +61,12 @@ class WarmupCosine:
     lr: float
     epochs: int
     warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"schedule.warmup={self.warmup}: needs a share from 0, below 1")
+        if self.epochs < 1:
+            raise ValueError(f"schedule.epochs={self.epochs}: needs at least one pass")
 
     def __call__(self, progress: float) -> float:
         """Learning rate after `progress` passes."""

@@ -1,8 +1,10 @@
 """Starting a network from other weights: ImageNet's, a stream's, an earlier stage's.
 
 Weights are matched by name. Two shapes grow on the way, both known from the papers: conv1 from 3
-RGB channels to 2L of flow, and a 1x1 filter to three taps over time. A classifier of other classes
-starts anew. Anything else that does not fit is refused.
+RGB channels to 2L of flow, and a 1x1 filter to three taps over time; how, the convolutions
+themselves know. The way back, from taps to a 1x1 filter, sums them: what a still clip sees. A
+classifier of other classes starts anew, and so does a temporal filter that the other network did
+not have. Anything else that does not fit is refused.
 """
 
 import logging
@@ -16,7 +18,8 @@ import torchvision
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.resnet import ResNet, inflate_over_time
+from src.models.resnet import ResNet, StemConv
+from src.models.temporal_conv import SpatialConv, TemporalConv
 
 log = logging.getLogger(__name__)
 CLASSIFIER = "fc."
@@ -24,10 +27,11 @@ CLASSIFIER = "fc."
 
 @dataclass
 class LoadReport:
-    """What became of each tensor: taken as it is, grown, started anew, or not used."""
+    """What became of each tensor: taken as is, grown, summed over time, started anew, not used."""
 
     loaded: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
+    summed: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
 
@@ -35,6 +39,7 @@ class LoadReport:
         parts = [f"{len(self.loaded)} tensors loaded"]
         for title, names in (
             ("inflated", self.inflated),
+            ("summed over time", self.summed),
             ("newly initialised", self.new),
             ("not used", self.left_over),
         ):
@@ -53,48 +58,59 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
         source: where they come from, for messages.
 
     Raises:
-        UserError: a tensor is missing or does not fit; `net` is then unchanged.
+        UserError: a tensor is missing or does not fit, or the network has the module that it is
+            for, but without it; `net` is then unchanged.
     """
     report, fitted = LoadReport(), {}
     own = net.state_dict()
     for name, tensor in own.items():
         given = weights.get(name)
         classifier = name.startswith(CLASSIFIER) or f".{CLASSIFIER}" in name
+        module = net.get_submodule(name.rpartition(".")[0])
         if given is None and name.endswith("num_batches_tracked"):
             continue  # older checkpoints lack it
         if given is not None and given.shape == tensor.shape:
             fitted[name] = given
             report.loaded.append(name)
-        elif classifier:
+        elif classifier or (given is None and name.split(".")[-2] == "temporal"):
             report.new.append(name)
         elif given is None:
             raise UserError(f"{source} does not fit this network: it has no {name}")
-        elif (grown := _grown(name, given, tensor)) is not None:
+        elif (grown := _grown(module, given, tensor)) is not None:
             fitted[name] = grown
             report.inflated.append(name)
+        elif isinstance(module, SpatialConv) and given.ndim == 5 and tensor.ndim == 4:
+            fitted[name] = given.sum(2)
+            report.summed.append(name)
         else:
             raise UserError(
                 f"{source} does not fit this network: {name} is {tuple(given.shape)} there "
                 f"and {tuple(tensor.shape)} here"
             )
     report.left_over = [name for name in weights if name not in own]
+    parts = dict(net.named_children())
+    for name in report.left_over:
+        if name.split(".")[0] in parts:  # a deeper network, or one with temporal filters
+            raise UserError(f"{source} does not fit this network, which has no {name}")
     net.load_state_dict(own | fitted)
     return report
 
 
-def _grown(name: str, given: Tensor, wanted: Tensor) -> Tensor | None:
-    if name.endswith("conv1.weight") and given.ndim == 4 == wanted.ndim and given.shape[1] == 3:
-        grown = inflate_conv1(given, wanted.shape[1])
-    elif given.ndim == 4 and wanted.ndim == 5:
-        grown = inflate_over_time(given, wanted.shape[2])
-    else:
+def _grown(module: nn.Module, given: Tensor, wanted: Tensor) -> Tensor | None:
+    """The given filter as large as wanted, None if the module cannot grow from its shape."""
+    from_rgb = isinstance(module, StemConv) and given.ndim == 4 and given.shape[1] == 3
+    from_spatial = isinstance(module, TemporalConv) and given.ndim == 4
+    if not (from_rgb or from_spatial):
         return None
+    grown: Tensor = module.inflate(given)  # type: ignore[operator]
     return grown if grown.shape == wanted.shape else None
 
 
-def inflate_conv1(weight: Tensor, channels: int) -> Tensor:
-    """RGB filters (C, 3, H, W) for `channels` input channels: their mean, copied to each."""
-    return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1)
+def of_part(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of one part ("appearance", "motion") out of a joint net's; others as they are."""
+    prefix = f"{part}."
+    chosen = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    return chosen if part and chosen else dict(weights)
 
 
 def imagenet_entry(net: nn.Module, name: str) -> Any:
@@ -127,6 +143,20 @@ def imagenet_weights(net: nn.Module, name: str) -> dict[str, Tensor]:
             f"the weights {entry.url} cannot be downloaded ({error}): fetch the file elsewhere "
             "and give its path as model.backbone.pretrained, or null for none"
         ) from error
+
+
+def imagenet_normalisation(net: nn.Module, name: str) -> dict[str, list[float]]:
+    """rgb_mean and rgb_std, in 0..255, that torchvision's weights were trained with.
+
+    Of a motion stream's ImageNet weights nothing follows for flow.
+    """
+    if not isinstance(net, ResNet) or net.in_channels != 3:
+        return {}
+    preset = imagenet_entry(net, name).transforms()
+    return {
+        "rgb_mean": [255 * value for value in preset.mean],
+        "rgb_std": [255 * value for value in preset.std],
+    }
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,39 +1,64 @@
 """What can be wrong with an experiment, found before any data is read or a device is touched."""
 
+import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.models.build import Plan, build_datamodule, build_module, build_net
 from src.models.weights import imagenet_entry, read_checkpoint
-from src.training.trainer import accumulation
+from src.training.run_dir import stage_dirs
+from src.training.trainer import accumulation, build_callbacks
 from src.training.warm_start import checkpoint_of_stage, is_imagenet, sources
 
+log = logging.getLogger(__name__)
+ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
 
-def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any], run_dir: Path) -> None:
+
+def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
     """Check that networks take the data's clips, and that the sources of weights exist."""
     if not plans:
         raise UserError("only=... and skip=... leave no stage to run")
-    stages = list(config["stages"])
+    stages = stage_dirs(config)
     for name, plan in plans.items():
         data = build_datamodule(plan)
         with torch.device("meta"):  # shapes only: no memory, no time
             try:
                 module = build_module(plan, build_net(plan)).eval()
                 module.logits(_empty_batch(data))
-            except (ValueError, RuntimeError) as error:
+                module.build_optimizer()
+            except (ValueError, TypeError, RuntimeError) as error:
                 raise UserError(f"stage {name}: {error}") from error
+        rate = module.schedule.lr
+        if plan["optimizer"]["_target_"].endswith(".AdamW") and rate > ADAMW_HIGH:
+            log.warning(
+                "stage %s: AdamW with a learning rate of %g, which suits SGD: schedule=cosine "
+                "schedule.lr=3e-4 is usual",
+                name,
+                rate,
+            )
+        if module.mixing is not None and data.batch_size < 2:
+            raise UserError(
+                f"stage {name}: mixing needs 2 clips or more in a step, not "
+                f"data.batch_size={data.batch_size}"
+            )
         for part, source in sources(plan).items():
+            if source is None and module.batch_norm != "train":
+                raise UserError(
+                    f"stage {name}: batch_norm={module.batch_norm} keeps the statistics that a "
+                    f"stage starts from, and start_from=null gives none: let it train here with "
+                    f"+stages.{name}.batch_norm=train"
+                )
             if source is None or source in plans:
                 continue
             if source in stages:
-                checkpoint_of_stage(run_dir, source, name)
+                checkpoint_of_stage(stages[source], name)
             elif is_imagenet(source, stages):
                 imagenet_entry(module.net.get_submodule(part), source)
             else:
@@ -45,6 +70,10 @@ def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> None:
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
     trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_cpu:
+        raise UserError("trainer.sync_batchnorm=true needs GPUs: torch cannot do it on CPUs")
+    build_callbacks(cfg)
     for plan in plans.values():
         accumulation(plan, trainer.world_size)
 

@@ -6,9 +6,10 @@ run_dir/
 """
 
 import logging
+import os
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,28 +18,31 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.evaluation.protocol import protocol_name
+from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
-from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine
 from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
-from src.training.run_dir import StageDir
+from src.training.run_dir import StageDir, stage_dirs
 from src.training.trainer import build_trainer
 from src.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
 
-def run_experiment(cfg: DictConfig) -> float:
+def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float:
     """Train and test every chosen stage that is not finished yet, and show all results.
+
+    Args:
+        cfg: the composed config.
+        overrides: of the command line, for the record; None if there was none.
 
     Returns:
         Video-level top-1 accuracy, in percent, of the table's last row: what a sweep optimises.
@@ -49,27 +53,36 @@ def run_experiment(cfg: DictConfig) -> float:
     config = resolve(cfg)
     names = stage_names(config)
     plans = {name: make_plan(config, name) for name in names}
-    run_dir = Path(config["paths"]["run_dir"])
-    check_plans(plans, config, run_dir)
+    run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)
+    check_plans(plans, config)
     check_trainer(cfg, plans)
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
-        stage_dir = StageDir(run_dir / name)
+        stage_dir = dirs[name]
         record = stage_dir.finished()
         if record:
             stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
+            stage_dir.check_tested_by(
+                build_protocol(plan).name, record, config["resume"] == "force"
+            )
             log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
         else:
-            run_stage(cfg, config, plan, stage_dir)
-    results = results_of_run(run_dir, list(config["stages"]))
+            run_stage(cfg, config, plan, stage_dir, overrides)
+    results = results_of_run(dirs)
     if not results:
         raise UserError(f"no stage in {run_dir} is finished")
     _report(results, config, run_dir, time.monotonic() - start)
     return results[-1].accuracy.top1
 
 
-def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: StageDir) -> None:
+def run_stage(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    plan: Plan,
+    stage_dir: StageDir,
+    overrides: Sequence[str] | None = None,
+) -> None:
     """Train one stage, test it on whole videos, and record both in its directory."""
     name = plan["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -88,17 +101,23 @@ def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: St
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
-    if stage_dir.checkpoint.is_file():
-        earlier, _ = Description.read(str(stage_dir.checkpoint))
-        stage_dir.check_same(plan, earlier.plan, config["resume"] == "force")
+    earlier = stage_dir.begun()
+    if earlier is not None:
+        stage_dir.check_same(plan, earlier, config["resume"] == "force")
         resume = str(stage_dir.checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
-        start_from(plan, list(config["stages"]), net, data, stage_dir.path.parent)
+        start_from(plan, stage_dirs(config), net, module.normalise, data)
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
-        collected = CollectScores()
-        callbacks = [DescribeCheckpoint(description), EpochLine(name), collected]
+        protocol = module.protocol.name
+        collected = CollectScores(data.videos.classes, protocol)
+        callbacks = [
+            DescribeCheckpoint(description),
+            EpochLine(name),
+            collected,
+            LogProtocol(protocol),
+        ]
         trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
         trainer.fit(
             module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
@@ -109,29 +128,48 @@ def run_stage(cfg: DictConfig, config: dict[str, Any], plan: Plan, stage_dir: St
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:
-        _save_scores(collected.scores, data, stage_dir, plan)
+        _save_scores(collected.scores, stage_dir, description, overrides)
     trainer.strategy.barrier()
 
 
 def _save_scores(
-    scores: VideoScores, data: VideoDataModule, stage_dir: StageDir, plan: Plan
+    scores: VideoScores,
+    stage_dir: StageDir,
+    description: Description,
+    overrides: Sequence[str] | None,
 ) -> None:
-    scores.save(stage_dir.scores(), data.videos.classes)
+    scores.save(stage_dir.scores())
+    streams = {}
     if len(scores.streams) > 1:
         for stream in scores.streams:
-            scores.of_stream(stream).save(stage_dir.scores(stream), data.videos.classes)
-    stage_dir.finish(plan, judge_videos(scores), protocol_name(plan["data"]))
+            scores.of_stream(stream).save(stage_dir.scores(stream))
+            streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
+    about = {
+        "streams": streams,
+        "experiment": description.config["name"],
+        "split": description.split,
+        "seed": description.config["seed"],
+        "flow": description.flow,
+        "stage_dirs": {  # from here, so that all of them can be moved
+            name: os.path.relpath(one.path, stage_dir.path)
+            for name, one in stage_dirs(description.config).items()
+        },
+        "overrides": None if overrides is None else list(overrides),
+        "version": description.version,
+    }
+    stage_dir.finish(description.plan, judge_videos(scores), scores.protocol, about)
 
 
 @rank_zero_only
 def _report(
     results: list[Result], config: Mapping[str, Any], run_dir: Path, seconds: float
 ) -> None:
+    last = stage_dirs(config)[results[-1].stage]
     title = f"{config['name']}, split {config['data']['split']}: video level"
     save_results(results, run_dir / "results.csv")
     show_results(results, title)
     if config["remark"]:
         print(textwrap.fill(config["remark"], 80))
     print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
-    print(f"checkpoints, scores and logs of every stage: {run_dir}/<stage>/")
-    print(f"try: python -m src.evaluate ckpt_path={run_dir / results[-1].stage / 'last.ckpt'}")
+    print(f"checkpoints, scores and logs of every stage: {last.path.parent}/<stage>/")
+    print(f"try: python -m src.evaluate ckpt_path={last.checkpoint}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
@@ -21,7 +22,11 @@ _SPEED_ONLY = {
         "cache_dir",
         "manifest",
     )
-}
+} | {f"net.{stream}checkpointing" for stream in ("", "appearance.", "motion.")}
+_TESTING = "protocol"  # see `StageDir.check_tested_by`
+
+# Chosen for all stages at the top of the config; a stage may override them: stages.<stage>.<key>.
+_STAGES_MAY_HAVE_THEIR_OWN = ("optimizer", "schedule", "mixing", "label_smoothing", "batch_norm")
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -55,14 +60,20 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
         raise UserError(
             f"stage {stage} trains model.{chosen['network']}, which this model does not have"
         )
-    trainer = config["trainer"]
+    trainer, ema = config["trainer"], (config["callbacks"] or {}).get("ema")
+    shared = {key: chosen.get(key, config[key]) for key in _STAGES_MAY_HAVE_THEIR_OWN}
     return {
         "stage": stage,
         "net": model[chosen["network"]] | chosen.get("net", {}),
         "normalise": model["normalise"],
         "data": config["data"] | chosen["data"],
-        "module": chosen["module"],
-        "optimizer": config["optimizer"],
+        "module": chosen["module"]
+        | {key: shared[key] for key in ("batch_norm", "label_smoothing", "mixing")}
+        | {"schedule": _schedule(shared["schedule"], chosen["module"]["schedule"])},
+        "optimizer": shared["optimizer"],
+        "protocol": config["protocol"],
+        "ema": ema and {key: value for key, value in ema.items() if key != "_target_"},
+        "sync_batchnorm": trainer["sync_batchnorm"],
         "batch_size": chosen["batch_size"],
         "start_from": chosen["start_from"],
         "limits": {key: trainer[key] for key in ("max_epochs", "limit_train_batches")},
@@ -70,11 +81,20 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
     }
 
 
+def _schedule(schedule: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
+    """The schedule chosen for all stages, if any, its nulls filled in from the stage's own."""
+    if schedule is None:
+        return own
+    recipe = instantiate(own, _convert_="all")
+    known = {"lr": recipe.lr, "epochs": recipe.epochs}
+    return {key: known.get(key) if value is None else value for key, value in schedule.items()}
+
+
 def difference(plan: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> str | None:
     """The first place where two plans would train differently, as "key: one, other"."""
     for key in dict.fromkeys([*plan, *other]):
         where = f"{path}{key}"
-        if where in _SPEED_ONLY:
+        if where in _SPEED_ONLY or where == _TESTING:
             continue
         one, two = plan.get(key), other.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):

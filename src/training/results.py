@@ -1,23 +1,23 @@
 """What a run has shown so far: results of its finished stages, their streams and late fusion."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
-from src.evaluation.scores import Accuracy, VideoScores, fuse, judge_videos
+from src.evaluation.fusion import fuse
+from src.evaluation.scores import Accuracy, VideoScores, judge_videos
 from src.evaluation.table import Result
+from src.models.temporal import STREAMS
 from src.training.run_dir import StageDir
 
-STREAMS = ("appearance", "motion")
 
-
-def results_of_run(run_dir: Path, stages: list[str]) -> list[Result]:
+def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
     """Results of all finished stages, in order, with late fusion after the two streams.
 
-    Late fusion is the mean of the logits of the separately trained streams. A joint net's two
+    Late fusion is the mean of the scores of the separately trained streams. A joint net's two
     classifiers are also shown apart, before the two together.
     """
     results: list[Result] = []
-    for stage in stages:
-        stage_dir = StageDir(run_dir / stage)
+    for stage, stage_dir in stages.items():
         record = stage_dir.finished()
         if record is None:
             continue
@@ -27,8 +27,15 @@ def results_of_run(run_dir: Path, stages: list[str]) -> list[Result]:
                 accuracy = judge_videos(VideoScores.load(stage_dir.scores(stream)))
                 results.append(Result(f"{stage}: {stream} classifier", stage, accuracy, protocol))
         results.append(Result(stage, stage, Accuracy(**record["accuracy"]), protocol))
-        streams = [StageDir(run_dir / stream) for stream in STREAMS]
-        if stage == STREAMS[-1] and all(stream.finished() for stream in streams):
-            scores = fuse(*(VideoScores.load(stream.scores()) for stream in streams))
-            results.append(Result("late fusion of both", stage, judge_videos(scores), protocol))
+        streams = [stages[stream] for stream in STREAMS if stream in stages]
+        if stage == STREAMS[-1] and len(streams) == 2 and all(s.finished() for s in streams):
+            fused = fuse([_scores(stream) for stream in streams])
+            name = "late fusion of both"
+            results.append(Result(name, stage, judge_videos(fused), fused.protocol))
     return results
+
+
+def _scores(finished: StageDir) -> VideoScores:
+    """A stage's scores by the protocol of its record."""
+    record = finished.finished() or {}
+    return replace(VideoScores.load(finished.scores()), protocol=record["protocol"])

@@ -1,6 +1,7 @@
 """The directory of one stage of a run: what is finished, what can be continued."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from src.errors import UserError
 from src.evaluation.scores import Accuracy
 from src.models.build import Plan
+from src.models.checkpoints import Description
+from src.models.temporal import STREAMS
 from src.training.plan import difference
 
 
@@ -31,9 +34,18 @@ class StageDir:
         """Written last: a stage is finished when it is there."""
         return self.path / "stage.json"
 
-    def finish(self, plan: Plan, accuracy: Accuracy, protocol: str) -> None:
-        """Record that the stage is finished."""
-        content = {"plan": plan, "protocol": protocol, "accuracy": asdict(accuracy)}
+    def finish(
+        self, plan: Plan, accuracy: Accuracy, protocol: str, about: Mapping[str, Any]
+    ) -> None:
+        """Record that the stage is finished.
+
+        Args:
+            plan: what was trained.
+            accuracy: of the net.
+            protocol: of the test.
+            about: what else `src.report` tells: experiment, seed, command, version, ...
+        """
+        content = {"plan": plan, "protocol": protocol, "accuracy": asdict(accuracy), **about}
         draft = self.record.with_suffix(".part")
         draft.write_text(json.dumps(content, indent=2) + "\n")
         draft.replace(self.record)
@@ -47,6 +59,35 @@ class StageDir:
         except ValueError as error:
             raise UserError(f"{self.record} is broken ({error}): delete it") from error
 
+    def begun(self) -> Plan | None:
+        """The plan of what was trained here so far, None if nothing was.
+
+        Raises:
+            UserError: the checkpoint is not one that training can go on from.
+        """
+        if not self.checkpoint.is_file():
+            return None
+        mend = "delete it to train this stage from its start"
+        try:
+            description, content = Description.read(str(self.checkpoint))
+        except UserError as error:
+            raise UserError(f"{error}: {mend}") from error
+        if "optimizer_states" not in content or "loops" not in content:
+            raise UserError(
+                f"{self.checkpoint} holds weights, but not the state of a training: {mend}, or "
+                f"move it away and give its new path as stages.{self.path.name}.start_from"
+            )
+        return description.plan
+
+    def check_tested_by(self, protocol: str, record: dict[str, Any], force: bool) -> None:
+        """Refuse another test protocol than the record's: training the stage again is no mend."""
+        if record["protocol"] != protocol and not force:
+            raise UserError(
+                f"{self.path} was tested by another protocol ({record['protocol']}, not "
+                f"{protocol}): python -m src.evaluate ckpt_path={self.checkpoint} protocol=... "
+                "tests it again, resume=force goes on with the results that are there"
+            )
+
     def check_same(self, plan: Plan, earlier: Plan, force: bool) -> None:
         """Refuse to go on with what was trained under another plan."""
         changed = difference(plan, earlier)
@@ -55,3 +96,12 @@ class StageDir:
                 f"{self.path} was trained with another config ({changed} there): "
                 "give a new paths.run_dir, or resume=force to use it all the same"
             )
+
+
+def stage_dirs(config: Mapping[str, Any]) -> dict[str, StageDir]:
+    """The directory of every stage of a config; those of the streams may lie elsewhere."""
+    paths = config["paths"]
+    return {
+        name: StageDir(Path(paths["streams_dir" if name in STREAMS else "run_dir"]) / name)
+        for name in config["stages"]
+    }

@@ -1,16 +1,21 @@
 """Lightning's Trainer for one stage."""
 
 import sys
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from src.errors import UserError
 from src.models.build import Plan
+from src.training.checkpoint_io import WholeFiles
+from src.training.group import Group
 from src.training.run_dir import StageDir
+from src.training.stop import EndAtSigterm
 
 
 def build_trainer(
@@ -27,19 +32,37 @@ def build_trainer(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    chosen = [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
     trainer = instantiate(
         cfg.trainer,
         max_epochs=epochs if cap is None else min(epochs, cap),
-        callbacks=[*callbacks, *chosen, checkpoint],
+        callbacks=[*callbacks, *build_callbacks(cfg), EndAtSigterm(), checkpoint],
+        plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),
         enable_progress_bar=sys.stderr.isatty(),
         use_distributed_sampler=False,  # ours deals each test video to one rank only
         _convert_="all",
     )
+    if plan["module"]["batch_norm"] != "train":
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant
     trainer.accumulate_grad_batches = accumulation(plan, trainer.world_size)
     return trainer
+
+
+def build_plugins() -> list[Any]:
+    """How checkpoints are written, and what Lightning is to do in a job of SLURM."""
+    plugins: list[Any] = [WholeFiles()]
+    group = Group.found()
+    if group is not None and group.starter == "SLURM":
+        # Lightning would queue the job again at SIGUSR1, and save what it finds in the middle of a
+        # step. SLURM itself requeues what it preempts, submitit what comes to the end of its time.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
+def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """The callbacks that the config chooses."""
+    return [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
 
 
 def accumulation(plan: Plan, devices: int) -> int:

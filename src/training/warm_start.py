@@ -1,16 +1,26 @@
 """Where a stage's weights come from: an earlier stage, a checkpoint, ImageNet, or chance."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.models.build import Plan
 from src.models.checkpoints import KEY, Description
-from src.models.weights import imagenet_weights, load_weights, net_weights, read_checkpoint
+from src.models.normalise import Normalise
+from src.models.weights import (
+    imagenet_normalisation,
+    imagenet_weights,
+    load_weights,
+    net_weights,
+    of_part,
+    read_checkpoint,
+)
 from src.training.run_dir import StageDir
 
 log = logging.getLogger(__name__)
@@ -22,28 +32,32 @@ def sources(plan: Plan) -> dict[str, str | None]:
     return dict(source) if isinstance(source, Mapping) else {"": source}
 
 
-def checkpoint_of_stage(run_dir: Path, source: str, wanted_by: str) -> Path:
+def checkpoint_of_stage(stage_dir: StageDir, wanted_by: str) -> Path:
     """The final checkpoint of an earlier stage of this run."""
-    stage_dir = StageDir(run_dir / source)
     if stage_dir.finished() is None:
         raise UserError(
-            f"stage {wanted_by} starts from stage {source}, which is not finished in {run_dir}: "
+            f"stage {wanted_by} starts from stage {stage_dir.path.name}, which is not finished in "
+            f"{stage_dir.path.parent}: "
             f"run it first, or give a checkpoint as stages.{wanted_by}.start_from"
         )
     return stage_dir.checkpoint
 
 
 def start_from(
-    plan: Plan, stages: Sequence[str], net: nn.Module, data: VideoDataModule, run_dir: Path
+    plan: Plan,
+    stages: Mapping[str, StageDir],
+    net: nn.Module,
+    normalise: Normalise,
+    data: VideoDataModule,
 ) -> None:
     """Load the weights that a stage starts from, part by part, and log what became of them.
 
     Args:
         plan: of the stage.
-        stages: names of all stages of the experiment.
+        stages: the directories of all stages of the experiment.
         net: changed in place.
+        normalise: of the net's input; weights that were trained with another are refused.
         data: set up; a checkpoint of another split or other flow is refused.
-        run_dir: where earlier stages are.
     """
     for part, source in sources(plan).items():
         if source is None:
@@ -51,17 +65,40 @@ def start_from(
         target = net.get_submodule(part)
         if is_imagenet(source, stages):
             weights = imagenet_weights(target, source)
+            check_normalisation(normalise, imagenet_normalisation(target, source), source, data)
         else:
             if source in stages:
-                source = str(checkpoint_of_stage(run_dir, source, plan["stage"]))
+                source = str(checkpoint_of_stage(stages[source], plan["stage"]))
             content = read_checkpoint(source)
             if KEY in content:
-                Description(**content[KEY]).check_fits(data, source)
-            weights = net_weights(content)
+                description = Description(**content[KEY])
+                description.check_fits(data, source)
+                check_normalisation(normalise, description.normalisation, source, data)
+            weights = of_part(net_weights(content), part)
         report = load_weights(target, weights, source)
         log.info("%s starts from %s: %s", part or plan["stage"], source, report)
 
 
-def is_imagenet(source: str, stages: Sequence[str]) -> bool:
+def check_normalisation(
+    normalise: Normalise, trained_with: Mapping[str, Any], source: str, data: VideoDataModule
+) -> None:
+    """Refuse weights that were trained on input normalised in another way.
+
+    Args:
+        normalise: of the config.
+        trained_with: numbers of the source, of those modalities that are known.
+        source: where the weights come from, for the message.
+        data: of the stage; only its modalities matter.
+    """
+    ours = normalise.describe()
+    for key, value in trained_with.items():
+        if key.split("_")[0] in data.modalities and not np.allclose(ours[key], value, atol=0.01):
+            raise UserError(
+                f"{source} was trained with {key} {value}, but model.backbone.normalise has "
+                f"{ours[key]}: set it so, or choose the model/backbone of those weights"
+            )
+
+
+def is_imagenet(source: str, stages: Collection[str]) -> bool:
     """Whether a source is a name of torchvision's weights, neither a stage nor a file."""
     return source not in stages and not Path(source).suffix

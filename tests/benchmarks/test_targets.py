@@ -5,18 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
 
 from src.benchmarks import material as making
 from src.benchmarks import readers, run
 from src.benchmarks.flow import algorithms
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
+from src.benchmarks.network import LAYOUTS, as_conv3d
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import open_images
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.models.resnet import appearance_stream, motion_stream
+from src.models.temporal import TemporalFilters, TemporalPool
+from src.models.two_stream import TwoStreamResNet
 from tests.conftest import compose_config
-from tests.helpers import frames_of
+from tests.helpers import frames_of, randomise
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +108,46 @@ def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def compose_config_of(name: str, overrides: list[str]) -> object:
     return compose_config(name, *overrides)
+
+
+@pytest.mark.parametrize("flavour", ["torchvision", "caffe"])
+@pytest.mark.parametrize("kind", ["converted", "injected"])
+def test_all_conv3d_computes_the_same(kind: str, flavour: str) -> None:
+    """What is timed against ours is the same network: logits and gradients."""
+    net = TwoStreamResNet(
+        appearance_stream(3, 26, 4, flavour=flavour),
+        motion_stream(3, 2, 26, 4, flavour=flavour),
+        temporal_filters=TemporalFilters(kind),
+        temporal_pool=TemporalPool(2, 1),
+    )
+    randomise(net)
+    batch = torch.randn(2, 3, 4, 48, 48).double(), torch.randn(2, 4, 4, 48, 48).double()
+    for layout in LAYOUTS.values():
+        other = as_conv3d(net, layout)
+        assert not any(isinstance(module, nn.Conv2d) for module in other.modules())
+        assert_close(other(*batch), net(*batch))
+        gradients = []
+        for each in (net, other):
+            each.zero_grad()
+            torch.stack(each(*batch)).square().sum().backward()
+            grads = [parameter.grad for parameter in each.parameters()]
+            gradients.append([grad.flatten() for grad in grads if grad is not None])
+        for one, two in zip(*gradients, strict=True):
+            assert_close(one, two)
+
+
+def test_network() -> None:
+    cfg = compose_config(
+        "benchmark",
+        "target=network",
+        "rounds=1",
+        "network.overrides=['experiment=st_resnet_two_movers','model.backbone.width=4']",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "compose", compose_config_of)
+        tables = run.run_benchmarks(cfg)
+    assert [table.baseline for table in tables] == ["all Conv3d"] * 2
+    assert all(row.rate > 0 for table in tables for row in table.rows)
 
 
 def test_no_such_target() -> None:

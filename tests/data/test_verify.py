@@ -222,11 +222,14 @@ class TestCache:
 def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) -> None:
     """The second run takes what the first has found, and no worker outlives the first."""
     program = (
+        "import signal\n"
         "from functools import partial\n"
         "from tests.data.made_up import read_small, slow\n"
         "from src.data.verification import verify as module\n"
         "from src.data.verification.verify import verify\n"
         "if __name__ == '__main__':\n"
+        # a shell that runs the tests in the background has it ignored
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    module.in_parallel = slow\n"
         f"    root = {str(small.tree.root)!r}\n"
         "    verify(partial(read_small, root=root), 'videos', root + '/tvl1_flow', 10,"

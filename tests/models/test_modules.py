@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import CollectScores
+from src.models.mixing import Mixing
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
+from src.models.optimisation import Factors
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.schedules import PiecewiseConstant, Schedule, WarmupCosine
 from src.models.two_stream import TwoStreamResNet
@@ -27,15 +30,19 @@ FACTORS = {"filter": 1.0, "bias": 2.0, "bn_scale": 2.0, "bn_shift": 1.0}
 KINDS = ("rgb", "flow", "joint")
 
 
-def build(kind: str, schedule: Schedule | None = None, mirror: bool = True) -> VideoClassifier:
+def build(
+    kind: str, schedule: Schedule | None = None, mirror: bool = True, **choices: Any
+) -> VideoClassifier:
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
     arguments: dict[str, Any] = {
         "normalise": Normalise(),
         "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
         "schedule": schedule or PiecewiseConstant([(0.02, 10)]),
         "num_classes": CLASSES,
-        "mirror": mirror,
+        "factors": Factors(**FACTORS),
+        "protocol": TestProtocol(FRAMES, SIDE, SIDE, mirror=mirror),
     }
+    arguments |= choices
     if kind == "joint":
         return JointModule(TwoStreamResNet(rgb, flow), **arguments)
     return StreamModule(kind, rgb if kind == "rgb" else flow, **arguments)
@@ -85,17 +92,18 @@ def logits_by_hand(
     return {module.modality: net({"rgb": rgb, "flow": flow}[module.modality])}
 
 
-def loss_by_hand(module: VideoClassifier, batch: Batch) -> float:
+def loss_by_hand(module: VideoClassifier, batch: Batch, smoothing: float = 0.0) -> float:
     """Sum over streams of the mean over clips and time of -log softmax."""
     total = 0.0
     with torch.no_grad():
         streams = logits_by_hand(module, batch)
     for logits in streams.values():
-        terms = [
-            float((step - step.max()).exp().sum().log() + step.max() - step[label])
-            for clip, label in zip(logits.double(), batch["label"], strict=True)
-            for step in clip
-        ]
+        terms = []
+        for clip, label in zip(logits.double(), batch["label"], strict=True):
+            for step in clip:
+                surprise = (step - step.max()).exp().sum().log() + step.max() - step
+                mean = surprise.sum() / CLASSES
+                terms.append(float((1 - smoothing) * surprise[label] + smoothing * mean))
         total += sum(terms) / len(terms)
     return total
 
@@ -135,6 +143,53 @@ def test_a_fixed_batch_is_learnt(kind: str) -> None:
     streams = {name for name in logged if name.startswith("val/loss_")}
     assert len(streams) == (2 if kind == "joint" else 0)
     assert not streams or sum(logged[name] for name in streams) == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_are_smoothed_in_training_only(kind: str) -> None:
+    module, batch, record = build(kind, label_smoothing=0.3), random_batch(), Record()
+    smoothed, plain = loss_by_hand(module, batch, 0.3), loss_by_hand(module, batch)
+    assert smoothed != pytest.approx(plain, rel=1e-3)
+    runner = trainer(max_epochs=1, callbacks=[record])
+    runner.fit(module, loader([batch]), loader([batch]))
+    assert record.losses == [pytest.approx(smoothed, rel=1e-4)]
+    logged = runner.callback_metrics["val/loss"].item()
+    assert logged == pytest.approx(loss_by_hand(module.eval(), batch), rel=1e-4)
+
+
+def test_soft_targets_by_hand() -> None:
+    """Both time steps count alike, and both streams."""
+    even, sure = [0.0, 0.0, 0.0], [math.log(8), 0.0, 0.0]  # 1/3 each; 0.8, 0.1, 0.1
+    logits = {"appearance": torch.tensor([[even, sure]]), "motion": torch.tensor([[sure, sure]])}
+    losses = build("joint").loss(logits, torch.tensor([[0.75, 0.25, 0.0]]))
+    of_sure = -0.75 * math.log(0.8) - 0.25 * math.log(0.1)
+    assert losses["appearance"].item() == pytest.approx((math.log(3) + of_sure) / 2)
+    assert losses["motion"].item() == pytest.approx(of_sure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_clips_have_mixed_targets(kind: str) -> None:
+    """One clip of each class, all mixed half and half with the one before."""
+
+    class Half(Mixing):
+        def __call__(
+            self, clips: dict[str, Tensor], label: Tensor, num_classes: int
+        ) -> tuple[dict[str, Tensor], Tensor]:
+            mixed = {name: (clip + clip.roll(1, 0)) / 2 for name, clip in clips.items()}
+            return mixed, torch.tensor([[0.5, 0, 0.5], [0.5, 0.5, 0], [0, 0.5, 0.5]])
+
+    module, batch, record = build(kind, mixing=Half(1.0)), random_batch("abc"), Record()
+    twin = deepcopy(module)
+    runner = trainer(max_epochs=1, callbacks=[record])
+    runner.fit(module, loader([batch]), loader([batch]))
+    clips = {name: (clip + clip.roll(1, 0)) / 2 for name, clip in twin.clips(batch).items()}
+    with torch.no_grad():
+        logs = [x.log_softmax(-1).mean(1) for x in twin.classify(clips).values()]
+    expected = sum(-float(x[i, i] + x[i, i - 1]) / 2 for x in logs for i in range(3)) / 3
+    assert record.losses == [pytest.approx(expected, rel=1e-4)]
+    names = set(runner.callback_metrics)
+    assert "val/clip/top1" in names
+    assert not any(name.startswith("train/clip") for name in names)
 
 
 def piecewise(passes: float) -> float:
@@ -212,6 +267,13 @@ def test_scores_belong_to_their_videos_in_whatever_order() -> None:
 def test_other_modalities_are_refused() -> None:
     with pytest.raises(ValueError, match="modality 'depth': choose rgb or flow"):
         build("depth")
+
+
+def test_impossible_choices_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=1\.0: needs a share"):
+        build("rgb", label_smoothing=1.0)
+    with pytest.raises(ValueError, match="batch_norm=thawed: choose from train, frozen, partial"):
+        build("rgb", batch_norm="thawed")
 
 
 def test_normalise() -> None:

@@ -1,13 +1,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import ResNet as TorchvisionResNet
-from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
-from src.models.resnet import ResNet, SpatialConv, TemporalConv, motion_stream
+from src.models.resnet import Bottleneck, ResNet, appearance_stream, motion_stream
+from src.models.temporal import TemporalFilters
+from src.models.temporal_conv import SpatialConv, TemporalConv
+from src.models.two_stream import TwoStreamResNet
+from src.models.weights import load_weights
 from tests.helpers import randomise
 
 
@@ -24,15 +28,84 @@ def copy_of(reference: nn.Module, depth: int, num_classes: int) -> ResNet:
 
 
 @torch.no_grad()
-def test_is_torchvisions_resnet50() -> None:
-    reference = resnet50(num_classes=7)
-    randomise(reference)
-    net = copy_of(reference, 50, num_classes=7)
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_is_torchvisions(depth: int) -> None:
+    """Names, shapes, and, for the papers' depth at their size, logits; no tensor is left over."""
+    with torch.device("cpu" if depth <= 50 else "meta"):
+        reference, net = getattr(torchvision.models, f"resnet{depth}")(), ResNet(1000, depth=depth)
     assert [(name, tensor.shape) for name, tensor in net.state_dict().items()] == [
         (name, tensor.shape) for name, tensor in reference.state_dict().items()
     ]
+    if depth > 50:
+        return
+    randomise(reference)
+    net.double().eval()
+    report = load_weights(net, reference.state_dict(), "torchvision")
+    assert report.new == report.inflated == report.left_over == []
+    assert len(report.loaded) == len(reference.state_dict())
     image = torch.randn(1, 3, 224, 224, dtype=torch.float64)
-    assert_close(net(image.unsqueeze(2)), reference(image).unsqueeze(1))
+    assert_close(net(image.unsqueeze(2)), reference(image).unsqueeze(1), rtol=1e-5, atol=1e-5)
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+@pytest.mark.parametrize("filters", ["none", "converted", "injected"])
+def test_parameter_counts(model: str, filters: str) -> None:
+    """Torchvision's, 17 channels more in conv1, and what the temporal filters add."""
+    depth, stages = int(model.removeprefix("resnet")), (64, 128, 256, 512)
+    basic = depth < 50
+    if basic and filters == "converted":
+        pytest.skip("no 1x1 convolutions")
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, model)(num_classes=51)
+        net = TwoStreamResNet(
+            appearance_stream(51, depth),
+            motion_stream(51, 10, depth),
+            temporal_filters=TemporalFilters(filters),
+        )
+        rgb, flow = torch.empty(2, 3, 5, 224, 224), torch.empty(2, 20, 5, 224, 224)
+        assert [x.shape for x in net(rgb, flow)] == [(2, 5, 51)] * 2
+    added = {
+        "none": 0,
+        "converted": sum(2 * (2 * w * 4 * w) for w in stages),  # two taps more, twice
+        "injected": sum(3 * w * w + w for w in stages),
+    }
+    expected = 2 * parameters(theirs) + 17 * 64 * 7 * 7 + 2 * added[filters]
+    count = parameters(net)
+    print(f"{model}, {filters} temporal filters: {count:,} parameters")
+    assert count == expected
+
+
+@torch.no_grad()
+def test_caffes_flavour_halves_resolution_before() -> None:
+    """Output sizes of the pool and stages at an odd size, as Caffe's rounding gives them."""
+    net = ResNet(5, depth=26, width=4, flavour="caffe").eval()
+    assert {n for n in net.state_dict() if n not in ResNet(5, depth=26).state_dict()} == {
+        "conv1.bias"
+    }
+    clip = torch.randn(1, 3, 1, 229, 247)
+    x = net.stem(clip)
+    assert x.shape[-2:] == (57, 62)  # conv1 (115, 124); ceil((115 - 3) / 2) + 1, likewise 62
+    unit = net.stages[1].unit(0)
+    assert isinstance(unit, Bottleneck)
+    assert isinstance(unit.downsample, nn.Sequential)
+    assert [unit.conv1.stride, unit.conv2.stride, unit.downsample[0].stride] == [
+        (2, 2),
+        (1, 1),
+        (2, 2),
+    ]
+
+
+def test_mirrored_inflation_repeats_rgb() -> None:
+    net = motion_stream(5, 10, 26, 4, conv1_inflation="mirrored")
+    rgb = torch.arange(3.0).view(1, 3, 1, 1).expand(4, 3, 7, 7)
+    order = net.conv1.inflate(rgb)[0, :, 0, 0].int().tolist()
+    assert "".join("RGB"[i] for i in order) == "RGBBGRRGBBGRRGBBGRRG"
+    with pytest.raises(ValueError, match="conv1_inflation=max: choose from mean, mirrored"):
+        motion_stream(5, 10, 26, 4, conv1_inflation="max")
 
 
 @torch.no_grad()
@@ -75,8 +148,10 @@ def test_new_classifier_is_small_and_unbiased() -> None:
 
 
 def test_unknown_depth_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"depth 34 .* choose from 26, 50, 101, 152"):
-        ResNet(5, depth=34)
+    with pytest.raises(ValueError, match=r"depth=20: choose from 18, 26, 34, 50, 101, 152"):
+        ResNet(5, depth=20)
+    with pytest.raises(ValueError, match="flavour=keras: choose from torchvision, caffe"):
+        ResNet(5, flavour="keras")
 
 
 def as_frames(clip: Tensor) -> Tensor:
@@ -96,7 +171,7 @@ def test_temporal_conv_computes_what_conv3d_does(frames: int) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_inflated_filter_averages_neighbours_and_zeros_beyond_the_ends(bias: bool) -> None:
     spatial = SpatialConv(6, 4, 1, bias=bias).double()
-    temporal = TemporalConv.from_spatial(spatial).double()
+    temporal = TemporalConv.converted(spatial, "average").double()
     frames = torch.randn(5, 6, 3, 3, dtype=torch.float64)
     one = F.conv2d(frames, spatial.weight)
     nothing = torch.zeros_like(one[:1])

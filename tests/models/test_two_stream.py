@@ -1,21 +1,22 @@
-"""TwoStreamResNet against a naive reading of the papers' equations, and what follows from them."""
+"""TwoStreamResNet against the naive reading of the papers in `reference`, and what follows."""
 
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.functional import relu as f
 from torch.testing import assert_close
 
+from src.models.connection import Connection
 from src.models.resnet import appearance_stream, motion_stream
+from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet
 from tests.helpers import randomise
+from tests.models.reference import Reference
 
-State = dict[str, Tensor]
 CLASSES, STACK = 5, 2
+NO_FILTERS = TemporalFilters("none")
 CONVERTED = {
     f"{stream}.layer{stage}.1.conv{conv}.weight"
     for stream in ("appearance", "motion")
@@ -24,87 +25,18 @@ CONVERTED = {
 }
 
 
-# The reference: clips stay (B, C, T, H, W), a 4-D filter sees frame by frame, a 5-D one sees time.
-
-
-def conv(w: State, name: str, x: Tensor, stride: int = 1) -> Tensor:
-    weight = w[f"{name}.weight"]
-    if weight.ndim == 5:
-        return F.conv3d(x, weight, padding=(1, 0, 0))
-    side = weight.shape[-1]
-    frames = [F.conv2d(frame, weight, None, stride, side // 2) for frame in x.unbind(2)]
-    return torch.stack(frames, 2)
-
-
-def norm(w: State, name: str, x: Tensor) -> Tensor:
-    statistics = w[f"{name}.running_mean"], w[f"{name}.running_var"]
-    return F.batch_norm(x, *statistics, w[f"{name}.weight"], w[f"{name}.bias"])
-
-
-def branch(w: State, unit: str, x: Tensor, stride: int = 1) -> Tensor:
-    x = f(norm(w, f"{unit}.bn1", conv(w, f"{unit}.conv1", x)))
-    x = f(norm(w, f"{unit}.bn2", conv(w, f"{unit}.conv2", x, stride)))
-    return norm(w, f"{unit}.bn3", conv(w, f"{unit}.conv3", x))
-
-
-def unit_a(w: State, unit: str, x: Tensor, stride: int) -> Tensor:
-    projected = norm(w, f"{unit}.downsample.1", conv(w, f"{unit}.downsample.0", x, stride))
-    return projected + branch(w, unit, x, stride)
-
-
-def later_units(w: State, stage: str, x: Tensor) -> Tensor:
-    number = 2
-    while f"{stage}.{number}.conv1.weight" in w:
-        x = f(x + branch(w, f"{stage}.{number}", x))
-        number += 1
-    return x
-
-
-def stem(w: State, stream: str, x: Tensor) -> Tensor:
-    x = f(norm(w, f"{stream}.bn1", conv(w, f"{stream}.conv1", x, stride=2)))
-    return torch.stack([F.max_pool2d(frame, 3, 2, 1) for frame in x.unbind(2)], 2)
-
-
-def classify(w: State, stream: str, x: Tensor, pool: tuple[int, int] | None) -> Tensor:
-    if pool:
-        size, stride = pool
-        starts = range(0, x.shape[2] - size + 1, stride)
-        x = torch.stack([x[:, :, start : start + size].amax(2) for start in starts], 2)
-    features = x.mean((-2, -1)).transpose(1, 2)  # (B, T', C); small images: one global pool
-    return F.linear(features, w[f"{stream}.fc.weight"], w[f"{stream}.fc.bias"])
-
-
-def reference(
-    net: TwoStreamResNet,
-    rgb: Tensor,
-    flow: Tensor,
-    connection: str,
-    positions: bool = True,
-    temporal_pool: tuple[int, int] | None = None,
-    **_: Any,
-) -> tuple[Tensor, Tensor]:
-    w = dict(net.state_dict())
-    a, m = stem(w, "appearance", rgb), stem(w, "motion", flow)
-    for stage in (1, 2, 3, 4):
-        stage_a, stage_m, stride = f"appearance.layer{stage}", f"motion.layer{stage}", min(stage, 2)
-        x_a, x_m = unit_a(w, f"{stage_a}.0", a, stride), unit_a(w, f"{stage_m}.0", m, stride)
-        signal = f(x_m) if positions else f(x_m).mean((-2, -1), keepdim=True)
-        fused = {"none": f(x_a), "additive": x_a + signal, "multiplicative": x_a * signal}
-        a = f(f(x_a) + branch(w, f"{stage_a}.1", fused[connection]))
-        m = f(f(x_m) + branch(w, f"{stage_m}.1", f(x_m)))
-        a, m = later_units(w, stage_a, a), later_units(w, stage_m, m)
-    return (
-        classify(w, "appearance", a, temporal_pool),
-        classify(w, "motion", m, temporal_pool),
-    )
-
-
 def two_streams(
-    depth: int = 26, motion_depth: int | None = None, width: int = 4, **options: Any
+    depth: int = 26,
+    motion_depth: int | None = None,
+    width: int = 4,
+    flavour: str = "torchvision",
+    checkpointing: bool = False,
+    **options: Any,
 ) -> TwoStreamResNet:
+    stream: dict[str, Any] = {"flavour": flavour, "checkpointing": checkpointing}
     net = TwoStreamResNet(
-        appearance_stream(CLASSES, depth, width),
-        motion_stream(CLASSES, STACK, motion_depth or depth, width),
+        appearance_stream(CLASSES, depth, width, **stream),
+        motion_stream(CLASSES, STACK, motion_depth or depth, width, **stream),
         **options,
     )
     randomise(net)
@@ -117,50 +49,111 @@ def clips(frames: int = 3, height: int = 64, width: int = 96) -> tuple[Tensor, T
     return rgb.double(), flow.double()
 
 
+def check(net: TwoStreamResNet, batch: tuple[Tensor, Tensor], **options: Any) -> None:
+    assert_close(net(*batch), Reference(dict(net.state_dict()), **options)(*batch))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("temporal_filters", ["none", "converted"])
+@pytest.mark.parametrize("flavour", ["torchvision", "caffe"])
+@pytest.mark.parametrize("filters", ["none", "converted", "injected"])
 @pytest.mark.parametrize(
-    ("connection", "positions"),
+    "connection",
     [
-        ("none", True),
-        ("additive", True),
-        ("additive", False),
-        ("multiplicative", True),
-        ("multiplicative", False),
+        {"kind": "none"},
+        {"kind": "additive"},
+        {"kind": "multiplicative"},
+        {"kind": "additive", "positions": False},
+        {"kind": "multiplicative", "positions": False},
+        {"kind": "additive", "path": "direct"},
+        {"kind": "multiplicative", "path": "direct"},
+        {"kind": "additive", "direction": "both"},
+        {"kind": "multiplicative", "direction": "both", "path": "direct"},
+        {"kind": "multiplicative", "direction": "appearance_to_motion"},
+        {"kind": "additive", "stages": (2, 4)},
+        {"kind": "multiplicative", "stages": ()},
     ],
+    ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_follows_the_equations(connection: str, positions: bool, temporal_filters: str) -> None:
-    options: dict[str, Any] = {"connection": connection, "positions": positions}
-    net = two_streams(50, **options, temporal_filters=temporal_filters)
-    batch = clips()
-    assert_close(net(*batch), reference(net, *batch, **options))
-
-
-@torch.no_grad()
-def test_streams_may_differ_in_depth() -> None:
-    net = two_streams(26, motion_depth=101, width=8, connection="multiplicative")
-    batch = clips()
-    assert_close(net(*batch), reference(net, *batch, "multiplicative"))
+def test_follows_the_equations(connection: dict[str, Any], filters: str, flavour: str) -> None:
+    net = two_streams(
+        flavour=flavour,
+        connection=Connection(**connection),
+        temporal_filters=TemporalFilters(filters),
+    )
+    check(net, clips(height=59, width=70), **connection)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("frames", "pool", "steps"), [(11, (5, 2), 4), (5, (5, 1), 1), (6, (5, 1), 2)]
+    ("depth", "motion_depth", "filters"),
+    [(50, 152, "converted"), (26, 101, "injected"), (18, 34, "injected"), (34, 34, "none")],
 )
-def test_temporal_pool(frames: int, pool: tuple[int, int], steps: int) -> None:
-    net, batch = two_streams(temporal_pool=pool), clips(frames)
-    logits = net(*batch)
-    assert [tuple(stream.shape) for stream in logits] == [(2, steps, CLASSES)] * 2
-    assert_close(logits, reference(net, *batch, "additive", temporal_pool=pool))
+def test_depths(depth: int, motion_depth: int, filters: str) -> None:
+    net = two_streams(
+        depth,
+        motion_depth,
+        connection=Connection("multiplicative"),
+        temporal_filters=TemporalFilters(filters),
+    )
+    check(net, clips(), kind="multiplicative")
 
 
-@pytest.mark.parametrize("connection", ["none", "additive", "multiplicative"])
-def test_what_each_classifier_knows(connection: str) -> None:
-    net = two_streams(connection=connection)
+@torch.no_grad()
+def test_the_shortcut_is_not_fused_and_the_residual_branch_sees_what_is_before_the_relu() -> None:
+    """Watch what unit b gets, beside the sums of unit a."""
+    net, seen = two_streams(), {}
+
+    def watch(stream: str, unit: int) -> Any:
+        def hook(_: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+            seen[stream, unit] = (*inputs[:2], output)
+
+        return hook
+
+    for stream in ("appearance", "motion"):
+        for unit in (0, 1):
+            units = net.get_submodule(stream).get_submodule("layer2")
+            units.get_submodule(str(unit)).register_forward_hook(watch(stream, unit))
+    net(*clips())
+    x_a, x_m = seen["appearance", 0][2], seen["motion", 0][2]
+    shortcut, branch, _ = seen["appearance", 1]
+    assert (x_a < 0).any()
+    assert (x_m < 0).any()
+    assert torch.equal(shortcut, x_a.clamp(min=0))
+    assert torch.equal(branch, x_a + x_m.clamp(min=0))
+    assert all(torch.equal(x, x_m.clamp(min=0)) for x in seen["motion", 1][:2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize(
+    ("frames", "size", "stride", "steps"), [(11, 5, 2, 4), (5, 5, 1, 1), (6, 5, 1, 2)]
+)
+def test_temporal_pool(frames: int, size: int, stride: int, steps: int, kind: str) -> None:
+    net, batch = two_streams(temporal_pool=TemporalPool(size, stride, kind)), clips(frames)
+    assert [tuple(stream.shape) for stream in net(*batch)] == [(2, steps, CLASSES)] * 2
+    check(net, batch, temporal_pool=(kind, size, stride))
+
+
+KNOWS = {"motion_to_appearance": (True, False), "appearance_to_motion": (False, True)}
+
+
+@pytest.mark.parametrize("path", ["residual", "direct"])
+@pytest.mark.parametrize("kind", ["none", "additive", "multiplicative"])
+@pytest.mark.parametrize("direction", ["motion_to_appearance", "appearance_to_motion", "both"])
+def test_what_each_classifier_knows(kind: str, direction: str, path: str) -> None:
+    """A classifier changes with the other stream's input exactly if a connection leads to it."""
+    net = two_streams(connection=Connection(kind, path, direction))
     (rgb, flow), (other_rgb, other_flow) = clips(), clips()
     appearance, motion = net(rgb, flow)
-    assert torch.equal(net(other_rgb, flow)[1], motion)
-    assert torch.equal(net(rgb, other_flow)[0], appearance) == (connection == "none")
+    to_appearance, to_motion = KNOWS.get(direction, (True, True)) if kind != "none" else (0, 0)
+    assert torch.equal(net(rgb, other_flow)[0], appearance) != to_appearance
+    assert torch.equal(net(other_rgb, flow)[1], motion) != to_motion
+
+
+@pytest.mark.parametrize("kind", ["none", "additive", "multiplicative"])
+def test_what_each_loss_reaches(kind: str) -> None:
+    net = two_streams(connection=Connection(kind))
+    appearance, motion = net(*clips())
 
     def reached(logits: Tensor) -> set[str]:
         net.zero_grad()
@@ -174,50 +167,140 @@ def test_what_each_classifier_knows(connection: str) -> None:
     }
     # After the last connection, motion has a unit b and a classifier of its own.
     own = {name for name in of["motion"] if name.startswith(("motion.layer4.1.", "motion.fc."))}
-    shared = set() if connection == "none" else of["motion"] - own
+    shared = set() if kind == "none" else of["motion"] - own
     assert reached(motion) == of["motion"]
     assert reached(appearance) == of["appearance"] | shared
 
 
 @torch.no_grad()
 def test_without_connection_and_temporal_filters_the_streams_run_alone() -> None:
-    net = two_streams(connection="none", temporal_filters="none")
+    net = two_streams(connection=Connection("none"), temporal_filters=NO_FILTERS)
     rgb, flow = clips()
     assert_close(net(rgb, flow), (net.appearance(rgb), net.motion(flow)))
 
 
-def test_state_dict_is_that_of_the_streams_with_their_filters_grown() -> None:
-    appearance = appearance_stream(CLASSES, 50, 4)
-    motion = motion_stream(CLASSES, STACK, 50, 4)
-    before = {
+def plain_state(*streams: torch.nn.Module) -> dict[str, Tensor]:
+    return {
         f"{prefix}.{name}": tensor
-        for prefix, stream in (("appearance", appearance), ("motion", motion))
+        for prefix, stream in zip(("appearance", "motion"), streams, strict=True)
         for name, tensor in deepcopy(stream.state_dict()).items()
     }
-    after = TwoStreamResNet(appearance, motion, temporal_filters="converted").state_dict()
+
+
+@pytest.mark.parametrize(
+    ("initial", "taps"),
+    [("average", (1 / 3, 1 / 3, 1 / 3)), ("identity", (0, 1, 0)), ("difference", (-1, 3, -1))],
+)
+def test_converted_filters_are_the_1x1_ones_spread_over_time(
+    initial: str, taps: tuple[float, float, float]
+) -> None:
+    streams = appearance_stream(CLASSES, 50, 4), motion_stream(CLASSES, STACK, 50, 4)
+    before = plain_state(*streams)
+    after = TwoStreamResNet(
+        *streams, temporal_filters=TemporalFilters("converted", initial)
+    ).state_dict()
     assert list(after) == list(before)
     assert {name for name, tensor in after.items() if tensor.ndim == 5} == CONVERTED
     for name, tensor in after.items():
         if name in CONVERTED:
-            assert tensor.shape[2:] == (3, 1, 1)
-            assert_close(tensor.sum(2), before[name])
-            assert_close(tensor.amax(2), tensor.amin(2))  # the same in each tap
+            expected = torch.stack([before[name] * tap for tap in taps], 2)
+            assert_close(tensor, expected)
         else:
             assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.parametrize("stream", ["appearance", "motion"])
+def test_injected_filters_are_new_and_in_the_streams_that_are_named(stream: str) -> None:
+    streams = appearance_stream(CLASSES, 50, 4), motion_stream(CLASSES, STACK, 50, 4)
+    before = plain_state(*streams)
+    filters = TemporalFilters("injected", "difference", [stream])
+    after = TwoStreamResNet(*streams, temporal_filters=filters).state_dict()
+    new = {
+        f"{stream}.layer{stage}.1.temporal.{kind}"
+        for stage in (1, 2, 3, 4)
+        for kind in ("weight", "bias")
+    }
+    assert set(after) == set(before) | new
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    for stage in (1, 2, 3, 4):
+        width = 4 * 2 ** (stage - 1)
+        name = f"{stream}.layer{stage}.1.temporal"
+        assert after[f"{name}.weight"].shape == (width, width, 3, 1, 1)
+        for tap, value in enumerate((-1, 3, -1)):
+            assert torch.equal(after[f"{name}.weight"][:, :, tap, 0, 0], value * torch.eye(width))
+        assert not after[f"{name}.bias"].any()
+
+
 @torch.no_grad()
-def test_a_still_clip_far_from_its_ends_looks_as_without_temporal_filters() -> None:
-    plain = two_streams(temporal_filters="none")
-    converted = TwoStreamResNet(
-        deepcopy(plain.appearance), deepcopy(plain.motion), temporal_filters="converted"
+@pytest.mark.parametrize(
+    ("kind", "initial", "reach"),
+    [
+        ("converted", "average", 8),
+        ("injected", "average", 4),
+        ("injected", "difference", 4),
+        ("injected", "identity", 0),
+        ("converted", "identity", 0),
+    ],
+)
+def test_a_still_clip_far_from_its_ends_looks_as_without_temporal_filters(
+    kind: str, initial: str, reach: int
+) -> None:
+    """The taps sum to one; `reach` filters in a row carry the zeros beyond the ends inwards."""
+    plain = two_streams(temporal_filters=NO_FILTERS)
+    grown = TwoStreamResNet(
+        deepcopy(plain.appearance),
+        deepcopy(plain.motion),
+        temporal_filters=TemporalFilters(kind, initial),
     )
-    converted.double().eval()
+    grown.double().eval()
     still = [clip.expand(-1, -1, 19, -1, -1) for clip in clips(1, 32, 32)]
-    for expected, logits in zip(plain(*still), converted(*still), strict=True):
-        # 4 stages of 2 filters: the zeros beyond the ends reach 8 frames far.
-        assert_close(logits[:, 8:-8], expected[:, 8:-8], rtol=1e-5, atol=1e-5)
-        assert (logits - expected)[:, [7, -8]].abs().amax((0, 2)).min() > 1e-4
+    for expected, logits in zip(plain(*still), grown(*still), strict=True):
+        inner = slice(reach, 19 - reach)
+        assert_close(logits[:, inner], expected[:, inner], rtol=1e-5, atol=1e-5)
+        if reach:
+            ends = (logits - expected)[:, [reach - 1, -reach]]
+            assert ends.abs().amax((0, 2)).min() > 1e-6
+
+
+@torch.no_grad()
+def test_a_stream_alone_may_have_temporal_filters() -> None:
+    plain = appearance_stream(CLASSES, 26, 4)
+    randomise(plain)
+    averaging = deepcopy(plain)
+    TemporalFilters("converted", "average").grow(averaging)
+    averaging.double()
+    still = clips(1, 32, 32)[0].expand(-1, -1, 19, -1, -1)
+    assert_close(averaging(still)[:, 9], plain(still)[:, 9], rtol=1e-5, atol=1e-5)
+    assert (averaging(still) - plain(still)).abs().max() > 1e-4
+
+
+def test_checkpointing_changes_memory_alone() -> None:
+    """Outputs, gradients and running statistics, in training mode, are those without it."""
+    plain, batch = two_streams(width=8), clips(height=32, width=32)
+    saving = two_streams(width=8, checkpointing=True)
+    saving.load_state_dict(plain.state_dict())
+    held = [train_once(net.train(), batch) for net in (plain, saving)]
+    assert held[1] < held[0] / 2
+    theirs = saving.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert_close(theirs[name], tensor)
+    for ours, other in zip(saving.parameters(), plain.parameters(), strict=True):
+        assert_close(ours.grad, other.grad)
+
+
+def train_once(net: TwoStreamResNet, batch: tuple[Tensor, Tensor]) -> int:
+    """Forward and backward; the number of values that were kept between."""
+    held = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal held
+        held += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = net(*batch)
+    torch.stack([x.square().sum() for x in logits]).sum().backward()
+    return held
 
 
 def test_dropout_replaces_that_of_the_streams() -> None:
@@ -227,28 +310,43 @@ def test_dropout_replaces_that_of_the_streams() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("build", "message"),
     [
-        ({"connection": "direct"}, "'direct': choose from none, additive, multiplicative"),
-        ({"temporal_filters": "new"}, "'new': choose from none, converted"),
+        (lambda: Connection("direct"), "connection.kind=direct: choose from none, additive, mult"),
+        (lambda: Connection(path="both"), "connection.path=both: choose from residual, direct"),
+        (lambda: Connection(direction="up"), "connection.direction=up: choose from motion_to_app"),
+        (lambda: Connection(stages=[0, 1]), "connection.stages=0: choose from 1, 2, 3, 4"),
+        (lambda: Connection(stages=[1, 1]), r"connection.stages=\[1, 1\]: has a value twice"),
+        (lambda: TemporalFilters("new"), "temporal_filters.kind=new: choose from none, converted"),
+        (lambda: TemporalFilters(initial="x"), "temporal_filters.initial=x: choose from average"),
+        (lambda: TemporalFilters(streams="motion"), r"needs a list, \[motion\]"),
+        (lambda: TemporalPool(5, 1, "sum"), "temporal_pool.kind=sum: choose from max, avg"),
+        (lambda: TemporalPool(0, 1), "temporal_pool: size 0"),
+        (lambda: two_streams(18), "needs 1x1 convolutions, which ResNet-18 does not have"),
+        (
+            lambda: two_streams(18, 50, temporal_filters=NO_FILTERS),
+            r"stage 1 .* not 4 channels of appearance \(ResNet-18\) and 16 of motion \(ResNet-50\)",
+        ),
     ],
 )
-def test_unknown_choices_are_refused(options: dict[str, Any], message: str) -> None:
+def test_wrong_combinations_are_refused_when_the_net_is_built(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        two_streams(**options)
+        build()
 
 
-def test_only_unconnected_streams_may_differ_in_width() -> None:
-    def build(connection: str) -> TwoStreamResNet:
-        narrow, wide = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 8)
-        return TwoStreamResNet(narrow, wide, connection)
-
-    build("none")
-    with pytest.raises(ValueError, match="equal width, not 4 and 8"):
-        build("additive")
+@torch.no_grad()
+def test_streams_of_any_width_may_stay_apart() -> None:
+    net = TwoStreamResNet(
+        appearance_stream(CLASSES, 18, 4),
+        motion_stream(CLASSES, STACK, 50, 8),
+        Connection("none"),
+        NO_FILTERS,
+    )
+    randomise(net)
+    check(net, clips(), kind="none")
 
 
 def test_a_clip_shorter_than_the_pool_is_refused() -> None:
-    net = two_streams(temporal_pool=(5, 2))
+    net = two_streams(temporal_pool=TemporalPool(5, 2))
     with pytest.raises(ValueError, match="4 frames is shorter than the temporal pool of 5"):
         net(*clips(4, 32, 32))

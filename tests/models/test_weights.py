@@ -9,9 +9,18 @@ import torchvision
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.models.normalise import Normalise
 from src.models.resnet import ResNet, appearance_stream, motion_stream
+from src.models.temporal import TemporalFilters
 from src.models.two_stream import TwoStreamResNet
-from src.models.weights import imagenet_weights, load_weights, net_weights, read_checkpoint
+from src.models.weights import (
+    imagenet_normalisation,
+    imagenet_weights,
+    load_weights,
+    net_weights,
+    of_part,
+    read_checkpoint,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +46,14 @@ def changed(net: nn.Module, before: dict[str, Tensor]) -> list[str]:
     return [name for name, now in net.state_dict().items() if not torch.equal(now, before[name])]
 
 
+TAPS = {"average": (1, 1, 1), "identity": (0, 1, 0), "difference": (-1, 3, -1)}
+
+
+@pytest.mark.parametrize("initial", TAPS)
 @pytest.mark.parametrize(("part", "channels"), [("appearance", 3), ("motion", 4)])
-def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int) -> None:
-    net, stream = joint(temporal_filters="converted"), narrow(in_channels=channels)
+def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int, initial: str) -> None:
+    net = joint(temporal_filters=TemporalFilters("converted", initial))
+    stream = narrow(in_channels=channels)
     before, given = snapshot(net), stream.state_dict()
     report = load_weights(net.get_submodule(part), given, "a stream")
     grown = [f"layer{stage}.1.conv{conv}.weight" for stage in (1, 2, 3, 4) for conv in (1, 3)]
@@ -47,7 +61,10 @@ def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int) -> None:
     assert report.new == report.left_over == []
     assert sorted(report.loaded + grown) == sorted(given)
     for name, tensor in net.get_submodule(part).state_dict().items():
-        expected = torch.stack([given[name] / 3] * 3, 2) if name in grown else given[name]
+        expected = given[name]
+        if name in grown:
+            taps = TAPS[initial]
+            expected = torch.stack([tap * given[name] for tap in taps], 2) / sum(taps)
         assert torch.equal(tensor, expected), name
     assert all(name.startswith(part) for name in changed(net, before))
 
@@ -82,11 +99,10 @@ def without(ending: str) -> dict[str, Tensor]:
     [
         (lambda: without("layer4.1.bn3.weight"), "file.pt .* it has no layer4.1.bn3.weight"),
         (lambda: narrow(width=8).state_dict(), r"conv1.weight is \(8, 3, 7, 7\) there and \(4, "),
-        (lambda: joint().appearance.state_dict(), r"1.1.conv1.weight is \(4, 16, 3, 1, 1\) there"),
         (lambda: joint().motion.state_dict(), r"conv1.weight is \(4, 4, 7, 7\) there"),
         (lambda: joint().state_dict(), "it has no conv1.weight"),
     ],
-    ids=["incomplete", "wider", "temporal", "flow", "two streams"],
+    ids=["incomplete", "wider", "flow", "two streams"],
 )
 def test_what_does_not_fit_changes_nothing(
     weights: Callable[[], dict[str, Tensor]], message: str
@@ -95,6 +111,76 @@ def test_what_does_not_fit_changes_nothing(
     before = snapshot(net)
     with pytest.raises(UserError, match=message):
         load_weights(net, weights(), "file.pt")
+    assert changed(net, before) == []
+
+
+@pytest.mark.parametrize("initial", ["identity", "difference"])
+def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(initial: str) -> None:
+    """A joint net without temporal filters goes on as ST-MulNet."""
+    net = joint(temporal_filters=TemporalFilters("injected", initial))
+    before, given = snapshot(net), joint(temporal_filters=TemporalFilters("none")).state_dict()
+    report = load_weights(net, given, "joint")
+    assert report.new == [name for name in before if ".temporal." in name]
+    assert len(report.new) == 2 * 4 * 2
+    assert "16 newly initialised" in str(report)
+    assert not set(report.new) & set(changed(net, before))
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in given.items())
+
+
+def test_st_resnet_goes_on_as_st_mulnet() -> None:
+    """Converted filters become 1x1 ones again, by what they do to a still clip."""
+    net = joint(temporal_filters=TemporalFilters("injected", "identity"))
+    given = joint().state_dict()
+    torch.nn.init.normal_(given["motion.layer3.1.conv3.weight"])
+    report = load_weights(net, given, "joint")
+    assert report.summed == [name for name, tensor in given.items() if tensor.ndim == 5]
+    assert len(report.summed) == 16
+    assert "16 summed over time (appearance.layer1.1.conv1.weight, " in str(report)
+    assert all(".temporal." in name for name in report.new)
+    for name in report.summed:
+        torch.testing.assert_close(net.state_dict()[name], given[name].sum(2))
+
+
+def test_st_mulnet_keeps_what_its_filters_have_learnt() -> None:
+    net, other = (joint(temporal_filters=TemporalFilters("injected")) for _ in range(2))
+    torch.nn.init.normal_(other.motion.stages[2].unit(1).temporal.weight)  # type: ignore[union-attr]
+    load_weights(net, other.state_dict(), "earlier")
+    assert changed(net, other.state_dict()) == []
+
+
+@pytest.mark.parametrize("part", ["appearance", "motion"])
+def test_a_part_out_of_a_joint_net(part: str) -> None:
+    weights = joint().state_dict()
+    chosen = of_part(weights, part)
+    assert list(chosen) == [
+        name.removeprefix(f"{part}.") for name in weights if name.startswith(part)
+    ]
+    net = joint()
+    report = load_weights(net.get_submodule(part), chosen, "joint")
+    assert len(report.loaded) == len(chosen)
+    stream = narrow().state_dict()
+    assert of_part(stream, part) == stream
+    assert of_part(weights, "") == weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "net", "message"),
+    [
+        (ResNet(3, depth=50, width=4), narrow(), "file.pt .* has no layer1.2.conv1.weight"),
+        (
+            joint(temporal_filters=TemporalFilters("injected")),
+            joint(temporal_filters=TemporalFilters("none")),
+            "has no appearance.layer1.1.temporal.weight",
+        ),
+        (ResNet(3, depth=26, width=4, flavour="caffe"), narrow(), "has no conv1.bias"),
+        (narrow(), ResNet(3, depth=26, width=4, flavour="caffe"), "it has no conv1.bias"),
+    ],
+    ids=["deeper", "temporal filters", "caffe", "not caffe"],
+)
+def test_another_network_is_no_match(weights: nn.Module, net: nn.Module, message: str) -> None:
+    before = snapshot(net)
+    with pytest.raises(UserError, match=message):
+        load_weights(net, weights.state_dict(), "file.pt")
     assert changed(net, before) == []
 
 
@@ -130,6 +216,18 @@ def test_imagenet_weights_start_a_motion_stream(monkeypatch: pytest.MonkeyPatch)
     assert report.inflated == ["conv1.weight"]
     assert report.new == ["fc.weight", "fc.bias"]
     assert torch.equal(net.state_dict()["layer4.2.bn3.bias"], imagenet["layer4.2.bn3.bias"])
+
+
+def test_normalisation_of_imagenet_weights() -> None:
+    """Theirs is our default, in 0..255; for flow they say nothing."""
+    net = narrow()
+    net.depth = 50
+    known = imagenet_normalisation(net, "IMAGENET1K_V1")
+    ours = Normalise().describe()
+    assert set(known) == {"rgb_mean", "rgb_std"}
+    for key, value in known.items():
+        assert value == pytest.approx(ours[key], abs=1e-3)
+    assert imagenet_normalisation(narrow(in_channels=20), "IMAGENET1K_V1") == {}
 
 
 def test_unknown_imagenet_weights_are_refused() -> None:

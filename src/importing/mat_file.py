@@ -1,0 +1,145 @@
+"""Reading a DagNN out of a MATLAB file, as data: no code in it is run.
+
+The network is `net`, or the fields of any struct, or the variables of the file themselves. Files of
+versions 5, 6 and 7 are read; 7.3 is another format (HDF5) and refused with a word on re-saving.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from src.errors import UserError
+from src.importing.dag import Array, Dag, Layer
+
+Fields = Mapping[str, Any]
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_DEPTH = 3  # of structs that the network may be wrapped in
+
+
+def read_dag(path: str | Path) -> Dag:
+    """The network in a MATLAB file.
+
+    Raises:
+        UserError: there is no such file, it is of another format, or holds no DagNN.
+    """
+    net = _find_network(_load(Path(path)), _DEPTH)
+    if net is None:
+        raise UserError(
+            f"{path} holds no DagNN: no variable or struct in it has the fields layers and params "
+            "(in MATLAB, save the struct that net.saveobj() gives)"
+        )
+    source = Path(path).name
+    if _is_cell(net["layers"]):
+        raise UserError(
+            f"{source} holds a SimpleNN, not a DagNN: convert it in MATLAB with "
+            "net = dagnn.DagNN.fromSimpleNN(net).saveobj()"
+        )
+    return Dag(
+        source=source,
+        layers=tuple(_layer(fields) for fields in _structs(net["layers"])),
+        params=dict(_parameter(fields, source) for fields in _structs(net["params"])),
+        average_image=_average_image(net),
+    )
+
+
+def _load(path: Path) -> Fields:
+    """The variables of the file that can have to do with the network."""
+    if not path.is_file():
+        raise UserError(f"input {path} does not exist")
+    with path.open("rb") as file:
+        header = file.read(1024)
+    if header.startswith(b"MATLAB 7.3") or _HDF5 in (header[:8], header[512:520]):
+        raise UserError(
+            f"{path} is a MATLAB file of version 7.3, which is not read: load it in MATLAB and "
+            "save it with save('<file>.mat', '-struct', 'net', '-v7')"
+        )
+    try:
+        names = [name for name, _, _ in scipy.io.whosmat(path)]
+        # A file of a training has the solver's state beside the network, which is as large.
+        wanted = ["net"] if "net" in names else None
+        return scipy.io.loadmat(path, variable_names=wanted)
+    except Exception as error:  # scipy's reader fails in a dozen ways on a file that is not its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as a MATLAB file: {reason}") from error
+
+
+def _find_network(fields: Fields, depth: int) -> Fields | None:
+    """The struct that is a network, among these fields or in the structs in them."""
+    if {"layers", "params"} <= fields.keys() or _is_cell(fields.get("layers")):
+        return fields
+    for value in fields.values():
+        if depth and _is_struct(value) and value.size == 1:
+            found = _find_network(next(_structs(value)), depth - 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _is_struct(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.names is not None
+
+
+def _is_cell(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == object
+
+
+def _structs(value: Any) -> Iterator[Fields]:
+    """The elements of a struct array; none if it is not one."""
+    if _is_struct(value):
+        for element in value.flat:
+            yield {name: element[name] for name in value.dtype.names}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The texts in a char array, or in a cell array of them, however deep."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "UO":
+        return ()
+    return tuple(text for element in value.flat for text in _texts(element) if text)
+
+
+def _text(value: Any) -> str:
+    return "".join(_texts(value))
+
+
+def _layer(fields: Fields) -> Layer:
+    block = next(_structs(fields.get("block")), {})
+    return Layer(
+        name=_text(fields.get("name")),
+        type=_text(fields.get("type")),
+        inputs=_texts(fields.get("inputs")),
+        outputs=_texts(fields.get("outputs")),
+        params=_texts(fields.get("params")),
+        block={key: _setting(value) for key, value in block.items()},
+    )
+
+
+def _setting(value: Any) -> str | tuple[float, ...]:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return tuple(float(number) for number in value.flat)
+    return _text(value)
+
+
+def _parameter(fields: Fields, source: str) -> tuple[str, Array]:
+    name, value = _text(fields.get("name")), fields.get("value")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
+        raise UserError(
+            f"{source}: the values of parameter {name} are not numbers (of a network on a GPU? "
+            "In MATLAB, net.move('cpu') before saving)"
+        )
+    return name, value
+
+
+def _average_image(net: Fields) -> Array | None:
+    value: Any = net
+    for key in ("meta", "normalization", "averageImage"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+        if _is_struct(value):
+            value = next(_structs(value), None)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or not value.size:
+        return None
+    return value

@@ -1,0 +1,212 @@
+"""Following a ResNet's layers through a DagNN, from its classifier back to its input.
+
+Each layer must be what a ResNet of He et al. has there: its type, kernel, stride and padding, and
+what it reads. Names play no part, because the released scripts rename layers on the way (a dropout
+can be called `prediction`, and the second unit of a stage `res3b` or `res3b1`).
+"""
+
+from src.importing.architecture import (
+    CONV,
+    DEPTH_OF,
+    DROPOUT,
+    MUL,
+    NORM,
+    POOL,
+    POOL_TIME,
+    RELU,
+    SOFTMAX,
+    SUM,
+    TIME,
+    ConvNorm,
+    Fusion,
+    Stream,
+    Unit,
+)
+from src.importing.dag import Dag, Layer, filters
+from src.models.resnet import POOL_WINDOW
+
+KNOWN = (CONV, TIME, NORM, RELU, POOL, POOL_TIME, DROPOUT, SUM, MUL, SOFTMAX)
+
+
+class Walk:
+    """Follows layers back from their outputs to the inputs, and remembers which it met."""
+
+    def __init__(self, dag: Dag) -> None:
+        self.dag = dag
+        self.met: set[str] = set()
+
+    def stream(self, classifier: Layer) -> Stream:
+        """The stream that ends in a classifier."""
+        self.met.add(classifier.name)
+        self.check_window(classifier, self.kernel(classifier), (1, 1), 1, (0, 0, 0, 0))
+        layer = self.maker(classifier, 0, POOL, DROPOUT)
+        if layer.type == DROPOUT:
+            layer = self.maker(layer, 0, POOL)
+        self.check_pool(layer, "avg", POOL_WINDOW, 1, (0, 0, 0, 0))
+        last, over_time = self.maker(layer, 0, RELU, POOL_TIME), None
+        if last.type == POOL_TIME:
+            last, over_time = self.maker(last, 0, RELU), last
+        stages: list[list[Unit]] = [[]]
+        for _ in self.dag.layers:  # units from the last to the first, at most so many
+            if last.type == POOL:
+                break
+            unit, last = self.unit(last)
+            stages[0].insert(0, unit)
+            if unit.shortcut is not None:  # the first of its stage
+                stages.insert(0, [])
+        if stages.pop(0):
+            raise self.dag.error(f"{last} leads into a unit without a projection")
+        self.check_pool(last, "max", 3, 2, (0, 1, 0, 1))  # as Caffe: the last window is partial
+        stem = self.conv_norm(self.maker(last, 0, RELU), 0, CONV)
+        self.check_window(stem.conv, self.kernel(stem.conv), (7, 7), 2, (3, 3, 3, 3))
+        if stem.conv.inputs[0] in self.dag.makers:
+            raise self.dag.error(f"{stem.conv} does not read the input")
+        self.check_stages(stages)
+        shape = filters(self.dag.arrays(stem.conv, 1, 2)[0]).shape
+        return Stream(
+            stem,
+            tuple(map(tuple, stages)),
+            over_time,
+            classifier,
+            channels=shape[2],
+            width=shape[3],
+            classes=filters(self.dag.arrays(classifier, 2)[0]).shape[3],
+        )
+
+    def unit(self, last: Layer) -> tuple[Unit, Layer]:
+        """The unit that ends in a ReLU, and the layer that makes what the unit reads."""
+        total = self.maker(last, 0, SUM)
+        branch, shortcut = self.ends(total)
+        third = self.conv_norm(total, branch, CONV, TIME)
+        inner, temporal = self.maker(third.conv, 0, RELU, TIME), None
+        if inner.type == TIME:
+            inner, temporal = self.maker(inner, 0, RELU), inner
+        second = self.conv_norm(inner, 0, CONV)
+        first = self.conv_norm(self.maker(second.conv, 0, RELU), 0, CONV, TIME)
+        projection = None
+        carried = self.dag.makers.get(total.inputs[shortcut])
+        if carried and carried.type == NORM:
+            projection = self.conv_norm(total, shortcut, CONV)
+        reader, index = (projection.conv, 0) if projection else (total, shortcut)
+        entrance = self.maker(reader, index, RELU, POOL)
+        unit = Unit(
+            (first, second, third),
+            projection,
+            temporal,
+            self.fusion(first.conv, entrance),
+            last.outputs[0],
+        )
+        return unit, entrance
+
+    def ends(self, total: Layer) -> tuple[int, int]:
+        """Which input of a unit's sum is its residual branch, and which its shortcut."""
+        if len(total.inputs) == 2:
+            for branch, shortcut in ((0, 1), (1, 0)):
+                if self.leaves_unit(total.inputs[branch]) and not self.leaves_unit(
+                    total.inputs[shortcut]
+                ):
+                    return branch, shortcut
+        raise self.dag.error(f"{total} does not add a residual branch to a shortcut")
+
+    def leaves_unit(self, variable: str) -> bool:
+        """Whether a variable is the end of a residual branch: the convolution before its batch norm
+        reads something within the unit, unlike a projection, which reads what the unit reads."""
+        norm = self.dag.makers.get(variable)
+        conv = self.before(norm) if norm and norm.type == NORM else None
+        inner = self.before(conv) if conv else None
+        if inner is None or inner.type == POOL:
+            return False
+        sum_before = self.before(inner)
+        return not (inner.type == RELU and sum_before and sum_before.type == SUM)
+
+    def before(self, layer: Layer) -> Layer | None:
+        """The layer that makes the first input of a layer."""
+        return self.dag.makers.get(layer.inputs[0]) if layer.inputs else None
+
+    def fusion(self, first: Layer, entrance: Layer) -> Fusion | None:
+        """What a residual branch reads, None if that is what the unit reads."""
+        if first.inputs[0] in entrance.outputs:
+            return None
+        layer = self.maker(first, 0, SUM, MUL)
+        signals = [v for v in layer.inputs if v not in entrance.inputs]
+        if entrance.type != RELU or len(layer.inputs) != 2 or len(signals) != 1:
+            raise self.dag.error(
+                f"{layer} does not join the other stream with {entrance.inputs[0]}"
+            )
+        return Fusion(layer, signals[0])
+
+    def conv_norm(self, reader: Layer, index: int, *types: str) -> ConvNorm:
+        """The batch norm that makes an input of `reader`, and the convolution before it."""
+        norm = self.maker(reader, index, NORM)
+        self.dag.arrays(norm, 3)
+        return ConvNorm(self.maker(norm, 0, *types), norm)
+
+    def maker(self, reader: Layer, index: int, *types: str) -> Layer:
+        """The layer, of one of these types, that makes an input of `reader`."""
+        variable = reader.inputs[index] if index < len(reader.inputs) else "nothing"
+        layer = self.dag.makers.get(variable)
+        expected = " or ".join(types)
+        if layer is None:
+            raise self.dag.error(f"{reader} reads {variable}, which no {expected} makes")
+        if layer.type not in types:
+            raise self.dag.error(f"{reader} comes after {layer}, not after a {expected}")
+        if layer.type == RELU and layer.numbers("leak", 1, 0) != (0,):
+            raise self.dag.error(f"{layer} is leaky")
+        self.met.add(layer.name)
+        return layer
+
+    def kernel(self, layer: Layer) -> tuple[float, ...]:
+        """Height and width of a convolution's filters."""
+        return tuple(float(side) for side in filters(self.dag.arrays(layer, 1, 2)[0]).shape[:2])
+
+    def check_stages(self, stages: list[list[Unit]]) -> None:
+        """Check how many units there are and the geometry of each."""
+        for stage, units in enumerate(stages):
+            for index, unit in enumerate(units):
+                stride = 2 if stage and not index else 1
+                for part, side in zip(unit.branch, (1, 3, 1), strict=True):
+                    step = stride if part is unit.branch[0] else 1
+                    self.check_conv(part.conv, side, step)
+                if unit.shortcut:
+                    self.check_conv(unit.shortcut.conv, 1, stride)
+                if unit.temporal:
+                    self.check_conv(unit.temporal, 1, 1)
+        counts = tuple(map(len, stages))
+        if counts not in DEPTH_OF:
+            raise self.dag.error(f"its stages have {counts} units, as no ResNet has")
+
+    def check_conv(self, layer: Layer, side: int, stride: int) -> None:
+        """Check a unit's convolution: a square, or three steps along time."""
+        kernel = self.kernel(layer)
+        if layer.type == TIME:
+            self.check_window(layer, kernel, (1, 3), stride, (0, 0, 1, 1))
+        else:
+            self.check_window(layer, kernel, (side, side), stride, (side // 2,) * 4)
+
+    def check_pool(
+        self, layer: Layer, method: str, side: int, stride: int, pad: tuple[int, ...]
+    ) -> None:
+        """Check a spatial pooling."""
+        if layer.block.get("method", "max") != method:
+            raise self.dag.error(f"{layer} pools {layer.block.get('method')}, not {method}")
+        size = layer.numbers("poolSize", 2, 1)
+        self.check_window(layer, size, (side, side), stride, pad)
+
+    def check_window(
+        self,
+        layer: Layer,
+        size: tuple[float, ...],
+        expected: tuple[int, int],
+        stride: int,
+        pad: tuple[int, ...],
+    ) -> None:
+        """Check size, stride, padding (top, bottom, left, right) and dilation of a filter."""
+        for title, value, right in (
+            ("size", size, expected),
+            ("stride", layer.numbers("stride", 2, 1), (stride, stride)),
+            ("pad", layer.numbers("pad", 4, 0), pad),
+            ("dilate", layer.numbers("dilate", 2, 1), (1, 1)),
+        ):
+            if value != right:
+                numbers = ", ".join(f"{number:g}" for number in value)
+                raise self.dag.error(f"{layer} has {title} [{numbers}], not {list(right)}")

@@ -1,0 +1,151 @@
+"""The parameters of a released network under the names that they have here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.importing.architecture import Architecture, ConvNorm, Stream
+from src.importing.dag import Array, Dag, Layer, filters
+from src.models.connection import STAGES
+from src.models.resnet import UNIT_B
+
+EPSILON = nn.BatchNorm2d(1).eps  # of every batch norm of the networks here
+
+
+class Weight(NamedTuple):
+    """A tensor for a network here, and where it comes from.
+
+    Args:
+        tensor: float32.
+        source: the parameter of the file, or why there is none.
+        in_file: whether there is one.
+    """
+
+    tensor: Tensor
+    source: str
+    in_file: bool = True
+
+
+def weights(dag: Dag, architecture: Architecture, rows: Sequence[int]) -> dict[str, Weight]:
+    """All tensors of the network by name, but for the batches that its batch norms have counted.
+
+    Args:
+        dag: the file.
+        architecture: what was recognised in it.
+        rows: for each class here, its number in the file.
+
+    Raises:
+        UserError: an array has not the shape that its kind of layer has.
+    """
+    alone = len(architecture.streams) == 1
+    return {
+        name if alone else f"{stream}.{name}": weight
+        for stream, found in architecture.streams.items()
+        for name, weight in _stream(
+            dag, found, rows, architecture.filters == "injected" and stream in architecture.filtered
+        )
+    }
+
+
+def _stream(
+    dag: Dag, stream: Stream, rows: Sequence[int], injected: bool
+) -> Iterator[tuple[str, Weight]]:
+    yield from _conv(dag, stream.stem.conv, "conv1", with_bias=True)
+    yield from _norm(dag, stream.stem.norm, "bn1")
+    for stage, units in zip(STAGES, stream.stages, strict=True):
+        for index, unit in enumerate(units):
+            place = f"layer{stage}.{index}"
+            for number, part in enumerate(unit.branch, start=1):
+                yield from _conv_norm(dag, part, f"{place}.conv{number}", f"{place}.bn{number}")
+            if unit.shortcut:
+                yield from _conv_norm(
+                    dag, unit.shortcut, f"{place}.downsample.0", f"{place}.downsample.1"
+                )
+            if unit.temporal:
+                yield from _conv(dag, unit.temporal, f"{place}.temporal", with_bias=True)
+            elif injected and index == UNIT_B:
+                channels = filters(dag.arrays(unit.branch[1].conv, 1, 2)[0]).shape[3]
+                yield from _identity(channels, f"{place}.temporal")
+    weight, bias = dag.arrays(stream.classifier, 2)
+    names = stream.classifier.params
+    rows = list(rows)
+    yield "fc.weight", Weight(_tensor(filters(weight)[0, 0].T[rows]), names[0])
+    yield "fc.bias", Weight(_tensor(bias.flatten()[rows]), names[1])
+
+
+def _conv_norm(dag: Dag, part: ConvNorm, conv: str, norm: str) -> Iterator[tuple[str, Weight]]:
+    """A convolution and its batch norm, whose mean takes in the bias that the file may have."""
+    yield from _conv(dag, part.conv, conv, with_bias=False)
+    biases = dag.arrays(part.conv, 1, 2)[1:]
+    yield from _norm(dag, part.norm, norm, biases[0].flatten() if biases else 0.0)
+
+
+def _conv(dag: Dag, layer: Layer, name: str, with_bias: bool) -> Iterator[tuple[str, Weight]]:
+    weight, *biases = dag.arrays(layer, 1, 2)
+    yield f"{name}.weight", Weight(_filter_tensor(layer, weight), layer.params[0])
+    if with_bias and biases:
+        yield f"{name}.bias", Weight(_tensor(biases[0].flatten()), layer.params[1])
+    elif with_bias:
+        zeros = torch.zeros(filters(weight).shape[3])
+        yield f"{name}.bias", Weight(zeros, f"zeros, as {layer.name} has no bias", in_file=False)
+
+
+def _filter_tensor(layer: Layer, weight: Array) -> Tensor:
+    """(H, W, Cin, Cout) to (Cout, Cin, H, W), and over time (1, T, Cin, Cout) to
+    (Cout, Cin, T, 1, 1); both libraries correlate, so nothing is mirrored."""
+    if layer.type == "dagnn.ConvTime":
+        return _tensor(filters(weight).transpose(3, 2, 1, 0)[..., None])
+    return _tensor(filters(weight).transpose(3, 2, 0, 1))
+
+
+def _norm(
+    dag: Dag, layer: Layer, name: str, bias_before: Array | float = 0.0
+) -> Iterator[tuple[str, Weight]]:
+    """A batch norm. Its moments are the mean and sigma = sqrt(variance + epsilon), which evaluation
+    divides by as it is: the variance for our epsilon gives the same, whatever the file's was."""
+    scale, bias, moments = (array.astype(np.float64) for array in dag.arrays(layer, 3))
+    if moments.ndim != 2 or moments.shape[1] != 2:
+        raise dag.error(f"{layer} has moments of shape {moments.shape}, not (channels, 2)")
+    for key, values, param in (
+        ("weight", scale, 0),
+        ("bias", bias, 1),
+        ("running_mean", moments[:, 0] - bias_before, 2),
+        ("running_var", moments[:, 1] ** 2 - EPSILON, 2),
+    ):
+        yield f"{name}.{key}", Weight(_tensor(values.flatten()), layer.params[param])
+
+
+def _identity(channels: int, name: str) -> Iterator[tuple[str, Weight]]:
+    """An injected filter that the file does not have at this stage: it changes nothing."""
+    weight = torch.zeros(channels, channels, 3, 1, 1)
+    weight[:, :, 1, 0, 0] = torch.eye(channels)
+    why = "the identity, as there is no temporal filter at this stage"
+    yield f"{name}.weight", Weight(weight, why, in_file=False)
+    yield f"{name}.bias", Weight(torch.zeros(channels), why, in_file=False)
+
+
+def fill(net: nn.Module, found: Mapping[str, Weight], dag: Dag) -> None:
+    """Give a network all of these weights.
+
+    Raises:
+        UserError: names or shapes differ from the network's; it is then unchanged.
+    """
+    own = net.state_dict()
+    for name, weight in found.items():
+        if name not in own or own[name].shape != weight.tensor.shape:
+            shape = tuple(own[name].shape) if name in own else "none"
+            raise dag.error(
+                f"{weight.source} would be {name} of shape {tuple(weight.tensor.shape)}, where "
+                f"the network has {shape}"
+            )
+    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise dag.error(f"nothing in it would be {missing[0]}")
+    net.load_state_dict(own | {name: weight.tensor for name, weight in found.items()})
+
+
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

@@ -1,0 +1,1 @@
+"""Finished runs in one table: collected, grouped by what was trained, compared, written."""

@@ -1,0 +1,211 @@
+"""One finished stage as its directory tells it: what was trained, how it was tested, how it did."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from src.errors import UserError
+from src.evaluation.scores import Accuracy, VideoScores, judge_videos
+from src.models.temporal import STREAMS
+from src.reporting.settings import Key, Settings, Value, settings_of
+from src.training.run_dir import StageDir
+
+Record = dict[str, Any]
+# Videos in the test lists of split 1, 2 and 3.
+_TEST_VIDEOS = {"hmdb51": (1530, 1530, 1530), "ucf101": (3783, 3734, 3696)}
+_RUN_DIR = re.compile(r"split\d+_seed\d+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished stage, or the late fusion of two, and what it has shown.
+
+    Args:
+        folder: of the stage; of the whole run for late fusion.
+        run_dir: of the whole run.
+        experiment: its name.
+        stage: its name.
+        dataset: its name.
+        split: of the dataset.
+        seed: of the run.
+        drawn: the seed of a dataset that is drawn; 0 of others.
+        protocol: of the test; it says so if not all test videos were in it.
+        partial: whether that is so.
+        accuracy: of the net's prediction.
+        heads: of each classifier alone, for nets that have several.
+        settings: all that decides what was trained, but split and seeds.
+        overrides: of the command line; None if nobody knows.
+        version: of the project; None if nobody knows.
+        fingerprint: the same for copies of one run.
+    """
+
+    folder: Path
+    run_dir: Path
+    experiment: str
+    stage: str
+    dataset: str
+    split: int
+    seed: int
+    drawn: int
+    protocol: str
+    partial: bool
+    accuracy: Accuracy
+    heads: Mapping[str, Accuracy]
+    settings: Settings
+    overrides: tuple[str, ...] | None
+    version: str | None
+    fingerprint: str
+
+    @property
+    def trained(self) -> frozenset[tuple[Key, Value]]:
+        """The same for runs that were trained alike; null is the same as nothing."""
+        return frozenset(item for item in self.settings.items() if item[1] is not None)
+
+
+@cache
+def read_record(folder: Path) -> Record:
+    """The record of a finished stage; its checkpoint may have been moved away.
+
+    Raises:
+        UserError: there is none, or it is broken.
+    """
+    file = StageDir(folder).record
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file.name} cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file.name} is not a record")
+    return record
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished stage; what old records do not say is taken from the files around them.
+
+    Raises:
+        UserError: the record is missing or broken.
+    """
+    place = folder.resolve()
+    record = read_record(place)
+    try:
+        plan = record["plan"]
+        data = plan["data"]
+        dataset, split = _dataset(plan), int(record.get("split", data["split"]))
+        accuracy, listed = _accuracy(record["accuracy"]), _listed(dataset, split, data)
+        partial = listed is not None and accuracy.videos != listed
+        # Not a number of the dataset's: it must not meet those that are.
+        partly = f"; {accuracy.videos} of {listed} videos" if partial else ""
+        return Run(
+            folder=folder,
+            run_dir=folder.parent,
+            experiment=str(record.get("experiment") or _experiment(folder.parent)),
+            stage=str(plan["stage"]),
+            dataset=dataset,
+            split=split,
+            seed=int(record.get("seed", data["seed"])),
+            drawn=int(data["dataset"].get("seed") or 0),
+            protocol=f"{record['protocol']}{partly}",
+            partial=partial,
+            accuracy=accuracy,
+            heads=_heads(record, folder),
+            settings=settings_of(record, place, _find_stage),
+            overrides=_overrides(record, folder.parent),
+            version=record.get("version"),
+            fingerprint=_fingerprint(record, folder),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"stage.json is not a record of a finished stage ({reason})") from error
+
+
+def _find_stage(source: str, folder: Path) -> tuple[Path, Record] | None:
+    """The stage that the plan in `folder` calls `source`, or around the checkpoint `source`."""
+    elsewhere = read_record(folder).get("stage_dirs", {}).get(source)
+    beside = folder / elsewhere if elsewhere else folder.parent / source
+    for place in (beside, Path(source).parent) if Path(source).suffix else (beside,):
+        if StageDir(place).record.is_file():
+            place = place.resolve()
+            try:
+                record = read_record(place)
+            except UserError:
+                return None
+            return (place, record) if isinstance(record.get("plan"), dict) else None
+    return None
+
+
+def _accuracy(content: Mapping[str, Any]) -> Accuracy:
+    """Accuracies out of a record, which may have more of them than this version knows."""
+    values = {one.name: content[one.name] for one in fields(Accuracy) if one.name in content}
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ValueError("an accuracy is not a number")
+    return Accuracy(**values)
+
+
+def _heads(record: Record, folder: Path) -> dict[str, Accuracy]:
+    if "streams" in record:
+        return {stream: _accuracy(content) for stream, content in record["streams"].items()}
+    files = {stream: StageDir(folder).scores(stream) for stream in STREAMS}
+    return {
+        stream: judge_videos(VideoScores.load(file))
+        for stream, file in files.items()
+        if file.is_file()
+    }
+
+
+def _experiment(run_dir: Path) -> str:
+    """The name in the run's config; else that of the folder above `split<k>_seed<n>`."""
+    config = run_dir / ".hydra" / "config.yaml"
+    if config.is_file():
+        # One line is wanted: to parse it all takes long.
+        name = re.search(r"^name: *(\S+) *$", config.read_text(encoding="utf-8"), re.MULTILINE)
+        if name:
+            return name[1]
+    return run_dir.parent.name if _RUN_DIR.fullmatch(run_dir.name) else run_dir.name
+
+
+def _dataset(plan: Mapping[str, Any]) -> str:
+    """The dataset's name: what its reader is called after."""
+    return str(plan["data"]["dataset"]["_target_"]).rpartition(".")[2].removeprefix("read_")
+
+
+def _listed(dataset: str, split: int, data: Mapping[str, Any]) -> int | None:
+    """How many test videos the dataset has; None if that is not known."""
+    if dataset in _TEST_VIDEOS and split in (1, 2, 3):
+        return _TEST_VIDEOS[dataset][split - 1]
+    made = data["dataset"].get("num_test")
+    return int(made) if made is not None else None
+
+
+def _overrides(record: Record, run_dir: Path) -> tuple[str, ...] | None:
+    """What the command line changed; without a word in the record, what Hydra has left."""
+    if record.get("overrides") is not None:
+        return tuple(record["overrides"])
+    return overrides_beside(run_dir)
+
+
+def overrides_beside(run_dir: Path) -> tuple[str, ...] | None:
+    """The overrides of the last command in a run directory, None if they are not kept there."""
+    try:
+        overrides = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return None
+    return tuple(map(str, overrides)) if isinstance(overrides, ListConfig) else None
+
+
+def _fingerprint(record: Record, folder: Path) -> str:
+    """A hash of the scores, or of the accuracies where the scores are gone."""
+    scores = StageDir(folder).scores()
+    content = scores.read_bytes() if scores.is_file() else json.dumps(record["accuracy"]).encode()
+    return hashlib.sha256(content).hexdigest()

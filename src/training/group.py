@@ -1,0 +1,78 @@
+"""The group of processes in which torchrun or SLURM has started this one."""
+
+import os
+import re
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes that somebody else has started for one job.
+
+    Args:
+        starter: SLURM or torchrun.
+        per_node: how many on each machine.
+        nodes: how many machines.
+        rank: of this process, among all of them.
+    """
+
+    starter: str
+    per_node: int
+    nodes: int
+    rank: int
+
+    @classmethod
+    def found(cls) -> "Group | None":
+        """The group that the environment tells of; None if this process was started alone.
+
+        A single task of SLURM is alone: it starts its processes itself, as outside of SLURM.
+        """
+        env = os.environ
+        if "TORCHELASTIC_RUN_ID" in env:
+            per_node = int(env["LOCAL_WORLD_SIZE"])
+            return cls("torchrun", per_node, int(env["WORLD_SIZE"]) // per_node, int(env["RANK"]))
+        tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))  # srun's alone
+        if tasks == 1:
+            return None
+        uniform = re.fullmatch(r"(\d+)(\(x\d+\))?", env["SLURM_STEP_TASKS_PER_NODE"])
+        if uniform is None:
+            raise UserError(
+                f"SLURM started {env['SLURM_STEP_TASKS_PER_NODE']} tasks on its nodes: start as "
+                "many on each, with srun --ntasks-per-node"
+            )
+        per_node = int(uniform[1])
+        return cls("SLURM", per_node, tasks // per_node, int(env["SLURM_PROCID"]))
+
+    def check_fits(self, trainer: pl.Trainer) -> None:
+        """Refuse a trainer that needs other processes: each would train on its own, or wait."""
+        if (trainer.num_devices, trainer.num_nodes) == (self.per_node, self.nodes):
+            return
+        raise UserError(
+            f"{self.starter} started {self.per_node} processes on each of {self.nodes} nodes, but "
+            f"trainer.devices is {trainer.num_devices} and trainer.num_nodes {trainer.num_nodes}: "
+            f"give trainer=ddp trainer.devices={self.per_node} trainer.num_nodes={self.nodes}, or "
+            "start other processes"
+        )
+
+
+def tell_lightning(group: Group | None) -> None:
+    """Set the variables by which Lightning finds SLURM's processes.
+
+    Lightning asks how many tasks the allocation is for, and the job's name. So it takes a script
+    that does not use srun for one task of many, takes the tasks in an interactive allocation for
+    lone processes, and refuses tasks that were not started with --ntasks-per-node.
+    """
+    if group is None or group.starter != "SLURM":
+        os.environ.pop("SLURM_NTASKS", None)
+        return
+    os.environ["SLURM_NTASKS"] = str(group.per_node * group.nodes)
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(group.per_node)
+    os.environ["SLURM_NNODES"] = str(group.nodes)
+    os.environ["SLURM_NODELIST"] = os.environ["SLURM_STEP_NODELIST"]
+    if SLURMEnvironment.job_name() in ("bash", "interactive"):
+        del os.environ["SLURM_JOB_NAME"]

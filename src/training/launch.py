@@ -1,0 +1,185 @@
+"""One process per device, all with the same config, for one job of a sweep or for a single run.
+
+Lightning's own launcher repeats the command line in every process; in a sweep (`-m`) each of them
+would run the whole sweep again. Here the processes are started with the job's composed config in a
+file, and end with the job: its process group, its directory and its GPU memory are its own.
+torchrun and SLURM start processes themselves; then there is nothing to start.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import ParallelStrategy
+
+from src.cli import find_mistake, quieten
+from src.errors import UserError
+from src.training.group import Group, tell_lightning
+from src.training.pipeline import run_experiment
+from src.training.stop import await_sigterm, end_at_sigterm
+
+GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
+
+
+def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
+    """Run an experiment in as many processes as its trainer has devices on this machine.
+
+    Args:
+        cfg: the composed config.
+        hydra: Hydra's own, of this job: its overrides, and how it logs.
+
+    Returns:
+        What `run_experiment` returns on the first of them.
+
+    Raises:
+        UserError: a process ended before its time, or others than the trainer's were started.
+        SystemExit: the first process ended with an error, which it has told; or SIGTERM came.
+    """
+    quieten()  # in the processes of a queue nobody else has
+    group = Group.found()
+    tell_lightning(group)
+    count = processes_to_start(cfg, group)
+    if count == 1:
+        if group is not None and group.rank:
+            logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
+        return run_one(cfg, list(hydra.overrides.task))
+    with tempfile.TemporaryDirectory() as folder:
+        config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
+        job = {
+            "experiment": OmegaConf.to_container(cfg, resolve=True),
+            "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
+            "overrides": list(hydra.overrides.task),
+        }
+        OmegaConf.save(OmegaConf.create(job), config)
+        _run_ranks(count, [str(config), str(result)], Path(folder))
+        return float(json.loads(result.read_text()))
+
+
+def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
+    """`run_experiment` in one process of the job, which SIGTERM may end at any time."""
+    end_at_sigterm()
+    try:
+        return run_experiment(cfg, overrides)
+    except Exception as error:
+        if find_mistake(error) is None:
+            await_sigterm()
+        raise
+
+
+def processes_to_start(cfg: DictConfig, group: Group | None = None) -> int:
+    """How many processes this one has to start: its devices, if nobody else starts processes.
+
+    Args:
+        cfg: the composed config.
+        group: what this process was started in, if it was not started alone.
+
+    Raises:
+        UserError: the group is another than the trainer's.
+    """
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    if group is not None:
+        group.check_fits(trainer)
+        return 1
+    strategy = trainer.strategy
+    ours = isinstance(strategy, ParallelStrategy) and isinstance(
+        strategy.cluster_environment, LightningEnvironment
+    )
+    return trainer.num_devices if ours and "LOCAL_RANK" not in os.environ else 1
+
+
+def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
+    alive, ends_with_us = os.pipe()  # closed by the end of this process, whatever ends it
+    processes: list[subprocess.Popen[bytes]] = []
+    told = [folder / f"rank{rank}.txt" for rank in range(count)]
+    group = _process_group(count)
+    told_to_end = threading.Event()
+
+    def forward(number: int, _: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+        if number == signal.SIGTERM:
+            told_to_end.set()
+
+    # They have sessions of their own, so that each signal reaches them once, through us.
+    in_main = threading.current_thread() is threading.main_thread()
+    forwarded = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1] if in_main else []
+    before = {number: signal.signal(number, forward) for number in forwarded}
+    try:
+        for rank in range(count):
+            with told[rank].open("wb") as file:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "src.training.rank", *arguments, str(alive)],
+                        env=os.environ | group | {"LOCAL_RANK": str(rank)},
+                        # The first speaks for all; the others are heard if they alone fail.
+                        stdout=None if rank == 0 else file,
+                        stderr=None if rank == 0 else subprocess.STDOUT,
+                        pass_fds=[alive],
+                        start_new_session=True,
+                    )
+                )
+        failed = _wait(processes, told_to_end)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(alive)
+        os.close(ends_with_us)
+    if told_to_end.is_set() and any(process.returncode for process in processes):
+        sys.exit(128 + signal.SIGTERM)
+    if failed == 0:
+        sys.exit(processes[0].returncode)
+    if failed is not None:
+        lines = told[failed].read_text(errors="replace").strip().splitlines()
+        raise UserError(
+            f"process {failed} of {count} ended with status {processes[failed].returncode}"
+            + (f": {lines[-1]}" if lines else "")
+        )
+
+
+def _process_group(count: int) -> dict[str, str]:
+    """Where the processes meet; given from outside if they are on several machines."""
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        return {}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+
+
+def _wait(
+    processes: Sequence["subprocess.Popen[bytes]"], told_to_end: threading.Event
+) -> int | None:
+    """Wait for all; if one fails or all are to end, only a while; return which to blame."""
+    first: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        first = _failed(processes) if first is None else first
+        if deadline == float("inf") and (first is not None or told_to_end.is_set()):
+            deadline = time.monotonic() + GRACE
+        time.sleep(0.05)
+    first = _failed(processes) if first is None else first
+    killed = next((rank for rank, p in enumerate(processes) if (p.returncode or 0) < 0), None)
+    if killed is not None:
+        return killed  # of whom the others only know that the connection is lost
+    # What all fail from, the first process tells.
+    return 0 if first is not None and processes[0].returncode else first
+
+
+def _failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
+    return next((rank for rank, process in enumerate(processes) if process.returncode), None)

@@ -1,0 +1,39 @@
+"""One process of a job on several devices: `python -m src.training.rank`, started by `launch`."""
+
+import json
+import logging.config
+import os
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.cli import one_line_errors, quieten
+from src.training.launch import run_one
+from src.workers import end_with_parent
+
+
+def main(config: str, result: str, alive: str) -> None:
+    """Run the experiment in the file `config`; the first process writes its value to `result`.
+
+    Args:
+        config: YAML with the keys experiment, logging and overrides.
+        result: JSON file.
+        alive: number of a pipe that nothing comes through; its end is the end of the parent.
+    """
+    end_with_parent(Connection(int(alive), writable=False))
+    job: Any = OmegaConf.load(config)
+    plain: Any = OmegaConf.to_container(job)
+    if os.environ["LOCAL_RANK"] == "0" and os.environ.get("NODE_RANK", "0") == "0":
+        logging.config.dictConfig(plain["logging"])
+    quieten()
+    with one_line_errors():
+        value = run_one(job.experiment, plain["overrides"])
+    if os.environ["LOCAL_RANK"] == "0":
+        Path(result).write_text(json.dumps(value))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

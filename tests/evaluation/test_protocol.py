@@ -1,0 +1,300 @@
+"""Test protocols against views cut out by hand, and what becomes of their names."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+    event_accumulator,
+)
+from torch import Tensor
+from torch.testing import assert_close
+
+from src.cli import CONF_DIR
+from src.errors import UserError
+from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
+from src.models.build import WHOLE_FRAMES, build_datamodule, build_protocol, check_trusted
+from src.models.modules import Batch
+from src.training.plan import make_plan, resolve, stage_names
+from tests.conftest import compose_config
+
+STACK, FRAMES, CLASSES = 3, 2, 4
+Floats = npt.NDArray[np.float64]
+Uint8 = npt.NDArray[np.uint8]
+
+
+def batch(height: int, width: int, videos: int = 3) -> Batch:
+    random = np.random.default_rng(0)
+
+    def images(channels: int) -> Tensor:
+        size = (videos, channels, FRAMES, height, width)
+        return torch.from_numpy(random.integers(0, 256, size, dtype=np.uint8))
+
+    return {
+        "rgb": images(3),
+        "flow": images(2 * STACK),
+        "label": torch.arange(videos),
+        "video": [f"v{number}" for number in range(videos)],
+    }
+
+
+def numpy_logits(images: Uint8) -> Floats:
+    """Logits (B, T, K) of clips (B, C, T, H, W): every pixel has weights of its own."""
+    _, channels, _, height, width = images.shape
+    weights = np.random.default_rng(channels).normal(size=(CLASSES, channels, height, width))
+    scale = 100 * np.sqrt(weights[0].size)
+    return np.einsum("bcthw,kchw->btk", images.astype(float), weights) / scale
+
+
+def logits(batch: Batch) -> dict[str, Tensor]:
+    """A network of two streams that sees where a pixel is, and which channel's it is."""
+    return {
+        "appearance": torch.from_numpy(numpy_logits(batch["rgb"].numpy())),
+        "motion": torch.from_numpy(numpy_logits(batch["flow"].numpy())),
+    }
+
+
+def softmax(scores: Floats) -> Floats:
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def naive_corners(crop: str, height: int, width: int, side: int) -> list[tuple[int, int]]:
+    bottom, right = height - side, width - side
+    centre = (int(bottom / 2), int(right / 2))
+    return {
+        "centre": [centre],
+        "ten": [(0, 0), (0, right), (bottom, 0), (bottom, right), centre],
+    }[crop]  # fmt: skip
+
+
+def naive_scores(videos: Batch, protocol: TestProtocol) -> dict[str, Floats]:
+    """Video by video, view by view, frame by frame, on arrays."""
+    scores = {}
+    for stream, modality in (("appearance", "rgb"), ("motion", "flow")):
+        images = videos[modality].numpy()
+        height, width = images.shape[-2:]
+        side = protocol.crop_size
+        if protocol.crop == "whole":
+            views = [images]
+        else:
+            views = [
+                images[:, :, :, top : top + side, left : left + side]
+                for top, left in naive_corners(protocol.crop, height, width, side)
+            ]
+        if protocol.mirror:
+            for view in list(views):
+                seen = view[..., ::-1].copy()
+                if modality == "flow":
+                    for field in range(STACK):
+                        seen[:, 2 * field] = 255 - seen[:, 2 * field]  # u, not v
+                views.append(seen)
+        rows = []
+        for video in range(len(images)):
+            frames = [
+                numpy_logits(view[video : video + 1])[0, t] for view in views for t in range(FRAMES)
+            ]
+            if protocol.average == "softmax":
+                frames = [softmax(frame) for frame in frames]
+            rows.append(np.mean(frames, axis=0))
+        scores[stream] = np.stack(rows)
+    return scores
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("crop", CROPS)
+def test_scores_are_those_made_by_hand(crop: str, mirror: bool, average: str) -> None:
+    protocol = TestProtocol(FRAMES, 11, 8, crop, mirror, average)
+    videos = batch(11, 15)
+    before = {name: videos[name].clone() for name in ("rgb", "flow")}
+    scores, expected = protocol.video_scores(logits, videos), naive_scores(videos, protocol)
+    assert list(scores) == list(expected)
+    for stream, values in scores.items():
+        assert_close(values.double().numpy(), expected[stream], rtol=1e-5, atol=1e-6)
+        if average == "softmax":
+            assert_close(values.sum(1), torch.ones(3))
+            assert torch.equal(protocol.probabilities(values), values)
+        else:
+            found = protocol.probabilities(values).double().numpy()
+            assert_close(found, softmax(expected[stream]), rtol=1e-5, atol=1e-6)
+    for name, images in before.items():
+        assert torch.equal(videos[name], images)
+
+
+def test_protocols_differ() -> None:
+    """The network above tells all of them apart, so that the test above can fail."""
+    videos = batch(11, 15)
+    scores = [
+        TestProtocol(FRAMES, 11, 8, crop, mirror, average).video_scores(logits, videos)["motion"]
+        for crop in CROPS
+        for mirror in (True, False)
+        for average in AVERAGES
+    ]
+    for place, one in enumerate(scores):
+        assert all(not torch.allclose(one, other, atol=1e-3) for other in scores[:place])
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_on_frames_of_the_crops_size_all_are_one(average: str) -> None:
+    videos = batch(8, 8)
+    whole, ten, centre = (
+        TestProtocol(FRAMES, 8, 8, crop, average=average).video_scores(logits, videos)
+        for crop in ("whole", "ten", "centre")
+    )
+    for stream, expected in whole.items():
+        assert_close(ten[stream], expected)
+        assert_close(centre[stream], expected)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_videos_do_not_depend_on_their_batch(crop: str) -> None:
+    videos, order = batch(9, 12, 5), [3, 0, 4, 1, 2]
+    shuffled = {name: videos[name][order] for name in ("rgb", "flow")}
+    protocol = TestProtocol(FRAMES, 9, 8, crop)
+    scores, others = (protocol.video_scores(logits, one) for one in (videos, shuffled))
+    for stream, values in scores.items():
+        assert_close(others[stream], values[order])
+
+
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+def test_one_modality_alone(modality: str) -> None:
+    """A stream's own test: the batch lacks the other modality, or carries it unused."""
+    videos, protocol = batch(9, 12), TestProtocol(FRAMES, 9, 8, "ten")
+
+    def stream(seen: Batch) -> dict[str, Tensor]:
+        return {"only": torch.from_numpy(numpy_logits(seen[modality].numpy()))}
+
+    alone = protocol.video_scores(stream, {modality: videos[modality]})
+    both = protocol.video_scores(logits, videos)
+    assert_close(alone["only"], both["appearance" if modality == "rgb" else "motion"])
+
+
+def test_views_come_one_after_the_other_and_keep_the_rest() -> None:
+    videos = batch(9, 12)
+    views = TestProtocol(FRAMES, 9, 8, "ten").views(videos)
+    first = next(views)
+    assert first["video"] == videos["video"]
+    storage = videos["rgb"].untyped_storage().data_ptr()
+    assert first["rgb"].untyped_storage().data_ptr() == storage  # nothing is copied
+    assert len(list(views)) == 9
+
+
+def test_half_precision_is_averaged_in_full() -> None:
+    videos, protocol = batch(9, 12), TestProtocol(FRAMES, 9, 8, "ten", average="softmax")
+
+    def half(seen: Batch) -> dict[str, Tensor]:
+        return {name: values.half() for name, values in logits(seen).items()}
+
+    scores = protocol.video_scores(half, videos)["motion"]
+    assert scores.dtype == torch.float32
+    assert_close(scores, protocol.video_scores(logits, videos)["motion"], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        (TestProtocol(25, 256, 224), "25 whole frames + mirror at 256 px, mean of logits"),
+        (TestProtocol(11, 64, 56, mirror=False), "11 whole frames at 64 px, mean of logits"),
+        (
+            TestProtocol(25, 256, 224, "ten"),
+            "25 frames x 10 crops of 224 px at 256 px, mean of logits",
+        ),
+        (
+            TestProtocol(25, 256, 224, "ten", mirror=False, average="softmax"),
+            "25 frames x 5 crops of 224 px at 256 px, mean of softmax",
+        ),
+        (
+            TestProtocol(10, 256, 224, "centre"),
+            "10 centre crops of 224 px + mirror at 256 px, mean of logits",
+        ),
+    ],
+)
+def test_names(protocol: TestProtocol, name: str) -> None:
+    assert protocol.name == name
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match=r"protocol\.crop=nine: choose from whole, ten, centre"):
+        TestProtocol(25, 256, 224, "nine")
+    with pytest.raises(ValueError, match=r"protocol\.average=max: choose from logits, softmax"):
+        TestProtocol(25, 256, 224, average="max")
+    with pytest.raises(ValueError, match=r"cuts 224 pixels out of frames of 128.*whole_frames"):
+        TestProtocol(25, 128, 224, "ten")
+    TestProtocol(25, 128, 224)  # whole frames may be small
+    with pytest.raises(UserError, match=r"frames of 7 x 12 pixels are smaller than the crop of 8"):
+        TestProtocol(FRAMES, 9, 8, "centre").video_scores(logits, batch(7, 12))
+
+
+def test_every_choice_is_a_choice_of_training() -> None:
+    names = {}
+    for file in sorted((CONF_DIR / "protocol").glob("*.yaml")):
+        overrides = ("experiment=st_resnet_hmdb51", f"protocol={file.stem}")
+        config = resolve(compose_config("train", *overrides))
+        plans = [make_plan(config, stage) for stage in stage_names(config)]
+        (names[file.stem],) = {build_protocol(plan).name for plan in plans}
+    assert names == {
+        "whole_frames": "25 whole frames + mirror at 256 px, mean of logits",
+        "ten_crops": "25 frames x 10 crops of 224 px at 256 px, mean of logits",
+        "centre_crop": "25 centre crops of 224 px at 256 px, mean of logits",
+    }
+
+
+def test_the_default_is_the_released_one() -> None:
+    plan = make_plan(resolve(compose_config("train")), "joint")
+    assert plan["protocol"] == WHOLE_FRAMES
+
+
+@pytest.mark.parametrize("choice", ["whole_frames", "ten_crops", "centre_crop"])
+def test_data_that_forbid_it_are_never_mirrored(choice: str) -> None:
+    overrides = ("experiment=motion_two_movers", f"protocol={choice}", "protocol.mirror=true")
+    plan = make_plan(resolve(compose_config("train", *overrides)), "motion")
+    protocol = build_protocol(plan)
+    assert isinstance(protocol, TestProtocol)
+    assert not protocol.mirror
+    assert len(list(protocol.views(batch(64, 64)))) == (5 if choice == "ten_crops" else 1)
+    assert build_datamodule(plan).test_view.count == protocol.frames == 11
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "src.evaluation.protocol.pl.Trainer",
+        "src.evaluation.protocol.LogProtocol",
+        "src.evaluation.scores.VideoScores.load",
+        "src.models.weights.torch.load",  # what a module of ours has imported is not ours
+        "src.data.library.Path",
+        "src.models.gone.Net",
+    ],
+)
+def test_a_checkpoint_may_ask_for_no_more_than_the_protocol(target: str) -> None:
+    check_trusted({"protocol": WHOLE_FRAMES})
+    with pytest.raises(UserError, match=f"asks to call {target}, which is not of this project"):
+        check_trusted({"protocol": {"_target_": target}})
+
+
+@pytest.mark.parametrize("model", ["st_resnet", "st_multiplier", "appearance"])
+def test_what_experiments_plan_is_trusted(model: str) -> None:
+    config = resolve(compose_config("train", f"experiment={model}_ucf101"))
+    for stage in stage_names(config):
+        check_trusted(make_plan(config, stage))
+
+
+def logged_protocols(stage: Path) -> list[str]:
+    """What each of the local loggers says of a stage's test."""
+    (file,) = stage.glob("csv/*/hparams.yaml")
+    events = event_accumulator.EventAccumulator(str(stage / "tensorboard")).Reload()
+    (text,) = events.Tensors("test/protocol/text_summary")
+    return [
+        file.read_text().strip().removeprefix("test/protocol: "),
+        text.tensor_proto.string_val[0].decode(),
+    ]
+
+
+def test_logged_numbers_carry_their_protocol(finished_run: Path) -> None:
+    name = "11 whole frames at 64 px, mean of logits"
+    for stage in ("appearance", "joint_pooled"):
+        assert logged_protocols(finished_run / stage) == [name, name]
+        assert (finished_run / stage / "scores.protocol.txt").read_text() == f"{name}\n"

@@ -1,0 +1,84 @@
+"""The grids of conf/sweep: their jobs compose, and differ in what they should."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from src.cli import CONF_DIR, folder_name
+from src.models.build import build_net
+from src.training.plan import make_plan, resolve
+from src.training.run_dir import stage_dirs
+from tests.conftest import compose_config
+
+SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
+JOBS = {
+    "claim": 25,
+    "cross_stream": 13,
+    "depth": 9,
+    "splits": 3,
+    "temporal_filters": 18,
+    "temporal_pool": 8,
+}
+
+
+def jobs_of(sweep: str) -> list[list[str]]:
+    """The overrides of each job, as Hydra's own sweeper multiplies them out."""
+    params: Any = OmegaConf.load(CONF_DIR / "sweep" / f"{sweep}.yaml").hydra.sweeper.params
+    overrides = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in params.items()]
+    )
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return batch
+
+
+def test_all_sweeps_are_known() -> None:
+    assert sorted(JOBS) == SWEEPS
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_jobs_train_different_joint_networks(sweep: str) -> None:
+    jobs, plans = jobs_of(sweep), []
+    assert len(jobs) == JOBS[sweep]
+    experiment = "st_resnet_two_movers" if sweep == "claim" else "st_multiplier_hmdb51"
+    some = jobs[:: -(-len(jobs) // 4)]
+    for job in some:
+        config = resolve(
+            compose_config("train", f"experiment={experiment}", f"sweep={sweep}", *job)
+        )
+        plan = make_plan(config, "joint")
+        plans.append(str(plan))
+        size = plan["data"]["frames"], plan["data"]["crop_size"], plan["data"]["crop_size"]
+        with torch.device("meta"):  # a wrong combination would be refused
+            build_net(plan).eval()(torch.empty(1, 3, *size), torch.empty(1, 20, *size))
+    assert len(set(plans)) == len(some)
+    assert len({folder_name(",".join(job)) for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("sweep", ["claim", "cross_stream", "temporal_filters", "temporal_pool"])
+def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> None:
+    """One directory and one plan for a stream, whatever the job of its seed and split."""
+    experiment = f"experiment=st_multiplier_{'two_movers' if sweep == 'claim' else 'ucf101'}"
+    plans: dict[Path, set[str]] = {}
+    jobs = jobs_of(sweep)
+    for job in [*jobs[:2], jobs[-1]]:
+        config = resolve(compose_config("train", experiment, f"sweep={sweep}", *job))
+        for stream in ("appearance", "motion"):
+            folder = stage_dirs(config)[stream].path
+            plans.setdefault(folder, set()).add(str(make_plan(config, stream)))
+    assert len(plans) == 2 * (2 if sweep == "claim" else 1)
+    assert all(len(same) == 1 for same in plans.values())
+
+
+def test_a_jobs_folder_needs_no_quoting() -> None:
+    name = folder_name("experiment=a_b,model.net.x={kind:add,stages:[1,2]},seed=1")
+    assert name == "experiment-a_b_model.net.x-kind-add_stages-1_2_seed-1"
+    long = [folder_name(f"experiment={'x' * 300},seed={seed}") for seed in (1, 2)]
+    assert len(set(long)) == 2
+    assert all(len(name) == 200 for name in long)
+    (override,) = OverridesParser.create().parse_overrides([f"ckpt_path=outputs/{name}/last.ckpt"])
+    assert override.value() == f"outputs/{name}/last.ckpt"

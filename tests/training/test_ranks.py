@@ -1,0 +1,114 @@
+"""What is learnt and what is measured does not depend on how many processes share the work."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from src.training.pipeline import run_experiment
+from tests.conftest import compose_config
+
+
+def on(devices: int) -> list[str]:
+    return ["trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu"]
+
+
+def run(module: str, *overrides: str) -> str:
+    command = [sys.executable, "-m", module, *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)[
+        "state_dict"
+    ]
+    return state
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
+        return [
+            float(row["train/loss_epoch"])
+            for row in csv.DictReader(file)
+            if row["train/loss_epoch"]
+        ]
+
+
+def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
+    tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
+) -> None:
+    """8 clips an update: at once, in two halves, on two processes. Frozen batch norm, because its
+    statistics are those of what a device sees at once.
+    """
+    shared = [
+        "experiment=appearance_two_movers",
+        f"stages.appearance.start_from={finished_run / 'appearance' / 'last.ckpt'}",
+        "batch_norm=frozen",
+        "stages.appearance.net.dropout=0",
+        "stages.appearance.batch_size=8",
+        "trainer.max_epochs=3",
+    ]
+    base = [override for override in tiny if "max_epochs" not in override]
+    ways = {
+        "at once": ["stages.appearance.data.batch_size=8"],
+        "accumulated": ["stages.appearance.data.batch_size=4"],
+        "two processes": ["stages.appearance.data.batch_size=4", *on(2)],
+    }
+    learnt, lost = {}, {}
+    for name, way in ways.items():
+        folder = tmp_path / name.replace(" ", "_")
+        overrides = [*base, *shared, *way, f"paths.run_dir={folder}"]
+        if name == "two processes":
+            run("src.train", *overrides)
+        else:
+            run_experiment(compose_config("train", *overrides))
+        learnt[name] = weights(folder / "appearance")
+        lost[name] = losses(folder / "appearance")
+    start = weights(finished_run / "appearance")
+    moved = max(float((learnt["at once"][k] - start[k]).abs().max()) for k in start)
+    assert moved > 1e-3
+    for name in ("accumulated", "two processes"):
+        assert len(lost[name]) == 3
+        assert lost[name] == pytest.approx(lost["at once"], rel=1e-5)
+        for key, tensor in learnt["at once"].items():
+            assert_close(learnt[name][key], tensor, rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_scores_are_the_same_on_any_number_of_processes(
+    devices: int, finished_run: Path, tmp_path: Path
+) -> None:
+    checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "scores.csv"
+    printed = run("src.evaluate", f"ckpt_path={checkpoint}", f"output={output}", *on(devices))
+    assert printed.count("video level") == 1
+    alone, together = (read(path) for path in (finished_run / "joint" / "scores.csv", output))
+    assert list(together) == list(alone)
+    for video, scores in alone.items():
+        np.testing.assert_allclose(together[video], scores, rtol=1e-6, atol=1e-6)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with path.open() as file:
+        _, *rows = csv.reader(file)
+    assert len({row[0] for row in rows}) == len(rows)  # no video twice
+    return {row[0]: np.array(row[2:], dtype=float) for row in rows}
+
+
+def test_the_same_seed_gives_the_same_run(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """Bit for bit, on the CPU; another seed gives another."""
+    runs = []
+    for number, seed in enumerate((5, 5, 6)):
+        overrides = [f"seed={seed}", f"paths.run_dir={tmp_path / str(number)}"]
+        run_experiment(
+            compose_config("train", "experiment=appearance_two_movers", *tiny, *overrides)
+        )
+        runs.append(weights(tmp_path / str(number) / "appearance"))
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    assert not torch.equal(runs[0]["net.conv1.weight"], runs[2]["net.conv1.weight"])

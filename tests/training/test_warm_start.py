@@ -1,0 +1,61 @@
+"""Which weights a stage may start from, and which it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.errors import UserError
+from src.training.pipeline import run_experiment
+from tests.conftest import compose_config
+
+
+def start(tiny: tuple[str, ...], run: Path, tmp_path: Path, *overrides: str) -> None:
+    cfg = compose_config(
+        "train",
+        *tiny,
+        "only=joint",
+        f"stages.joint.start_from.appearance={run}/appearance/last.ckpt",
+        f"stages.joint.start_from.motion={run}/motion/last.ckpt",
+        f"paths.run_dir={tmp_path / 'run'}",
+        *overrides,
+    )
+    run_experiment(cfg)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("rgb_mean=[128,128,128]", r"appearance/last.ckpt was trained with rgb_mean \[123.67"),
+        ("flow_std=1", "appearance/last.ckpt was trained with flow_std 57.63"),
+    ],
+)
+def test_weights_bring_their_normalisation(
+    change: str, told: str, tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        start(tiny, finished_run, tmp_path, f"model.backbone.normalise.{change}")
+
+
+def test_a_joint_nets_streams_may_be_taken_apart(
+    tiny: tuple[str, ...],
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each part takes its own half of a joint checkpoint; the log says what became of it."""
+    joint = finished_run / "joint" / "last.ckpt"
+    overrides = [f"stages.joint.start_from.{part}={joint}" for part in ("appearance", "motion")]
+    monkeypatch.setattr("src.training.pipeline.build_loggers", stop)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        start(tiny, finished_run, tmp_path, *overrides)
+    loaded = [message for message in caplog.messages if "starts from" in message]
+    tensors = torch.load(joint, weights_only=True)["state_dict"]
+    for part, message in zip(("appearance", "motion"), loaded, strict=True):
+        own = sum(name.startswith(f"net.{part}.") for name in tensors)
+        assert message == f"{part} starts from {joint}: {own} tensors loaded"
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
