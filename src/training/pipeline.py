@@ -25,7 +25,7 @@ from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
-from src.training.callbacks import DescribeCheckpoint, EpochLine
+from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
@@ -113,6 +113,7 @@ def run_stage(
         protocol = module.protocol.name
         collected = CollectScores(data.videos.classes, protocol)
         callbacks = [
+            SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             EpochLine(name),
             collected,
