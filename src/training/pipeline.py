@@ -101,10 +101,11 @@ def run_stage(
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
-    earlier = stage_dir.begun()
-    if earlier is not None:
+    begun = stage_dir.begun()
+    if begun is not None:
+        checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")
-        resume = str(stage_dir.checkpoint)
+        resume = str(checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
         start_from(plan, stage_dirs(config), net, module.normalise, data)
