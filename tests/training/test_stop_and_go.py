@@ -7,9 +7,11 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -34,7 +36,7 @@ Weights = dict[str, torch.Tensor]
 class Clips(pl.Callback):
     """Keeps what every step has seen; the same object for all runs of a test."""
 
-    seen: dict[tuple[int, int], tuple[Any, ...]]
+    seen: ClassVar[dict[tuple[int, int], tuple[Any, ...]]] = {}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -46,8 +48,8 @@ class Clips(pl.Callback):
 class Interrupt(Clips):
     """Sends a signal to its own process in the middle of something."""
 
-    def __init__(self, what: str, at: Sequence[int], number: int) -> None:
-        self.what, self.at, self.number = what, tuple(at), number
+    def __init__(self, what: str, at: Sequence[int], number: int, rank: int = 0) -> None:
+        self.what, self.at, self.number, self.rank = what, tuple(at), number, rank
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -67,7 +69,7 @@ class Interrupt(Clips):
 
     def _strike(self, what: str, trainer: pl.Trainer, batch_idx: int) -> None:
         epoch = 0 if what == "test" else trainer.current_epoch
-        if (what, (epoch, batch_idx)) == (self.what, self.at):
+        if trainer.global_rank == self.rank and (what, (epoch, batch_idx)) == (self.what, self.at):
             os.kill(os.getpid(), self.number)
 
 
@@ -245,3 +247,29 @@ def test_another_number_of_clips_within_a_pass_is_refused(
     change = ("stages.motion.data.batch_size=4", "resume=force")
     with pytest.raises(UserError, match=r"within a pass with data\.batch_size 2, not 4"):
         run(tmp_path, *tiny, *SHORT, *change)
+
+
+def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGTERM to one of them: one checkpoint of both, and the same weights at the end."""
+    devices = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    batch = "stages.motion.data.batch_size=1"  # 8 steps in a pass, 2 to an update of 4 clips
+    overrides = [*tiny, *SHORT, batch, *devices, "data.num_workers=1"]
+
+    def train(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "src.train", *overrides, *more, f"paths.run_dir={folder}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    strike = {"_target_": f"{HERE}.Interrupt", "what": "step", "at": [1, 4]}
+    term = f"number={int(signal.SIGTERM)}"
+    how = [f"+callbacks.watch.{key}={value}" for key, value in strike.items()]
+    done = train(tmp_path / "stopped", *how, f"+callbacks.watch.{term}", "+callbacks.watch.rank=1")
+    assert done.returncode != 0
+    assert done.stderr.count("stopped by SIGTERM: the same command goes on from here") == 1
+    saved = torch.load(tmp_path / "stopped" / "motion" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 7
+    for folder in ("stopped", "undisturbed"):
+        done = train(tmp_path / folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+    ended, wanted = (weights(tmp_path / name, "motion") for name in ("stopped", "undisturbed"))
+    for key, tensor in wanted.items():
+        assert torch.equal(ended[key], tensor), key
