@@ -203,6 +203,17 @@ class VideoClassifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def on_train_start(self) -> None:
+        """Follow this schedule from the first step: a checkpoint may hold the rates of another."""
+        scheduler: Any = self.lr_schedulers()
+        for group, factor, rate in zip(
+            scheduler.optimizer.param_groups,
+            scheduler.base_lrs,
+            scheduler.lr_lambdas,
+            strict=True,
+        ):
+            group["lr"] = factor * rate(scheduler.last_epoch)
+
 
 class StreamModule(VideoClassifier):
     """Pretraining of one stream on single frames or flow stacks.

@@ -1,6 +1,6 @@
 """The training step that stopped a run, in a file that it can be repeated from without data."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -48,15 +48,12 @@ class FailedStep:
         Of all that is saved, only running statistics of batch norm have already seen the batch; in
         training nothing depends on them.
         """
+        batch = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in self.batch.items()}
         content = {
-            KEY: {field.name: getattr(description, field.name) for field in fields(description)},
-            STEP: {field.name: getattr(self, field.name) for field in fields(self)},
+            KEY: asdict(description),
+            STEP: vars(self) | {"batch": batch},
             "state_dict": module.state_dict(),
             "optimizer_states": [optimizer.state_dict()],
-        }
-        content[STEP]["batch"] = {
-            key: value.cpu() if isinstance(value, Tensor) else value
-            for key, value in self.batch.items()
         }
         WholeFiles().save_checkpoint(content, path)
 

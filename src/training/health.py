@@ -5,6 +5,7 @@ exploded soon after it did. What is needed to run the step again is saved beside
 `src.training.replay` does.
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -23,6 +24,8 @@ from src.training.callbacks import description_of
 from src.training.failed_step import FailedStep, random_state
 from src.training.run_dir import StageDir
 
+log = logging.getLogger(__name__)
+_Report = tuple[int, bool, int, str]  # part of the update, is its loss finite, process, line
 WINDOW, KNOWN_AT_FIRST = 100, 20  # steps whose losses are recent; as many as chance counts for
 
 
@@ -60,7 +63,8 @@ class Health(pl.Callback):
 
     def _forget_update(self) -> None:
         self.losses: list[float] = []  # of the parts of this update
-        self.failed: FailedStep | None = None
+        self.failed: FailedStep | None = None  # the first of them that did
+        self.failed_part = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -78,17 +82,15 @@ class Health(pl.Callback):
         losses = dict(zip(module.last_losses, values, strict=False))
         self.losses.append(sum(losses.values()))
         if not all(map(math.isfinite, values)) and self.failed is None:
-            self.failed = self._step(trainer, module, losses, what_is_not_finite(module, losses))
+            self._fail(trainer, module, what_is_not_finite(module, losses))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Stop before the update if there is a reason to; else log the norms now and then."""
         module = _ours(pl_module)
-        scaler = _scaler(trainer)
-        if self.failed is None and (reason := self._lost(module, scaler)):
-            losses = {stream: float(loss) for stream, loss in module.last_losses.items()}
-            self.failed = self._step(trainer, module, losses, reason)
+        if self.failed is None and (found := self._lost(module, _scaler(trainer))):
+            self._fail(trainer, module, found)
         if trainer.strategy.reduce_boolean_decision(self.failed is not None, all=False):
             self._stop(trainer, module, optimizer)
         self._forget_update()
@@ -110,18 +112,17 @@ class Health(pl.Callback):
             self.explosion = Explosion(self.factor, self.patience, chance)
         return self.explosion.found(mean(self.losses))
 
-    def _step(
-        self, trainer: pl.Trainer, module: VideoClassifier, losses: dict[str, float], found: str
-    ) -> FailedStep:
+    def _fail(self, trainer: pl.Trainer, module: VideoClassifier, found: str) -> None:
         scaler = _scaler(trainer)
-        return FailedStep(
+        self.failed_part = len(self.losses)
+        self.failed = FailedStep(
             found=found,
             where=(
                 f"stage {description_of(trainer).plan['stage']}, pass {trainer.current_epoch + 1} "
                 f"of {trainer.max_epochs}, step {trainer.global_step}, learning rate "
                 f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}"
             ),
-            losses=losses,
+            losses={stream: float(loss) for stream, loss in module.last_losses.items()},
             batch=self.batch,
             random=self.random,
             loss_scale=1.0 if scaler is None else scaler.get_scale(),
@@ -132,17 +133,24 @@ class Health(pl.Callback):
     ) -> None:
         """Save the step of the first process that has one, and raise its line in all of them."""
         path = StageDir(Path(trainer.default_root_dir)).failed_step
-        own = None if self.failed is None else _line(self.failed)
-        lines: list[str | None] = [own] * trainer.world_size
+        own: _Report | None = None
+        if self.failed is not None:
+            loss_is_finite = all(map(math.isfinite, self.failed.losses.values()))
+            own = (self.failed_part, loss_is_finite, trainer.global_rank, _line(self.failed))
+        reports: list[_Report | None] = [own] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(lines, own)  # type: ignore[misc]
-        rank = next(rank for rank, line in enumerate(lines) if line)
+            torch.distributed.all_gather_object(reports, own)
+        # By now gradients are those of all processes: whose loss was not finite knows better.
+        _, _, rank, line = min(report for report in reports if report is not None)
         if rank == trainer.global_rank and self.failed is not None:
-            self.failed.save(path, description_of(trainer), module, optimizer)
+            try:
+                self.failed.save(path, description_of(trainer), module, optimizer)
+            except (OSError, RuntimeError) as error:  # a full disk; torch tells it as the latter
+                log.warning("%s cannot be written: %s", path, error)
         trainer.strategy.barrier()  # nobody ends before the file is whole
         begun = StageDir(path.parent).checkpoint.is_file()
         raise UserError(
-            f"{lines[rank]}; python -m src.train debug=replay replay={path} shows where it comes "
+            f"{line}; python -m src.train debug=replay replay={path} shows where it comes "
             "from; the same command with a lower learning rate "
             + ("and resume=force goes on from the last complete pass" if begun else "starts again")
         )
@@ -196,21 +204,25 @@ def gradient_norms(net: nn.Module, streams: Collection[str]) -> dict[str, Tensor
 
 
 def what_is_not_finite(module: VideoClassifier, losses: Mapping[str, float]) -> str:
-    """In words: the weights, else the losses, else the gradients that are not finite."""
-    bad = [f"of {stream} is {loss}" for stream, loss in losses.items() if not math.isfinite(loss)]
-    loss = f"the loss {' and '.join(bad)}"
-    weights = not_finite(dict(module.net.named_parameters()))
-    if weights:
-        count = f"{len(weights)} weights were not finite before the step, {weights[0]} first"
-        return f"{loss}, {count}" if bad else count
-    if bad:
-        return loss
-    gradients = not_finite(
-        {name: p.grad for name, p in module.net.named_parameters() if p.grad is not None}
-    )
-    if not gradients:
-        return "the gradients are too large for their norm to be finite"
-    return f"the gradients of {len(gradients)} weights are not finite, {gradients[-1]} last"
+    """In words: the losses and the weights that are not finite, or else the gradients."""
+    parameters = dict(module.net.named_parameters())
+    found = [
+        f"the loss of {stream} is {loss}"
+        for stream, loss in losses.items()
+        if not math.isfinite(loss)
+    ]
+    if weights := not_finite(parameters):
+        count = f"{len(weights)} of {len(parameters)}"
+        found.append(f"{count} weights were not finite before the step, {weights[0]} first")
+    if found:
+        return ", ".join(found)
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    if bad := not_finite(gradients):
+        return (
+            f"the gradients of {len(bad)} of {len(parameters)} weights are not finite, from "
+            f"{bad[-1]} back"
+        )
+    return "the gradients are too large for their norm to be finite"
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

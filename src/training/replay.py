@@ -64,7 +64,7 @@ def replay(cfg: DictConfig) -> float:
         with watched(module.net) as largest, precision.train_step_context():
             logits, target = module.training_logits(precision.convert_input(batch))
             losses = module.loss(logits, target, module.label_smoothing)
-            videos = _loss_of_videos(module, logits, target, batch["video"])
+            videos = _loss_of_videos(module, logits, target, step.batch["video"])
         loss = torch.stack(list(losses.values())).sum()
         anomaly = backward(loss * step.loss_scale)
 
