@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,10 @@ def test_a_rate_far_too_high_is_one_line_with_the_videos(
     command: list[str],
     tmp_path: Path,
     call: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert call(train.main, *command, f"{RATE}=1e30") == 1
     error = capfd.readouterr().err
     assert "Traceback" not in error
@@ -113,7 +114,9 @@ def test_a_rate_far_too_high_is_one_line_with_the_videos(
     assert found
     assert found[3].split(", ") == names_of_batches(command, "appearance")[int(found[1])]
     assert found[4] == str(tmp_path / "run" / "appearance" / "failed_step.ckpt")
+    files = sorted(tmp_path.rglob("*"))
     assert call(train.main, "debug=replay", f"replay={found[4]}") == 0
+    assert sorted(tmp_path.rglob("*")) == files
     shown = capfd.readouterr().out
     assert all(name in shown for name in found[3].split(", "))
     assert "the loss itself" in shown
@@ -238,43 +241,42 @@ def test_explosion() -> None:
     assert steps([2.0, 1e30, 1e30, 1e30]) == 3
 
 
+class Norms(pl.Callback):
+    """The norms of the gradients of each step, of all and of each stream, summed by hand."""
+
+    def __init__(self) -> None:
+        self.norms: list[dict[str, float]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        squares = {"": 0.0, "_appearance": 0.0, "_motion": 0.0}
+        for name, parameter in pl_module.named_parameters():
+            assert parameter.grad is not None
+            for key in ("", f"_{name.split('.')[1]}"):
+                squares[key] += float((parameter.grad.double() ** 2).sum())
+        self.norms.append({key: math.sqrt(square) for key, square in squares.items()})
+
+
 def test_gradient_norms_are_logged(tmp_path: Path) -> None:
-    """Against a backward pass by hand; of each stream too."""
-    module, batches = build("joint"), [random_batch() for _ in range(4)]
-    by_hand = deepcopy(module)
-    by_hand.train()
-    losses = by_hand.loss(by_hand.logits(batches[0]), batches[0]["label"])
-    (losses["appearance"] + losses["motion"]).backward()
+    """As often as the rest; of updates, not of the batches that are accumulated for one."""
+    by_hand = Norms()
     pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[Health()],
+        callbacks=[by_hand, Health()],
         logger=CSVLogger(tmp_path, name="", version="csv"),
-        log_every_n_steps=1,
-        limit_train_batches=1,
+        log_every_n_steps=2,
+        accumulate_grad_batches=2,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(module, loader(batches))
-    (row,) = (row for row in metrics(tmp_path / "csv") if row["train/grad_norm"])
-
-    def norm(stream: str) -> float:
-        squares = [
-            float((p.grad.double() ** 2).sum())
-            for name, p in by_hand.net.named_parameters()
-            if name.startswith(stream) and p.grad is not None
-        ]
-        return math.sqrt(sum(squares))
-
-    for stream in ("appearance", "motion"):
-        assert float(row[f"train/grad_norm_{stream}"]) == pytest.approx(norm(stream), rel=1e-4)
-    assert float(row["train/grad_norm"]) == pytest.approx(norm(""), rel=1e-4)
-
-
-def test_gradient_norms_are_logged_as_often_as_the_rest(command: list[str], tmp_path: Path) -> None:
-    run_experiment(compose_config("train", *command, "trainer.log_every_n_steps=2"))
-    rows = metrics(tmp_path / "run" / "appearance" / "csv" / "version_0")
-    assert [row["step"] for row in rows if row["train/grad_norm"]] == ["1", "3"]
+    ).fit(build("joint"), loader([random_batch() for _ in range(8)]))
+    rows = [row for row in metrics(tmp_path / "csv") if row["train/grad_norm"]]
+    assert [row["step"] for row in rows] == ["1", "3"]
+    for row in rows:
+        for key, norm in by_hand.norms[int(row["step"])].items():
+            assert float(row[f"train/grad_norm{key}"]) == pytest.approx(norm, rel=1e-4)
 
 
 class Scaled(Health):
