@@ -43,28 +43,58 @@ class UnderWay(Dataset[dict[str, Any]]):
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader over `UnderWay` whose failures name videos.
+    """A DataLoader over `UnderWay` whose failures name videos, and that goes on within a pass.
 
     A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
     file it was.
+
+    Lightning keeps `state_dict` in checkpoints: how many batches of the pass have been given. They
+    are not read again after `load_state_dict`, whatever the number of workers.
 
     Raises:
         UserError: no batch came within `timeout` seconds, or a worker died.
     """
 
     dataset: UnderWay
+    _batches: "_Named | None" = None
 
     def __iter__(self) -> Any:
-        return _Named(super().__iter__(), self.dataset, self.timeout)
+        begun = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
+        self._batches = _Named(super().__iter__(), self.dataset, self.timeout, begun)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How far this pass has come."""
+        return {"batches": self._batches.given if self._batches else 0, **self._parts()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass after as many batches.
+
+        Raises:
+            UserError: they were of another size, or dealt to another number of devices.
+        """
+        for key, value in self._parts().items():
+            if state[key] != value:
+                raise UserError(
+                    f"training was stopped within a pass with {key} {state[key]}, not {value}: go "
+                    "on with as many until the pass is over"
+                )
+        self.sampler.skip = state["batches"] * (self.batch_size or 1)  # type: ignore[attr-defined]
+
+    def _parts(self) -> dict[str, int]:
+        return {
+            "data.batch_size": self.batch_size or 1,
+            "devices": getattr(self.sampler, "ranks", 1),
+        }
 
 
 class _Named(Iterator[dict[str, Any]]):
-    def __init__(self, batches: Any, dataset: UnderWay, timeout: float) -> None:
-        self._batches, self._dataset, self._timeout = batches, dataset, timeout
+    def __init__(self, batches: Any, dataset: UnderWay, timeout: float, given: int) -> None:
+        self._batches, self._dataset, self._timeout, self.given = batches, dataset, timeout, given
 
     def __next__(self) -> dict[str, Any]:
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         except RuntimeError as error:
             if "timed out" in str(error):
                 what = f"no batch came within data.timeout={self._timeout:g} seconds"
@@ -77,6 +107,8 @@ class _Named(Iterator[dict[str, Any]]):
                 f"{what}; under way: {names or 'no video'}. Look at them with "
                 "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
             ) from error
+        self.given += 1
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state

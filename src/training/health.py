@@ -152,7 +152,7 @@ class Health(pl.Callback):
         raise UserError(
             f"{line}; python -m src.train debug=replay replay={path} shows where it comes "
             "from; the same command with a lower learning rate "
-            + ("and resume=force goes on from the last complete pass" if begun else "starts again")
+            + ("and resume=force goes on from the last checkpoint" if begun else "starts again")
         )
 
     def on_train_batch_end(self, *_: Any) -> None:

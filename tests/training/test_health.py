@@ -160,13 +160,13 @@ def test_the_part_of_an_update_that_fails_is_the_one_that_is_saved(
     assert all(bool(torch.isfinite(weight).all()) for weight in module.net.parameters())
 
 
-def test_training_goes_on_from_the_last_complete_pass(command: list[str], tmp_path: Path) -> None:
+def test_training_goes_on_from_the_last_checkpoint(command: list[str], tmp_path: Path) -> None:
     stage = tmp_path / "run" / "appearance"
     run_experiment(compose_config("train", *command))
     (stage / "stage.json").unlink()
     last = (stage / "last.ckpt").read_bytes()
     command += ["trainer.max_epochs=2", "resume=force"]
-    with pytest.raises(UserError, match=r"pass 2 .*resume=force goes on from the last complete"):
+    with pytest.raises(UserError, match=r"pass 2 .*resume=force goes on from the last checkpoint"):
         run_experiment(compose_config("train", *command, f"{RATE}=1e30"))
     assert (stage / "last.ckpt").read_bytes() == last
     run_experiment(compose_config("train", *command, f"{RATE}=1e-3"))
