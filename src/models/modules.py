@@ -88,6 +88,7 @@ class VideoClassifier(pl.LightningModule):
         self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
+        self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_metrics = accuracies(num_classes, "train/clip/")
         self.val_metrics = accuracies(num_classes, "val/clip/")
         self.test_metrics = accuracies(num_classes, "test/video/")
@@ -131,13 +132,18 @@ class VideoClassifier(pl.LightningModule):
             for stream, scores in logits.items()
         }
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+    def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits of each stream as training sees a uint8 batch, and their targets: see `loss`."""
         clips, target = self.clips(batch), batch["label"]
         if self.mixing is not None:
             clips, target = self.mixing(clips, target, self.num_classes)
-        logits = self.classify(clips)
+        return self.classify(clips), target
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+        logits, target = self.training_logits(batch)
         losses = self.loss(logits, target, self.label_smoothing)
+        self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
         return self._log_losses(losses, "train", len(target))
@@ -202,6 +208,17 @@ class VideoClassifier(pl.LightningModule):
             return self.schedule(0.0)
         batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
         return self.schedule(updates / math.ceil(batches / together))
+
+    def on_train_start(self) -> None:
+        """Follow this schedule from the first step: a checkpoint may hold the rates of another."""
+        scheduler: Any = self.lr_schedulers()
+        for group, factor, rate in zip(
+            scheduler.optimizer.param_groups,
+            scheduler.base_lrs,
+            scheduler.lr_lambdas,
+            strict=True,
+        ):
+            group["lr"] = factor * rate(scheduler.last_epoch)
 
 
 class StreamModule(VideoClassifier):
