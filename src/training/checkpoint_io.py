@@ -42,7 +42,7 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())  # before the name, so that a machine may fail too
             if target.exists():
-                target.replace(previous(target))
+                _keep(target)
             draft.replace(target)
         except (OSError, RuntimeError) as error:  # torch's writer makes one of the other
             with contextlib.suppress(OSError):
@@ -51,6 +51,16 @@ class WholeFiles(TorchCheckpointIO):
                 f"checkpoint {target} cannot be written ({_reason(error)}): make room or mend the "
                 "folder, then the same command goes on from the checkpoint that is there"
             ) from error
+
+
+def _keep(checkpoint: Path) -> None:
+    """Make it the previous one, in its own place as well where the file system can do that."""
+    kept = previous(checkpoint)
+    kept.unlink(missing_ok=True)
+    try:
+        kept.hardlink_to(checkpoint)
+    except OSError:
+        checkpoint.replace(kept)
 
 
 def _reason(error: BaseException) -> str:
