@@ -1,12 +1,12 @@
 """A DataLoader that tells which videos its workers were reading when it came to a stop."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from src.data.faults import FAILED
+from src.data.faults import FAILED, FaultTolerant
 from src.data.splits import Video
 from src.errors import UserError
 
@@ -45,10 +45,6 @@ class UnderWay(Dataset[dict[str, Any]]):
         return [videos[index] for index in self._reading.tolist() if index != IDLE]
 
 
-class _TellsVideos(Protocol):
-    def under_way(self) -> list[Video]: ...
-
-
 class VideoLoader(DataLoader[dict[str, Any]]):
     """A DataLoader over videos that keeps a list of those that could not be read.
 
@@ -65,10 +61,13 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             list could be read.
     """
 
-    dataset: _TellsVideos
+    dataset: UnderWay | FaultTolerant
 
     def __init__(
-        self, dataset: Any, failed: dict[str, str] | None = None, **options: Any
+        self,
+        dataset: UnderWay | FaultTolerant,
+        failed: dict[str, str] | None = None,
+        **options: Any,
     ) -> None:
         self.failed = {} if failed is None else failed
         super().__init__(dataset, **options)

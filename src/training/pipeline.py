@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
+from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
@@ -32,6 +33,7 @@ from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.trainer import build_trainer
+from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
@@ -111,9 +113,11 @@ def run_stage(
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
         protocol = module.protocol.name
-        collected = CollectScores(data.videos.classes, protocol)
+        collected = CollectScores(data, protocol)
+        unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         callbacks = [
             DescribeCheckpoint(description),
+            unreadable,
             EpochLine(name),
             collected,
             LogProtocol(protocol),
@@ -128,12 +132,14 @@ def run_stage(
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:
-        _save_scores(collected.scores, stage_dir, description, overrides)
+        faults = [unreadable.replaced, *collected.scores.faults]
+        _save_scores(collected.scores, faults, stage_dir, description, overrides)
     trainer.strategy.barrier()
 
 
 def _save_scores(
     scores: VideoScores,
+    faults: Sequence[Faults],
     stage_dir: StageDir,
     description: Description,
     overrides: Sequence[str] | None,
@@ -146,6 +152,7 @@ def _save_scores(
             streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
     about = {
         "streams": streams,
+        "faults": [asdict(one) for one in faults if one.videos],
         "experiment": description.config["name"],
         "split": description.split,
         "seed": description.config["seed"],
