@@ -1,6 +1,5 @@
 """The LightningDataModule: train clips, validation clips and whole test videos of one split."""
 
-import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,6 @@ from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.hardware import usable_cores
 
-log = logging.getLogger(__name__)
-
 
 class VideoDataModule(pl.LightningDataModule):
     """Clips of a dataset's split as uint8 batches.
@@ -36,8 +33,8 @@ class VideoDataModule(pl.LightningDataModule):
 
     `unreadable` tells, of each phase "train", "val" and "test", which videos this process could not
     read so far, and why. In training others have taken their place; in evaluation nothing is
-    replaced, and whoever counts has to count them. `absent` tells which listed test videos were not
-    there from the beginning.
+    replaced, and whoever counts has to count them. `absent` tells which videos of the "train" and
+    the "test" list were not there from the beginning.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
@@ -148,7 +145,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
         self.max_broken = max_broken
         self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-        self.absent: dict[str, str] = {}
+        self.absent: dict[str, dict[str, str]] = {"train": {}, "test": {}}
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
@@ -192,15 +189,8 @@ class VideoDataModule(pl.LightningDataModule):
             self.flow = open_known_flow(
                 self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
             )
-        train, absent = self._find(listed.train)
-        if absent:
-            log.warning(
-                "%d of %d training videos are left out, the first is %s",
-                len(absent),
-                len(listed.train),
-                ": ".join(next(iter(absent.items()))),
-            )
-        test, self.absent = self._find(listed.test)
+        train, self.absent["train"] = self._find(listed.train)
+        test, self.absent["test"] = self._find(listed.test)
         self.listed, self.videos = listed, Split(listed.classes, train, test)
 
     def _reads(self, modality: str) -> str:

@@ -227,7 +227,7 @@ class CollectScores(pl.Callback):
             return
         parts = of_all_ranks(self.data.unreadable["test"])
         unreadable = {name: reason for part in parts for name, reason in sorted(part.items())}
-        of = len(self.data.listed.test)
+        absent, of = self.data.absent["test"], len(self.data.listed.test)
         if unreadable and self.data.missing != "wrong":
             raise UserError(
                 f"{Faults('test videos cannot be read', of, unreadable)}: mend them (python -m "
@@ -235,10 +235,10 @@ class CollectScores(pl.Callback):
                 "data.missing=wrong; the same command goes on with the test"
             )
         if self.data.missing != "wrong":
-            left_out = Faults("test videos are not there and were left out", of, self.data.absent)
-            self.scores.faults = (left_out,) if self.data.absent else ()
+            left_out = Faults("test videos are not there and were left out", of, absent)
+            self.scores.faults = (left_out,) if absent else ()
             return
-        wrong = self.data.absent | unreadable
+        wrong = absent | unreadable
         if not wrong:
             return
         labels = {v.name: v.label for v in self.data.listed.test if v.name in wrong}

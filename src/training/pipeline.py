@@ -132,7 +132,7 @@ def run_stage(
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:
-        faults = [unreadable.replaced, *collected.scores.faults]
+        faults = [*unreadable.faults, *collected.scores.faults]
         _save_scores(collected.scores, faults, stage_dir, description, overrides)
     trainer.strategy.barrier()
 
@@ -152,7 +152,7 @@ def _save_scores(
             streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
     about = {
         "streams": streams,
-        "faults": [asdict(one) for one in faults if one.videos],
+        "faults": [asdict(one) for one in faults],
         "experiment": description.config["name"],
         "split": description.split,
         "seed": description.config["seed"],

@@ -42,6 +42,13 @@ class UnreadableVideos(pl.Callback):
         what = "training videos could not be read and were replaced"
         return Faults(what, len(self.data.videos.train), self.known["train"])
 
+    @property
+    def faults(self) -> list[Faults]:
+        """What was wrong with training videos, for the record."""
+        absent, of = self.data.absent["train"], len(self.data.listed.train)
+        left_out = Faults("training videos are not there and were left out", of, absent)
+        return [one for one in (left_out, self.replaced) if one.videos]
+
     def state_dict(self) -> dict[str, Any]:
         """What is known, so that a run that goes on still knows it."""
         return {phase: dict(known) for phase, known in self.known.items()}
