@@ -237,7 +237,12 @@ class VideoDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every training video once, in random order, one random clip of each."""
-        return self._loader("train", self.videos.train, self.train_view, self.batch_size)
+        loader = self._loader("train", self.videos.train, self.train_view, self.batch_size)
+        if self.trainer:
+            # Lightning tells the pass only after workers have begun to read: late for a run that
+            # goes on from a checkpoint.
+            loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The central clip of every test video."""
@@ -277,11 +282,12 @@ class DrawSampler(Sampler[Draw]):
     """Deals (video, pass) pairs to the ranks of a run.
 
     A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
-    step; an unshuffled one is dealt as it is, so that evaluation counts every video once.
+    step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
+    pass leaves out its first `skip` pairs, which were dealt before a stop.
     """
 
     def __init__(self, count: int, seed: int, shuffle: bool) -> None:
-        self.count, self.seed, self.shuffle, self.epoch = count, seed, shuffle, 0
+        self.count, self.seed, self.shuffle, self.epoch, self.skip = count, seed, shuffle, 0, 0
         distributed = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.ranks = torch.distributed.get_world_size() if distributed else 1
@@ -301,7 +307,8 @@ class DrawSampler(Sampler[Draw]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.count, generator=generator).tolist()
             order = (order * self.ranks)[: len(self) * self.ranks]
-        return ((index, self.epoch) for index in order[self.rank :: self.ranks])
+        ours, self.skip = order[self.rank :: self.ranks][self.skip :], 0
+        return ((index, self.epoch) for index in ours)
 
 
 def collate(samples: list[Sample]) -> Sample:

@@ -46,10 +46,13 @@ class UnderWay(Dataset[dict[str, Any]]):
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader over videos that keeps a list of those that could not be read.
+    """A DataLoader over videos that lists those it cannot read, and goes on within a pass.
 
     A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
     file it was; then the error names the videos that `UnderWay` knows of.
+
+    Lightning keeps `state_dict` in checkpoints: how many batches of the pass have been given. They
+    are not read again after `load_state_dict`, whatever the number of workers.
 
     Args:
         dataset: `UnderWay`, or `FaultTolerant` around it.
@@ -62,6 +65,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
     """
 
     dataset: UnderWay | FaultTolerant
+    _batches: "_Named | None" = None
 
     def __init__(
         self,
@@ -73,12 +77,38 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         super().__init__(dataset, **options)
 
     def __iter__(self) -> Any:
-        return _Named(super().__iter__(), self)
+        begun = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
+        self._batches = _Named(super().__iter__(), self, begun)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How far this pass has come."""
+        return {"batches": self._batches.given if self._batches else 0, **self._parts()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass after as many batches.
+
+        Raises:
+            UserError: they were of another size, or dealt to another number of devices.
+        """
+        for key, value in self._parts().items():
+            if state[key] != value:
+                raise UserError(
+                    f"training was stopped within a pass with {key} {state[key]}, not {value}: go "
+                    "on with as many until the pass is over"
+                )
+        self.sampler.skip = state["batches"] * (self.batch_size or 1)  # type: ignore[attr-defined]
+
+    def _parts(self) -> dict[str, int]:
+        return {
+            "data.batch_size": self.batch_size or 1,
+            "devices": getattr(self.sampler, "ranks", 1),
+        }
 
 
 class _Named(Iterator[dict[str, Any]]):
-    def __init__(self, batches: Any, loader: VideoLoader) -> None:
-        self._batches, self._loader, self._empty = batches, loader, True
+    def __init__(self, batches: Any, loader: VideoLoader, given: int) -> None:
+        self._batches, self._loader, self._empty, self.given = batches, loader, True, given
 
     def __next__(self) -> dict[str, Any]:
         for batch in iter(self._next, None):
@@ -94,7 +124,7 @@ class _Named(Iterator[dict[str, Any]]):
 
     def _next(self) -> dict[str, Any] | None:
         try:
-            return next(self._batches, None)
+            batch: dict[str, Any] | None = next(self._batches, None)
         except RuntimeError as error:
             if "timed out" in str(error):
                 what = f"no batch came within data.timeout={self._loader.timeout:g} seconds"
@@ -107,6 +137,8 @@ class _Named(Iterator[dict[str, Any]]):
                 f"{what}; under way: {names or 'no video'}. Look at them with "
                 "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
             ) from error
+        self.given += batch is not None
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state

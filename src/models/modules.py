@@ -4,6 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
@@ -191,14 +192,19 @@ class VideoClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser and a schedule that is followed step by step."""
         optimizer = self.build_optimizer()
-        steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule(step / steps_per_epoch)
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_after)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _rate_after(self, updates: int) -> float:
+        # The number of batches is not asked for before the first: Lightning would make the loader
+        # for it before it knows from which batch on a checkpoint has it go on.
+        if not updates:
+            return self.schedule(0.0)
+        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        return self.schedule(updates / math.ceil(batches / together))
 
 
 class StreamModule(VideoClassifier):

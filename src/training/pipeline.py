@@ -26,7 +26,7 @@ from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
-from src.training.callbacks import DescribeCheckpoint, EpochLine
+from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
@@ -103,10 +103,11 @@ def run_stage(
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
-    earlier = stage_dir.begun()
-    if earlier is not None:
+    begun = stage_dir.begun()
+    if begun is not None:
+        checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")
-        resume = str(stage_dir.checkpoint)
+        resume = str(checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
         start_from(plan, stage_dirs(config), net, module.normalise, data)
@@ -116,6 +117,7 @@ def run_stage(
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         callbacks = [
+            SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             unreadable,
             EpochLine(name),

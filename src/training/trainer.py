@@ -8,14 +8,14 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from src.errors import UserError
 from src.models.build import Plan
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
-from src.training.stop import EndAtSigterm
+from src.training.stage_checkpoint import StageCheckpoint
+from src.training.stop import EndAtSignals
 
 
 def build_trainer(
@@ -24,18 +24,12 @@ def build_trainer(
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     epochs = instantiate(plan["module"]["schedule"], _convert_="all").epochs
     cap = plan["limits"]["max_epochs"]
-    checkpoint = ModelCheckpoint(
-        dirpath=stage_dir.path,
-        filename=stage_dir.checkpoint.stem,
-        save_top_k=1,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    stop = EndAtSignals()
+    checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
     trainer = instantiate(
         cfg.trainer,
         max_epochs=epochs if cap is None else min(epochs, cap),
-        callbacks=[*callbacks, *build_callbacks(cfg), EndAtSigterm(), checkpoint],
+        callbacks=[*callbacks, *build_callbacks(cfg), stop, checkpoint],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),

@@ -51,7 +51,8 @@ class UnreadableVideos(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What is known, so that a run that goes on still knows it."""
-        return {phase: dict(known) for phase, known in self.known.items()}
+        # Within a pass there may be some of which nobody has been told yet.
+        return {phase: self.data.unreadable[phase] | known for phase, known in self.known.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what an earlier start has found out."""
