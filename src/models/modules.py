@@ -180,13 +180,16 @@ class VideoClassifier(pl.LightningModule):
         streams = self.video_scores(batch)
         scores = mean_of_streams(streams)
         self.test_metrics.update(scores, batch["label"])
-        self.log_dict(self.test_metrics, on_step=False, on_epoch=True, batch_size=len(scores))
         return {
             "video": batch["video"],
             "label": batch["label"],
             "scores": scores,
             "streams": streams,
         }
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies, to which callbacks may have added videos that count as wrong."""
+        self.log_dict(self.test_metrics)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of all parameters that are not frozen; rates are still bare factors."""

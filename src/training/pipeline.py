@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
+from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
@@ -32,6 +33,7 @@ from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.trainer import build_trainer
+from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
@@ -112,10 +114,12 @@ def run_stage(
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
         protocol = module.protocol.name
-        collected = CollectScores(data.videos.classes, protocol)
+        collected = CollectScores(data, protocol)
+        unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
+            unreadable,
             EpochLine(name),
             collected,
             LogProtocol(protocol),
@@ -130,12 +134,14 @@ def run_stage(
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:
-        _save_scores(collected.scores, stage_dir, description, overrides)
+        faults = [*unreadable.faults, *collected.scores.faults]
+        _save_scores(collected.scores, faults, stage_dir, description, overrides)
     trainer.strategy.barrier()
 
 
 def _save_scores(
     scores: VideoScores,
+    faults: Sequence[Faults],
     stage_dir: StageDir,
     description: Description,
     overrides: Sequence[str] | None,
@@ -148,6 +154,7 @@ def _save_scores(
             streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
     about = {
         "streams": streams,
+        "faults": [asdict(one) for one in faults],
         "experiment": description.config["name"],
         "split": description.split,
         "seed": description.config["seed"],

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from src.errors import UserError
 from src.models.build import Plan
 
-# Changing these changes how fast a stage runs, not what it learns.
-_SPEED_ONLY = {
+# Changing these changes how fast a stage runs and what stops it, not what it learns.
+_NOT_LEARNT = {
     f"data.{key}"
     for key in (
         "num_workers",
@@ -21,6 +21,8 @@ _SPEED_ONLY = {
         "decoder",
         "cache_dir",
         "manifest",
+        "missing",
+        "max_broken",
     )
 } | {f"net.{stream}checkpointing" for stream in ("", "appearance.", "motion.")}
 _TESTING = "protocol"  # see `StageDir.check_tested_by`
@@ -94,7 +96,7 @@ def difference(plan: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
     """The first place where two plans would train differently, as "key: one, other"."""
     for key in dict.fromkeys([*plan, *other]):
         where = f"{path}{key}"
-        if where in _SPEED_ONLY or where == _TESTING:
+        if where in _NOT_LEARNT or where == _TESTING:
             continue
         one, two = plan.get(key), other.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):
