@@ -33,6 +33,7 @@ from src.training.pipeline import run_experiment
 from src.training.stop import SIGNALS, await_signals, end_at_signals
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
+MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
 
 
@@ -146,9 +147,12 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
     if told_to_end and any(process.returncode for process in processes):
         sys.exit(128 + told_to_end[0])
     if failed == 0:
-        sys.exit(processes[0].returncode)
+        status = processes[0].returncode
+        sys.exit(1 if status == MISTAKE else status)
     if failed is not None:
         lines = told[failed].read_text(errors="replace").strip().splitlines()
+        if processes[failed].returncode == MISTAKE and lines:
+            raise UserError(lines[-1].removeprefix("error: "))
         raise UserError(
             f"process {failed} of {count} ended with status {processes[failed].returncode}"
             + (f": {lines[-1]}" if lines else "")
@@ -174,11 +178,15 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[
             deadline = time.monotonic() + (SAVING if told_to_end else GRACE)
         time.sleep(0.05)
     first = _failed(processes) if first is None else first
-    killed = next((rank for rank, p in enumerate(processes) if (p.returncode or 0) < 0), None)
-    if killed is not None:
-        return killed  # of whom the others only know that the connection is lost
+    statuses = [process.returncode or 0 for process in processes]
+    for to_blame in (  # the others then fail because they lose the connection
+        [rank for rank, status in enumerate(statuses) if status < 0],
+        [rank for rank, status in enumerate(statuses) if status == MISTAKE],
+    ):
+        if to_blame:
+            return to_blame[0]
     # What all fail from, the first process tells.
-    return 0 if first is not None and processes[0].returncode else first
+    return 0 if first is not None and statuses[0] else first
 
 
 def _failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
