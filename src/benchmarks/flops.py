@@ -40,7 +40,7 @@ def utilisation(flops: float, device: torch.device) -> str:
         flops: that the model needs, a second.
         device: that it runs on.
     """
-    told = f"{flops / 1e12:.3g} TFLOP/s"
+    told = f"{flops / 1e12:.4g} TFLOP/s"
     peak = BF16_PEAKS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if peak is None:
         return told
