@@ -1,7 +1,7 @@
 """Options of speed: the same weights, names and checkpoints, faster; mistakes found early."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     sizes: set[int] = set()
     in_place = nn.Module.compile
 
-    def backend(graph: Any, inputs: Sequence[Any]) -> Any:
-        sizes.update(x.shape[-1] for x in inputs if isinstance(x, Tensor) and x.ndim == 5)
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        sizes.update(x.shape[-1] for x in inputs if getattr(x, "ndim", 0) == 5)
         return lookup_backend("aot_eager")(graph, inputs)
 
     def without_code(net: nn.Module, mode: str, dynamic: bool) -> None:
@@ -72,8 +72,8 @@ def scores(stage: Path) -> Tensor:
 
 def losses(stage: Path) -> list[float]:
     with (stage / "csv" / "version_0" / "metrics.csv").open() as file:
-        return [float(row["train/loss_step"]) for row in csv.DictReader(file) if row["epoch"] == "0"
-                and row["train/loss_step"]]  # fmt: skip
+        values = [row["train/loss_step"] for row in csv.DictReader(file)]
+    return [float(value) for value in values if value]
 
 
 @pytest.mark.parametrize("option", ["optimizer.fused=true", "model.backbone.checkpointing=true"])
@@ -92,7 +92,7 @@ def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int])
 
 
 def test_mixed_precision_is_close(train: Run, plain: Path) -> None:
-    """bfloat16 has 8 bits: losses agree to a hundredth, weights to a thousandth of the largest."""
+    """bfloat16 has 8 bits: losses agree to a hundredth, weights and scores to a twentieth."""
     stage = train("trainer.precision=bf16-mixed")
     assert losses(stage) == pytest.approx(losses(plain), rel=1e-2)
     ours, theirs = weights(stage), weights(plain)
@@ -121,8 +121,8 @@ def test_compiled_units_are_computed_again(
             net(clip).float().square().mean().backward()
         gradients = {f"{name}.grad": p.grad for name, p in net.named_parameters()}
         found.append(gradients | dict(net.state_dict()))
-    tolerance = {} if dtype is None else {"rtol": 0.05, "atol": 0.02}
-    assert_close(found[1], found[0], **tolerance)
+    rtol, atol = (1e-5, 1e-5) if dtype is None else (0.05, 0.02)
+    assert_close(found[1], found[0], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,7 @@ def test_another_precision_is_another_run(option: str, told: str) -> None:
         (["tf32=convolutions"], "tf32=convolutions: choose from None, True, False"),
     ],
 )
-def test_mistakes_are_found_before_the_start(
-    options: list[str], told: str, tmp_path: Path
-) -> None:
+def test_mistakes_are_found_before_the_start(options: list[str], told: str, tmp_path: Path) -> None:
     run = ("trainer.accelerator=cpu", f"paths.run_dir={tmp_path / 'run'}", *options)
     with pytest.raises(UserError, match=told):
         run_experiment(compose_config("train", "experiment=st_resnet_ucf101", *run))
@@ -188,7 +186,7 @@ def test_a_missing_compiler_is_told_in_one_line(
 
     monkeypatch.setattr(inductor.cpp, "cxx", ("nowhere-g++",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier
-    with pytest.raises(UserError, match=r"^compile=default: torch\.compile does not work here \(.*"):
+    with pytest.raises(UserError, match=r"^compile=default: torch\.compile does not work here"):
         check_speed("default", None, torch.device("cpu"))
     torch.compiler.reset()
 
