@@ -139,6 +139,7 @@ def quieten() -> None:
         ".*does not have many workers",
         ".*srun. command is available",  # it need not be used
         ".*barrier.*using the device",
+        ".*fp16 is not supported on CPU",  # refused by us
         ".*broadcast_buffers. is deprecated",  # its successor is not in torch 2.11
     ):
         warnings.filterwarnings("ignore", message)

@@ -7,13 +7,13 @@ python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average=
 
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.cli import command
 from src.evaluation.evaluate import evaluate_checkpoint, scores_beside
 from src.evaluation.table import Result, show_results
+from src.training.trainer import instantiate_trainer
 
 
 @command("evaluate")
@@ -22,7 +22,8 @@ def main(cfg: DictConfig) -> None:
     output = cfg.output or scores_beside(cfg.ckpt_path)
     changes: Any = OmegaConf.to_container(cfg.data)
     protocol: Any = OmegaConf.to_container(cfg.protocol)
-    result = evaluate_checkpoint(cfg.ckpt_path, changes, instantiate(cfg.trainer), output, protocol)
+    trainer = instantiate_trainer(cfg.trainer)
+    result = evaluate_checkpoint(cfg.ckpt_path, changes, trainer, output, protocol)
     _report(result, cfg.ckpt_path, output)
 
 

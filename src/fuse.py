@@ -9,7 +9,6 @@ A checkpoint is evaluated first; a file of scores is taken as it is.
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -18,6 +17,7 @@ from src.errors import UserError
 from src.evaluation.fuse_inputs import fuse_inputs
 from src.evaluation.scores import VideoScores
 from src.evaluation.table import Result, show_results
+from src.training.trainer import instantiate_trainer
 
 
 @command("fuse")
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         config["inputs"],
         config["weights"],
         config["average"],
-        lambda: instantiate(cfg.trainer),
+        lambda: instantiate_trainer(cfg.trainer),
         config["data"],
         config["protocol"],
     )

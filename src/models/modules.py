@@ -104,7 +104,10 @@ class VideoClassifier(pl.LightningModule):
         return {name: getattr(self.normalise, name)(batch[name]) for name in self.modalities}
 
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits (B, T', K) of each stream's classifier for normalised clips."""
+        """Logits (B, T', K) of each stream's classifier for normalised clips, always in float32.
+
+        Losses, accuracies and scores are computed from them, whatever the network computes in.
+        """
         raise NotImplementedError
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
@@ -242,7 +245,7 @@ class StreamModule(VideoClassifier):
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T, K) of the stream."""
         stream = "appearance" if self.modality == "rgb" else "motion"
-        return {stream: self.net(clips[self.modality])}
+        return {stream: self.net(clips[self.modality]).float()}
 
 
 class JointModule(VideoClassifier):
@@ -259,7 +262,7 @@ class JointModule(VideoClassifier):
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T', K) of both streams."""
         appearance, motion = self.net(clips["rgb"], clips["flow"])
-        return {"appearance": appearance, "motion": motion}
+        return {"appearance": appearance.float(), "motion": motion.float()}
 
 
 def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:

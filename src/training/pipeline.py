@@ -32,6 +32,7 @@ from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir, stage_dirs
+from src.training.speed import compile_net, set_tf32, uncompiled
 from src.training.trainer import build_trainer
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
@@ -111,6 +112,8 @@ def run_stage(
         log.info("stage %s goes on from %s", name, resume)
     else:
         start_from(plan, stage_dirs(config), net, module.normalise, data)
+    compile_net(net, config["compile"])
+    set_tf32(config["tf32"])
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
         protocol = module.protocol.name
@@ -130,7 +133,8 @@ def run_stage(
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        trainer.test(module, datamodule=data, verbose=False)
+        with uncompiled(config["compile"]):
+            trainer.test(module, datamodule=data, verbose=False)
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:

@@ -24,7 +24,7 @@ _NOT_LEARNT = {
         "missing",
         "max_broken",
     )
-} | {f"net.{stream}checkpointing" for stream in ("", "appearance.", "motion.")}
+} | {"optimizer.fused", *(f"net.{s}checkpointing" for s in ("", "appearance.", "motion."))}
 _TESTING = "protocol"  # see `StageDir.check_tested_by`
 
 # Chosen for all stages at the top of the config; a stage may override them: stages.<stage>.<key>.
@@ -79,8 +79,12 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
         "batch_size": chosen["batch_size"],
         "start_from": chosen["start_from"],
         "limits": {key: trainer[key] for key in ("max_epochs", "limit_train_batches")},
-        "precision": trainer["precision"],
+        "precision": _precision(trainer["precision"], config["tf32"]),
     }
+
+
+def _precision(precision: Any, tf32: bool | None) -> Any:
+    return precision if tf32 is None else f"{precision}, tf32={tf32}"
 
 
 def _schedule(schedule: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:

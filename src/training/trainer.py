@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
+from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.errors import UserError
 from src.models.build import Plan
@@ -18,6 +19,20 @@ from src.training.stage_checkpoint import StageCheckpoint
 from src.training.stop import EndAtSignals
 
 
+def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """Lightning's Trainer as a config and further options describe it.
+
+    Raises:
+        UserError: it would quietly use another precision than it is asked for.
+    """
+    trainer: pl.Trainer = instantiate(cfg, **options, _convert_="all")
+    if isinstance(trainer.accelerator, CPUAccelerator) and str(cfg.precision) in ("16", "16-mixed"):
+        raise UserError(
+            f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
+        )
+    return trainer
+
+
 def build_trainer(
     cfg: DictConfig, plan: Plan, callbacks: list[pl.Callback], stage_dir: StageDir, loggers: Any
 ) -> pl.Trainer:
@@ -26,7 +41,7 @@ def build_trainer(
     cap = plan["limits"]["max_epochs"]
     stop = EndAtSignals()
     checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
-    trainer = instantiate(
+    trainer = instantiate_trainer(
         cfg.trainer,
         max_epochs=epochs if cap is None else min(epochs, cap),
         callbacks=[*callbacks, *build_callbacks(cfg), stop, checkpoint],
@@ -35,7 +50,6 @@ def build_trainer(
         default_root_dir=str(stage_dir.path),
         enable_progress_bar=sys.stderr.isatty(),
         use_distributed_sampler=False,  # ours deals each test video to one rank only
-        _convert_="all",
     )
     if plan["module"]["batch_norm"] != "train":
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant
