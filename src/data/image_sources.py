@@ -87,7 +87,10 @@ class FlowImages:
 
 def _decode(images: Images, index: int, flags: int) -> Uint8:
     data = images.read(index)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # it claims to have more than a billion pixels
+        image = None
     if image is None:
         raise UserError(
             f"image {images.where(index)} is broken: extract or download its video again"

@@ -65,13 +65,13 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
     classes = tuple(sorted(file_of))
     marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
     for label, name in enumerate(classes):
-        for line in file_of[name].read_text().splitlines():
+        for line in _lines(file_of[name]):
             if line.strip():
                 video, _, flag = line.rstrip().rpartition(" ")
                 if flag not in marked:
                     raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
                 marked[flag].append((f"{name}/{video.strip()}", label))
-    return _split(videos_dir, classes, marked["1"], marked["2"])
+    return _split(lists_dir, videos_dir, classes, marked["1"], marked["2"])
 
 
 def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
@@ -90,7 +90,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
         file = lists_dir / part
         if not file.is_file():
             raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
-        parts[part[:5]] = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        parts[part[:5]] = [line.split() for line in _lines(file) if line.strip()]
     classes = tuple(line[-1] for line in parts["class"])
     label_of = {name: label for label, name in enumerate(classes)}
 
@@ -104,7 +104,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
         return entries
 
     train, test = labelled(parts["train"]), labelled(parts["testl"])
-    return _split(videos_dir, classes, train, test)
+    return _split(lists_dir, videos_dir, classes, train, test)
 
 
 def _check_split(split: int, dataset: str) -> None:
@@ -120,7 +120,15 @@ def _check_lists(dataset: str, lists: Path, tree: str) -> None:
         )
 
 
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"list {file} cannot be read ({error}): download it again") from error
+
+
 def _split(
+    lists: Path,
     videos: Path,
     classes: tuple[str, ...],
     train: Iterable[tuple[str, int]],
@@ -129,4 +137,16 @@ def _split(
     def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
         return tuple(Video(Path(path).stem, videos / path, label) for path, label in entries)
 
+    for path, _ in (*train, *test):
+        _check_inside(path, lists)
     return Split(classes, listed(train), listed(test))
+
+
+def _check_inside(path: str, lists: Path) -> None:
+    """Refuse an entry that is no `<class>/<file>`, and so might lie outside the videos' folder."""
+    parts = Path(path).parts
+    if len(parts) != 2 or parts[0] == Path(path).anchor or ".." in parts or "\0" in path:
+        raise UserError(
+            f"a list in {lists} names the video {path!r}, which is no <class>/<file> below the "
+            "folder of videos: download the lists again"
+        )

@@ -1,7 +1,6 @@
 """Video-level scores: one row of class scores per video, kept, saved and judged."""
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,14 +119,14 @@ class VideoScores:
         unknown = set(labels) - set(classes)
         if unknown:
             raise ValueError(f"the label {min(unknown)} has no column")
-        values = [[float(text) for text in column] for column in columns.values()]
-        if not all(math.isfinite(value) for column in values for value in column):
-            raise ValueError("it has scores that are not finite")
+        values = torch.tensor([[float(text) for text in column] for column in columns.values()])
+        if not values.isfinite().all():
+            raise ValueError("it has scores that are not finite, or too large")
         index = {name: number for number, name in enumerate(classes)}
         return cls(
             videos,
             [index[label] for label in labels],
-            list(torch.tensor(values).T),
+            list(values.T),
             classes=classes,
             protocol=protocol,
         )
