@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from src import evaluate, extract_flow, predict, train
+from src.evaluation.predict import Prediction, show_predictions
 from tests.helpers import CLIPS
 
 Main = Callable[[], None]
@@ -163,3 +164,11 @@ def test_predict_on_real_clips_goes_on_past_a_broken_one(
     assert len(rows) == 2 * len(clips)
     failed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed:")]
     assert all("corrupted.mp4" in line for line in failed)
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file or a class, whatever the brackets in it say to the terminal."""
+    show_predictions([Prediction("[/red].mp4", 1, "[link=x]run[/]", 0.5)])
+    printed = capsys.readouterr().out
+    assert "[/red].mp4" in printed
+    assert "[link=x]run[/]" in printed

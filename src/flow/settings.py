@@ -99,5 +99,5 @@ class FlowSettings:
         try:
             record = json.loads(file.read_text())
             return cls(**{name: record[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is not readable as flow settings: {error}") from error

@@ -48,7 +48,9 @@ def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) ->
     elif type(node) is list:
         parts = node
     elif type(node) not in _PLAIN:  # Hydra makes lists of tuples, but nobody has looked into them
-        raise UserError(f"{source} has a {type(node).__name__} in its config, which is no plain value")
+        raise UserError(
+            f"{source} has a {type(node).__name__} in its config, which is no plain value"
+        )
     elif isinstance(node, str) and "${" in node:  # resolved, it could become another `_target_`
         raise UserError(f"{source} has {node!r} in its config, which is not resolved")
     else:

@@ -197,7 +197,5 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     """What may be weights in a dictionary from elsewhere; nothing of anything else."""
     named = content.items() if isinstance(content, Mapping) else ()
     return {
-        name: value
-        for name, value in named
-        if isinstance(name, str) and isinstance(value, Tensor)
+        name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)
     }

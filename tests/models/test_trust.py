@@ -53,7 +53,9 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
     marker = tmp_path / "harm"
     node = HOSTILE[where](marker)
     with pytest.raises(UserError, match=r"^bad.ckpt (asks to call|has a tuple|has .\$\{)"):
-        check_trusted({"net": {"_target_": "src.models.normalise.Normalise", "x": node}}, "bad.ckpt")
+        check_trusted(
+            {"net": {"_target_": "src.models.normalise.Normalise", "x": node}}, "bad.ckpt"
+        )
     if "ours" not in where:
         with contextlib.suppress(InstantiationException):  # after the harm
             instantiate({"x": node})
@@ -160,7 +162,9 @@ def test_commands_build_nothing_hostile(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    plan = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)["experiment"]["plan"]
+    plan = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)["experiment"][
+        "plan"
+    ]
     plan[place] |= {"extra": [save(tmp_path / "harm")]}
     file = changed(finished_run, tmp_path / "bad.ckpt", plan=plan)
     (tmp_path / "a.mp4").touch()
