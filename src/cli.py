@@ -15,7 +15,6 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -30,7 +29,14 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
 LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
-_MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
+_LIGHTNING = "lightning_fabric.utilities.exceptions"
+
+
+def _mistakes() -> tuple[type[BaseException], ...]:
+    # Whoever raises Lightning's has imported it; to import it here would bring torch along.
+    lightning = sys.modules.get(_LIGHTNING)
+    own = (UserError, HydraException, OmegaConfBaseException)
+    return (*own, lightning.MisconfigurationException) if lightning else own
 
 
 def folder_name(overrides: str) -> str:
@@ -140,10 +146,11 @@ def find_mistake(error: BaseException) -> str | None:
     A constructor's own complaint, ValueError or TypeError, reaches here wrapped by Hydra's
     `instantiate`: the innermost reason is the one that names the thing.
     """
-    if not isinstance(error, _MISTAKES):
+    mistakes = _mistakes()
+    if not isinstance(error, mistakes):
         return None
     while isinstance(error, HydraException) and isinstance(
-        error.__cause__, (ValueError, TypeError, *_MISTAKES)
+        error.__cause__, (ValueError, TypeError, *mistakes)
     ):
         error = error.__cause__
     if isinstance(error, MissingMandatoryValue):

@@ -2,8 +2,8 @@
 
 A plan is built by calling what its `_target_` entries name, so whoever writes a checkpoint chooses
 what is called, and with what. A prefix of names is not enough: this project has functions that
-write files, too. Users' own networks, datasets, crops, schedules, ... in `src.models` and `src.data`
-are what they are by their kind, and need to be named nowhere.
+write files, too. Users' own networks, datasets, crops, schedules, ... in `src.models` and
+`src.data` are told by their kind, and need to be named nowhere.
 """
 
 from dataclasses import is_dataclass
@@ -62,8 +62,8 @@ def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) ->
 def _refusal(target: Any, source: str) -> UserError:
     if isinstance(target, str) and target.startswith(_ROOMS):
         return UserError(
-            f"{source} asks to call {target}, but may name only modules, dataclasses, and functions "
-            "annotated to return a network or a Split"
+            f"{source} asks to call {target}, but may name only modules, dataclasses, and "
+            "functions annotated to return a network or a Split"
         )
     return UserError(f"{source} asks to call {target}, which is not of this project")
 

@@ -235,7 +235,7 @@ def test_a_folder_of_unknown_origin_is_refused(name: str, tmp_path: Path) -> Non
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
-    with pytest.raises(UserError, match="unknown origin.*give an empty or a new folder"):
+    with pytest.raises(UserError, match=r"unknown origin.*give an empty or a new folder"):
         two_movers.read_two_movers(str(tmp_path), 8, 8, 0)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
     assert file.read_text() == "mine"
