@@ -149,10 +149,9 @@ def find_mistake(error: BaseException) -> str | None:
     mistakes = _mistakes()
     if not isinstance(error, mistakes):
         return None
-    while isinstance(error, HydraException) and isinstance(
-        error.__cause__, (ValueError, TypeError, *mistakes)
-    ):
-        error = error.__cause__
+    reasons = (ValueError, TypeError, *mistakes)
+    while isinstance(error, HydraException) and isinstance(cause := error.__cause__, reasons):
+        error = cause
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not given: add {error.full_key}=<value> to the command"
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:

@@ -135,18 +135,18 @@ def _split(
     test: Iterable[tuple[str, int]],
 ) -> Split:
     def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
-        return tuple(Video(Path(path).stem, videos / path, label) for path, label in entries)
+        inside = ((_inside(path, lists), label) for path, label in entries)
+        return tuple(Video(path.stem, videos / path, label) for path, label in inside)
 
-    for path, _ in (*train, *test):
-        _check_inside(path, lists)
     return Split(classes, listed(train), listed(test))
 
 
-def _check_inside(path: str, lists: Path) -> None:
-    """Refuse an entry that is no `<class>/<file>`, and so might lie outside the videos' folder."""
-    parts = Path(path).parts
-    if len(parts) != 2 or parts[0] == Path(path).anchor or ".." in parts or "\0" in path:
+def _inside(entry: str, lists: Path) -> Path:
+    """Refuse an entry that is no `<class>/<file>`: it might lie outside the videos' folder."""
+    path = Path(entry)
+    if len(path.parts) != 2 or path.anchor or ".." in path.parts or "\0" in entry:
         raise UserError(
-            f"a list in {lists} names the video {path!r}, which is no <class>/<file> below the "
+            f"a list in {lists} names the video {entry!r}, which is no <class>/<file> below the "
             "folder of videos: download the lists again"
         )
+    return path

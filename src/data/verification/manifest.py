@@ -10,7 +10,8 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePath
+from os.path import isabs
+from pathlib import Path
 from typing import Any, Self
 
 from src.data.image_archives import ArchiveImages
@@ -245,7 +246,7 @@ def where_of(images: Images, root: Path) -> str:
 
 def _folder_images(root: Path, where: str) -> FolderImages | None:
     match = _NUMBERED.fullmatch(where)
-    if match is None or ".." in (folder := PurePath(match["folder"])).parts or folder.anchor:
+    if match is None or isabs(match["folder"]) or ".." in match["folder"].split("/"):
         return None  # of another kind; or made by hand, to lead out of the folder
     first, last = int(match["first"]), int(match["last"])
     return FolderImages(
