@@ -149,7 +149,7 @@ def find_mistake(error: BaseException) -> str | None:
     mistakes = _mistakes()
     if not isinstance(error, mistakes):
         return None
-    reasons = (ValueError, TypeError, *mistakes)
+    reasons: tuple[type[BaseException], ...] = (ValueError, TypeError, *mistakes)
     while isinstance(error, HydraException) and isinstance(cause := error.__cause__, reasons):
         error = cause
     if isinstance(error, MissingMandatoryValue):
