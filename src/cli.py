@@ -1,6 +1,7 @@
 """What entry points share: compose a config, call one function, show a mistake as one line."""
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -30,6 +31,15 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
 LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
 _LIGHTNING = "lightning_fabric.utilities.exceptions"
+# What a file system refuses; other errors of the system may be bugs.
+_REFUSALS = {
+    errno.EACCES: "give another path, or the right to it",
+    errno.EPERM: "give another path, or the right to it",
+    errno.EROFS: "give a path on another file system",
+    errno.ENOTDIR: "give another path: a part of it is a file",
+    errno.ENOSPC: "make room, then the same command goes on",
+    errno.EDQUOT: "make room, then the same command goes on",
+}
 
 
 def _mistakes() -> tuple[type[BaseException], ...]:
@@ -135,6 +145,7 @@ def quieten() -> None:
         ".*does not have many workers",
         ".*srun. command is available",  # it need not be used
         ".*barrier.*using the device",
+        ".*fp16 is not supported on CPU",  # refused by us
         ".*broadcast_buffers. is deprecated",  # its successor is not in torch 2.11
     ):
         warnings.filterwarnings("ignore", message)
@@ -146,6 +157,12 @@ def find_mistake(error: BaseException) -> str | None:
     A constructor's own complaint, ValueError or TypeError, reaches here wrapped by Hydra's
     `instantiate`: the innermost reason is the one that names the thing.
     """
+    refused: BaseException | None = error
+    while refused is not None:  # logging, for one, makes something else of it
+        if isinstance(refused, OSError) and refused.errno in _REFUSALS:
+            place = f"{refused.filename}: " if refused.filename else ""
+            return f"{place}{refused.strerror}: {_REFUSALS[refused.errno]}"
+        refused = refused.__cause__
     mistakes = _mistakes()
     if not isinstance(error, mistakes):
         return None

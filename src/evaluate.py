@@ -7,7 +7,6 @@ python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average=
 
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
@@ -23,11 +22,13 @@ def main(cfg: DictConfig) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.evaluate import evaluate_checkpoint, scores_beside
+    from src.training.trainer import instantiate_trainer
 
     output = cfg.output or scores_beside(cfg.ckpt_path)
     changes: Any = OmegaConf.to_container(cfg.data)
     protocol: Any = OmegaConf.to_container(cfg.protocol)
-    result = evaluate_checkpoint(cfg.ckpt_path, changes, instantiate(cfg.trainer), output, protocol)
+    trainer = instantiate_trainer(cfg.trainer)
+    result = evaluate_checkpoint(cfg.ckpt_path, changes, trainer, output, protocol)
     rank_zero_only(_report)(result, cfg.ckpt_path, output)
 
 

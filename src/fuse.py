@@ -9,7 +9,6 @@ A checkpoint is evaluated first; a file of scores is taken as it is.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
@@ -27,6 +26,7 @@ def main(cfg: DictConfig) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.fuse_inputs import fuse_inputs
+    from src.training.trainer import instantiate_trainer
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
     for key in ("inputs", "weights"):
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         config["inputs"],
         config["weights"],
         config["average"],
-        lambda: instantiate(cfg.trainer),
+        lambda: instantiate_trainer(cfg.trainer),
         config["data"],
         config["protocol"],
     )

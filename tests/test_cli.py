@@ -2,9 +2,10 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ MISTAKES = [
     (train.main, ["stages.motion.start_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
     (train.main, ["stages.motion.start_from=gone.ckpt"], "gone.ckpt does not exist"),
     (train.main, ["stages=[paper/finale]"], "finale"),
+    (
+        train.main,
+        [f"paths.output_dir={__file__}/x"],
+        "x/st_resnet_two_movers/split1_seed0: Not a dir",
+    ),
     (evaluate.main, [], "ckpt_path is not given"),
     (evaluate.main, ["ckpt_path=gone.ckpt"], "gone.ckpt does not exist"),
     (evaluate.main, [f"ckpt_path={__file__}"], "cannot be read as a checkpoint"),
@@ -100,6 +106,46 @@ def test_verify_data_asks_for_the_dataset(
 ) -> None:
     assert call(verify_data.main) == 1
     assert "error: data is not given: add data=hmdb51" in capfd.readouterr().err
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a run's directory that not even root can write in."""
+    folder = tmp_path / "read_only"
+    (folder / "run").mkdir(parents=True)
+    mount = ["mount", "--bind", "-o", "ro", str(folder), str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("name", ["run", "new"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    name: str,
+    read_only: Path,
+    tiny: tuple[str, ...],
+    call: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert call(train.main, *tiny, f"paths.run_dir={read_only / name}") == 1
+    error = capfd.readouterr().err
+    assert f"{read_only}" in error
+    assert "Read-only file system: give a path on another file system" in error
+    assert "Traceback" not in error
+
+
+def test_an_unwritable_cache_is_done_without(
+    read_only: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    call: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    cache = f"data.cache_dir={read_only}"
+    arguments = ("experiment=motion_two_movers", cache, f"paths.run_dir={tmp_path / 'run'}")
+    assert call(train.main, *tiny, *arguments) == 0
+    assert "the index of images cannot be kept" in "".join(capfd.readouterr())
 
 
 def test_jobs_of_a_sweep_have_a_directory_each(

@@ -61,8 +61,11 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         shape = plan["data"]["frames"], plan["data"]["crop_size"]
         yield from network(build_net(plan), cfg.network.clips, *shape, cfg.rounds)
     elif target == "step":
-        plan = make_plan(resolve(compose("train", list(cfg.step.overrides))), cfg.step.stage)
-        yield step(plan, cfg.step.clips, cfg.step.steps, cfg.rounds)
+        for setting in cfg.step.settings:
+            train = compose("train", [*cfg.step.overrides, *setting])
+            title = " ".join(setting) or "as it is"
+            with _quiet("src.training"):
+                yield step(train, cfg.step.stage, title, cfg.step.clips, cfg.step.steps, cfg.rounds)
     if material is None:
         return
     if target == "startup":

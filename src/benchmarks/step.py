@@ -1,139 +1,285 @@
-"""A training step through the whole framework against a hand-written PyTorch loop."""
+"""A training step through the whole framework against a hand-written PyTorch loop.
 
+Both train the same network on the same batch, which stays in memory, with the same options of
+speed; and so does a plain ResNet over as many images, a yardstick that everybody has figures of.
+"""
+
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from src.benchmarks.flops import training_flops, utilisation
 from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
 from src.models.build import Plan, build_module, build_net
 from src.models.modules import VideoClassifier
+from src.models.resnet import ResNet, appearance_stream
+from src.training.loggers import build_loggers, close_loggers
+from src.training.plan import make_plan, resolve
+from src.training.run_dir import StageDir
+from src.training.speed import check_speed, compile_net, set_tf32
+from src.training.trainer import build_trainer, instantiate_trainer
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, in 0..255
+WARM_UP = 3  # first steps of a training that do not count: they allocate, and may compile
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+Batch = dict[str, Any]
 
 
-def step(plan: Plan, clips: int, steps: int, rounds: int) -> Measurement:
-    """Clips per second of joint training on one batch that stays in memory.
+def step(
+    cfg: DictConfig, stage: str, setting: str, clips: int, steps: int, rounds: int
+) -> Measurement:
+    """Clips per second of training, in one setting.
 
     Args:
-        plan: of the stage whose network, optimiser and clips are taken.
+        cfg: of training; its options of speed are everybody's.
+        stage: whose network, optimiser and clips are taken.
+        setting: for the title.
         clips: per step.
         steps: per round.
         rounds: of all contenders.
+
+    Raises:
+        UserError: this machine does not have what the setting needs.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = resolve(cfg)
+    plan = make_plan(config, stage)
+    plan |= {"batch_size": clips, "data": plan["data"] | {"batch_size": clips}}
+    plan["limits"] = plan["limits"] | {"max_epochs": 1}
+    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    device = trainer.strategy.root_device
+    check_speed(cfg.compile, cfg.tf32, device)
+    set_tf32(cfg.tf32)
+    batch = _batch(plan, clips, device)
+    images = plan["data"]["frames"] * len(plan["data"]["modalities"])  # of each clip
+    plain = _plain_resnet(plan, config["compile"])
+    precision = str(cfg.trainer.precision)
+
+    def optimizer_of(net: nn.Module) -> torch.optim.Optimizer:
+        return build_module(plan, net).build_optimizer()
+
+    def by_hand() -> Callable[[], Timed]:
+        net = _net(plan, config["compile"])
+        loop = _Loop(net, optimizer_of(net), precision, device)
+        return lambda: loop.run(batch, lambda b: _normalised(b, device), steps)
+
+    def through_lightning() -> Callable[[], Timed]:
+        module = build_module(plan, _net(plan, config["compile"]))
+        return lambda: _fit(module, cfg, config, plan, batch, steps)
+
+    def plain_images() -> Callable[[], Timed]:
+        loop = _Loop(plain, optimizer_of(plain), precision, device)
+        return lambda: loop.run(batch, lambda b: _as_images(b, images, device), steps)
+
+    name = f"ResNet-{plain.depth}, {images} images a clip"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
+        measured = measure(
+            f"step: {clips} clips of {' x '.join(map(str, _shape(plan)))}, {setting}",
+            "clips",
+            _contender("a hand-written loop", by_hand, device),
+            [
+                _contender("ours, through Lightning", through_lightning, device),
+                _contender(name, plain_images, device),
+            ],
+            rounds,
+        )
+    _, ours, yardstick = measured.rows
+    flops = _flops(plan)
+    remarks = [
+        f"{steps} steps a round on {device}; the same network, batch and optimiser for both",
+        f"{flops / 1e9:.4g} GFLOP a clip, forwards and backwards; "
+        f"ours: {utilisation(flops * ours.rate, device)}",
+        f"the plain ResNet: {yardstick.rate * images:.4g} images/s",
+    ]
+    return replace(measured, remarks=remarks)
+
+
+def _shape(plan: Plan) -> tuple[int, int, int]:
+    """T, H and W of a clip."""
     data = plan["data"]
-    generator = torch.Generator().manual_seed(0)
-    shape = (data["frames"], data["crop_size"], data["crop_size"])
+    return data["frames"], data["crop_size"], data["crop_size"]
 
-    def images(channels: int) -> Tensor:
-        size = (clips, channels, *shape)
-        return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
 
+def _batch(plan: Plan, clips: int, device: torch.device) -> Batch:
+    """Clips without meaning, as a loader gives them: in memory that a GPU can fetch from."""
+    data, generator = plan["data"], torch.Generator().manual_seed(0)
+    channels = {"rgb": 3, "flow": 2 * data["stack"]}
     batch = {
-        "rgb": images(3),
-        "flow": images(2 * data["stack"]),
-        "label": torch.randint(data["num_classes"], (clips,), generator=generator),
-        "video": [str(number) for number in range(clips)],
+        name: torch.randint(
+            0, 256, (clips, channels[name], *_shape(plan)), dtype=torch.uint8, generator=generator
+        )
+        for name in data["modalities"]
     }
-    return measure(
-        f"step: {clips} clips of {shape[0]} x {shape[1]} x {shape[2]}",
-        "clips",
-        Contender("a hand-written loop", _by_hand(plan, batch, steps, device)),
-        [Contender("ours, through Lightning", _lightning(plan, batch, steps, device))],
-        rounds,
-        [f"{steps} steps a round on {device}; the same network, batch and optimiser for both"],
-    )
+    batch["label"] = torch.randint(data["num_classes"], (clips,), generator=generator)
+    if device.type == "cuda":
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return batch | {"video": [str(number) for number in range(clips)]}
 
 
-def _module(plan: Plan) -> VideoClassifier:
+def _net(plan: Plan, compiled: str | None) -> nn.Module:
     torch.manual_seed(0)
-    return build_module(plan, build_net(plan))
+    net: nn.Module = build_net(plan)
+    compile_net(net, compiled)
+    return net
 
 
-def _by_hand(
-    plan: Plan, batch: dict[str, Any], steps: int, device: torch.device
-) -> Callable[[], Timed]:
-    module = _module(plan)
-    net = module.to(device).train().net
-    optimizer = module.build_optimizer()
+def _plain_resnet(plan: Plan, compiled: str | None) -> ResNet:
+    """A ResNet over single RGB images, as deep and wide as the streams."""
+    stream = plan["net"].get("appearance", plan["net"])
+    torch.manual_seed(0)
+    net = appearance_stream(
+        plan["data"]["num_classes"],
+        stream["depth"],
+        stream["width"],
+        checkpointing=stream["checkpointing"],
+    )
+    compile_net(net, compiled)
+    return net
+
+
+def _flops(plan: Plan) -> int:
+    """Of a clip, forwards and backwards."""
+    channels = {"rgb": 3, "flow": 2 * plan["data"]["stack"]}
+    with torch.device("meta"):
+        clip = [
+            torch.empty(1, channels[name], *_shape(plan)) for name in plan["data"]["modalities"]
+        ]
+        return training_flops(build_net(plan), clip)
+
+
+def _contender(
+    name: str, build: Callable[[], Callable[[], Timed]], device: torch.device
+) -> Contender:
+    """What it needs on a GPU, weights and optimiser included, is its note."""
+    if device.type != "cuda":
+        return Contender(name, build())
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run = build()
+    run()
+    peak = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    return Contender(name, run, f"{peak:.2f} GiB")
+
+
+def _normalised(batch: Batch, device: torch.device) -> list[Tensor]:
+    """What goes into the network, by hand."""
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1, 1) for x in (MEAN, STD))
+    clips = []
+    if "rgb" in batch:
+        clips.append((batch["rgb"].to(device, non_blocking=True).float() - mean) / std)
+    if "flow" in batch:
+        clips.append((batch["flow"].to(device, non_blocking=True).float() - 128) / 57.63)
+    return clips
 
-    def run() -> Timed:
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(steps):
-            rgb = batch["rgb"].to(device, non_blocking=True)
-            flow = batch["flow"].to(device, non_blocking=True)
-            label = batch["label"].to(device, non_blocking=True)
-            logits = net((rgb.float() - mean) / std, (flow.float() - 128) / 57.63)
-            losses = [
-                F.cross_entropy(x.flatten(0, 1), label.repeat_interleave(x.shape[1]))
-                for x in logits
-            ]
-            loss = torch.stack(losses).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        wait(device)
+
+def _as_images(batch: Batch, images: int, device: torch.device) -> list[Tensor]:
+    """RGB images (B * images, 3, 1, H, W), as many as the clips of a batch have."""
+    clips = next(batch[name] for name in ("rgb", "flow") if name in batch)[:, :3]
+    frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
+    again = images * len(clips) // len(frames)
+    return _normalised({"rgb": frames.repeat(again, 1, 1, 1, 1)}, device)
+
+
+class _Loop:
+    """What anybody would write."""
+
+    def __init__(
+        self, net: nn.Module, optimizer: torch.optim.Optimizer, precision: str, device: torch.device
+    ) -> None:
+        self.net, self.optimizer, self.device = net.to(device).train(), optimizer, device
+        for group in optimizer.param_groups:
+            group["lr"] *= 1e-3  # from a factor to a rate
+        self.dtype = MIXED.get(precision)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
+
+    def run(self, batch: Batch, inputs: Callable[[Batch], Sequence[Tensor]], steps: int) -> Timed:
+        for turn in range(WARM_UP + steps):
+            if turn == WARM_UP:
+                wait(self.device)
+                start = time.perf_counter()
+            self._step(inputs(batch), batch["label"].to(self.device, non_blocking=True))
+        wait(self.device)
         return Timed(steps * len(batch["label"]), time.perf_counter() - start)
 
-    return run
+    def _step(self, inputs: Sequence[Tensor], label: Tensor) -> None:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.net(*inputs)
+            logits = logits if isinstance(logits, tuple) else (logits,)
+            losses = []
+            for scores in logits:
+                scores = scores.flatten(0, 1)
+                target = label.repeat_interleave(len(scores) // len(label))
+                losses.append(F.cross_entropy(scores, target))
+            loss = torch.stack(losses).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
-class _OneBatch(Dataset[dict[str, Any]]):
-    def __init__(self, batch: dict[str, Any], times: int) -> None:
+class _OneBatch(Dataset[Batch]):
+    def __init__(self, batch: Batch, times: int) -> None:
         self._batch, self._times = batch, times
 
     def __len__(self) -> int:
         return self._times
 
-    def __getitem__(self, _: int) -> dict[str, Any]:
+    def __getitem__(self, _: int) -> Batch:
         return self._batch
 
 
 class _Watch(pl.Callback):
-    """Times the steps alone, without the start of the trainer."""
+    """Times the steps after the first few, without the start and the end of the trainer."""
 
     def __init__(self) -> None:
         self.begin = self.end = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        wait(pl_module.device)
-        self.begin = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:
+        if batch_idx == WARM_UP:
             wait(pl_module.device)
-            self.end = time.perf_counter()
+            self.begin = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        wait(pl_module.device)
+        self.end = time.perf_counter()
 
 
-def _lightning(
-    plan: Plan, batch: dict[str, Any], steps: int, device: torch.device
-) -> Callable[[], Timed]:
-    module = _module(plan)
-    loader = DataLoader(_OneBatch(batch, steps), batch_size=None)
-
-    def run() -> Timed:
-        watch = _Watch()
-        trainer = pl.Trainer(
-            max_epochs=1,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            callbacks=[watch],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, loader)
-        return Timed(steps * len(batch["label"]), watch.end - watch.begin)
-
-    return run
+def _fit(
+    module: VideoClassifier,
+    cfg: DictConfig,
+    config: dict[str, Any],
+    plan: Plan,
+    batch: Batch,
+    steps: int,
+) -> Timed:
+    """A pass with the trainer, the callbacks and the loggers of training; nothing is saved."""
+    watch = _Watch()
+    loader = DataLoader(_OneBatch(batch, WARM_UP + steps), batch_size=None)
+    with tempfile.TemporaryDirectory() as folder:
+        stage_dir = StageDir(Path(folder))
+        loggers = build_loggers(cfg.logger, config, plan["stage"], stage_dir.path)
+        with contextlib.ExitStack() as stack:
+            stack.callback(close_loggers, loggers)
+            trainer = build_trainer(cfg, plan, [watch], stage_dir, loggers)
+            trainer.callbacks = [  # type: ignore[attr-defined]
+                one
+                for one in trainer.callbacks  # type: ignore[attr-defined]
+                if not isinstance(one, Checkpoint)
+            ]
+            trainer.fit(module, loader)
+    return Timed(steps * len(batch["label"]), watch.end - watch.begin)

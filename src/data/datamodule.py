@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
+from src.data.faults import FAILED, FaultTolerant
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
 from src.data.loading import UnderWay, VideoLoader
 from src.data.sampling import STRIDED_RUN, ClipSampler
@@ -29,6 +30,11 @@ class VideoDataModule(pl.LightningDataModule):
 
     A batch holds "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W), "label" (B,) and "video"
     (names).
+
+    `unreadable` tells, of each phase "train", "val" and "test", which videos this process could not
+    read so far, and why. In training others have taken their place; in evaluation nothing is
+    replaced, and whoever counts has to count them. `absent` tells which videos of the "train" and
+    the "test" list were not there from the beginning.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
@@ -54,14 +60,20 @@ class VideoDataModule(pl.LightningDataModule):
         augment: what more is done to training clips; None is no more.
         rescale_flow: whether vectors of flow grow and shrink with the image.
         flow_settings: how flow is computed on the fly.
-        missing: what to do with listed videos that are not there: "error" or "skip".
+        missing: what to do with videos that are not there. "error" refuses lists that name some;
+            "skip" leaves them out of both lists; "wrong" out of training, and counts those of the
+            test list as wrong. The test list's videos that are there but cannot be read when it
+            comes to testing are wrong as well under "wrong", else an error.
         decoder: of video files: auto, decord, pyav or torchcodec.
         cache_dir: where the indices of folders and archives are kept; None keeps none.
         prefetch: batches that each worker holds ready.
-        timeout: seconds to wait for a batch before the videos under way are named; 0 waits on.
+        timeout: seconds to wait for a batch before the videos under way are named; 0 waits on. A
+            video that takes half of it cannot be read, see `FaultTolerant`.
         start_method: how workers start: fork, spawn or forkserver; None is the system's.
         manifest: what `src.verify_data` has written. It tells which videos are there and sound, so
             that no folder has to be listed; None, no such file or one for other places is none.
+        max_broken: the share of the training list that may turn out unreadable before the run
+            stops, 0..1.
     """
 
     def __init__(
@@ -95,6 +107,7 @@ class VideoDataModule(pl.LightningDataModule):
         timeout: float = 0,
         start_method: str | None = None,
         manifest: str | None = None,
+        max_broken: float = 0.01,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -103,6 +116,8 @@ class VideoDataModule(pl.LightningDataModule):
             raise UserError(f"data.stack={stack}: a flow stack has an even number of fields")
         if not 1 <= stride[0] <= stride[1]:
             raise UserError(f"data.stride={list(stride)}: needs 1 <= smallest <= largest")
+        if not (isinstance(max_broken, int | float) and 0 <= max_broken <= 1):
+            raise UserError(f"data.max_broken={max_broken}: needs a share, from 0 to 1")
         for name, value, least in (
             ("frames", frames, 1),
             ("test_frames", test_frames, 1),
@@ -116,7 +131,7 @@ class VideoDataModule(pl.LightningDataModule):
             if not isinstance(value, int) or value < least:
                 raise UserError(f"data.{name}={value}: needs a whole number from {least}")
         for name, choice, choices in (
-            ("missing", missing, ("error", "skip")),
+            ("missing", missing, ("error", "skip", "wrong")),
             ("decoder", decoder, DECODERS),
             ("start_method", start_method, (None, *multiprocessing.get_all_start_methods())),
         ):
@@ -128,6 +143,9 @@ class VideoDataModule(pl.LightningDataModule):
         self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
         self.cache_dir, self.prefetch = cache_dir, prefetch
         self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
+        self.max_broken = max_broken
+        self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
+        self.absent: dict[str, dict[str, str]] = {"train": {}, "test": {}}
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
@@ -138,7 +156,7 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler, rescale_flow)
         self.test_view = WholeVideo(test_frames, short_side, rescale_flow)
-        self.videos = Split((), (), ())
+        self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: RGBLibrary | None = None
         self.flow: FlowLibrary | None = None
 
@@ -171,15 +189,18 @@ class VideoDataModule(pl.LightningDataModule):
             self.flow = open_known_flow(
                 self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
             )
-        self.videos = Split(listed.classes, self._find(listed.train), self._find(listed.test))
+        train, self.absent["train"] = self._find(listed.train)
+        test, self.absent["test"] = self._find(listed.test)
+        self.listed, self.videos = listed, Split(listed.classes, train, test)
 
     def _reads(self, modality: str) -> str:
         """Where a modality's images come from: "rgb" or "flow"."""
         return "rgb" if self.flow_place == ON_THE_FLY else modality
 
-    def _find(self, videos: Sequence[Video]) -> tuple[Video, ...]:
-        """The videos that are in all libraries in use."""
+    def _find(self, videos: Sequence[Video]) -> tuple[tuple[Video, ...], dict[str, str]]:
+        """The videos that are in all libraries in use, and why others are not, by their names."""
         found: list[Video | None] = list(videos)
+        reasons: dict[str, str] = {}
         for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
             if library is None:
                 continue
@@ -192,12 +213,16 @@ class VideoDataModule(pl.LightningDataModule):
                     f"{len(absent)} of {len(videos)} listed videos are missing "
                     f"{'or broken ' if known else ''}in {library.place}, the first is "
                     f"{absent[0].path}{reason}: python -m src.verify_data lists them, "
-                    "data/README.md shows how folders look; data.missing=skip goes on without them"
+                    "data/README.md shows how folders look; data.missing=skip goes on without "
+                    "them, data.missing=wrong counts those of the test list as wrong"
                 )
+            for video in absent:
+                reason = known.reason(video, reads) if known else f"missing in {library.place}"
+                reasons.setdefault(video.name, reason)
             if reads == "rgb":  # with the case of the file's name as it is on disk
                 found = there
             found = [a if b else None for a, b in zip(found, there, strict=True)]
-        return tuple(video for video in found if video is not None)
+        return tuple(video for video in found if video is not None), reasons
 
     @property
     def flow_made_by(self) -> FlowSettings:
@@ -212,28 +237,37 @@ class VideoDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every training video once, in random order, one random clip of each."""
-        return self._loader(self.videos.train, self.train_view, self.batch_size, shuffle=True)
+        loader = self._loader("train", self.videos.train, self.train_view, self.batch_size)
+        if self.trainer:
+            # Lightning tells the pass only after workers have begun to read: late for a run that
+            # goes on from a checkpoint.
+            loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The central clip of every test video."""
-        return self._loader(self.videos.test, self.val_view, self.batch_size)
+        return self._loader("val", self.videos.test, self.val_view, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Every test video whole."""
-        return self._loader(self.videos.test, self.test_view, self.test_batch_size)
+        return self._loader("test", self.videos.test, self.test_view, self.test_batch_size)
 
     def _loader(
-        self, videos: Sequence, view: View, batch_size: int, shuffle: bool = False
+        self, phase: str, videos: Sequence[Video], view: View, batch_size: int
     ) -> DataLoader[Sample]:
         workers = self.num_workers
         if workers is None:
             ranks_here = self.trainer.num_devices if self.trainer else 1
             workers = min(8, max(1, usable_cores() // ranks_here))
+        training = phase == "train"
         dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed)
         return VideoLoader(
-            UnderWay(dataset, workers),
+            FaultTolerant(
+                UnderWay(dataset, workers), videos, training, self.seed, self.timeout / 2
+            ),
+            self.unreadable[phase],
             batch_size=batch_size,
-            sampler=DrawSampler(len(videos), self.seed, shuffle),
+            sampler=DrawSampler(len(videos), self.seed, shuffle=training),
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
@@ -248,11 +282,12 @@ class DrawSampler(Sampler[Draw]):
     """Deals (video, pass) pairs to the ranks of a run.
 
     A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
-    step; an unshuffled one is dealt as it is, so that evaluation counts every video once.
+    step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
+    pass leaves out its first `skip` pairs, which were dealt before a stop.
     """
 
     def __init__(self, count: int, seed: int, shuffle: bool) -> None:
-        self.count, self.seed, self.shuffle, self.epoch = count, seed, shuffle, 0
+        self.count, self.seed, self.shuffle, self.epoch, self.skip = count, seed, shuffle, 0, 0
         distributed = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.ranks = torch.distributed.get_world_size() if distributed else 1
@@ -272,11 +307,23 @@ class DrawSampler(Sampler[Draw]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.count, generator=generator).tolist()
             order = (order * self.ranks)[: len(self) * self.ranks]
-        return ((index, self.epoch) for index in order[self.rank :: self.ranks])
+        ours, self.skip = order[self.rank :: self.ranks][self.skip :], 0
+        return ((index, self.epoch) for index in ours)
 
 
 def collate(samples: list[Sample]) -> Sample:
-    """Stack samples; videos of different size do not fit one batch."""
+    """Stack samples, but those without a video; videos of different size do not fit one batch.
+
+    Returns:
+        Tensors and names, and under `FAILED` what that of any sample tells; no entry without any.
+    """
+    failed: dict[str, str] = {}
+    for sample in samples:
+        failed |= sample.get(FAILED, {})
+    told = {FAILED: failed} if failed else {}
+    samples = [{k: v for k, v in s.items() if k != FAILED} for s in samples if "label" in s]
+    if not samples:
+        return told
     for modality in MODALITIES:
         shapes = {tuple(s[modality].shape[-2:]) for s in samples if modality in s}
         if len(shapes) > 1:
@@ -284,4 +331,4 @@ def collate(samples: list[Sample]) -> Sample:
                 f"videos of different sizes {sorted(shapes)} do not fit one batch: "
                 "set data.test_batch_size=1"
             )
-    return default_collate(samples)
+    return default_collate(samples) | told

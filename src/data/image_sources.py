@@ -89,7 +89,7 @@ def _decode(images: Images, index: int, flags: int) -> Uint8:
     data = images.read(index)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:  # it claims to have more than a billion pixels
+    except cv2.error:  # of an absurd size
         image = None
     if image is None:
         raise UserError(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from src.data.faults import FAILED, FaultTolerant
 from src.data.splits import Video
 from src.errors import UserError
 
@@ -32,51 +33,112 @@ class UnderWay(Dataset[dict[str, Any]]):
         info = get_worker_info()
         worker = info.id if info else 0
         self._reading[worker] = draw[0]
-        sample = self.dataset[draw]
-        self._reading[worker] = IDLE
+        try:
+            sample: dict[str, Any] = self.dataset[draw]
+        finally:
+            self._reading[worker] = IDLE
         return sample
 
-    def videos(self) -> list[Video]:
+    def under_way(self) -> list[Video]:
         """The videos that are being read at this moment."""
         videos: Sequence[Video] = self.dataset.videos
         return [videos[index] for index in self._reading.tolist() if index != IDLE]
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader over `UnderWay` whose failures name videos.
+    """A DataLoader over videos that lists those it cannot read, and goes on within a pass.
 
     A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
-    file it was.
+    file it was; then the error names the videos that `UnderWay` knows of.
+
+    Lightning keeps `state_dict` in checkpoints: how many batches of the pass have been given. They
+    are not read again after `load_state_dict`, whatever the number of workers.
+
+    Args:
+        dataset: `UnderWay`, or `FaultTolerant` around it.
+        failed: gets the videos that could not be read, and why; batches are without them.
+        options: those of a DataLoader.
 
     Raises:
-        UserError: no batch came within `timeout` seconds, or a worker died.
+        UserError: no batch came within `timeout` seconds, a worker died, or no video of the whole
+            list could be read.
     """
 
-    dataset: UnderWay
+    dataset: UnderWay | FaultTolerant
+    _batches: "_Named | None" = None
+
+    def __init__(
+        self,
+        dataset: UnderWay | FaultTolerant,
+        failed: dict[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.failed = {} if failed is None else failed
+        super().__init__(dataset, **options)
 
     def __iter__(self) -> Any:
-        return _Named(super().__iter__(), self.dataset, self.timeout)
+        begun = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
+        self._batches = _Named(super().__iter__(), self, begun)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How far this pass has come."""
+        return {"batches": self._batches.given if self._batches else 0, **self._parts()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass after as many batches.
+
+        Raises:
+            UserError: they were of another size, or dealt to another number of devices.
+        """
+        for key, value in self._parts().items():
+            if state[key] != value:
+                raise UserError(
+                    f"training was stopped within a pass with {key} {state[key]}, not {value}: go "
+                    "on with as many until the pass is over"
+                )
+        self.sampler.skip = state["batches"] * (self.batch_size or 1)  # type: ignore[attr-defined]
+
+    def _parts(self) -> dict[str, int]:
+        return {
+            "data.batch_size": self.batch_size or 1,
+            "devices": getattr(self.sampler, "ranks", 1),
+        }
 
 
 class _Named(Iterator[dict[str, Any]]):
-    def __init__(self, batches: Any, dataset: UnderWay, timeout: float) -> None:
-        self._batches, self._dataset, self._timeout = batches, dataset, timeout
+    def __init__(self, batches: Any, loader: VideoLoader, given: int) -> None:
+        self._batches, self._loader, self._empty, self.given = batches, loader, True, given
 
     def __next__(self) -> dict[str, Any]:
+        for batch in iter(self._next, None):
+            self._loader.failed.update(batch.pop(FAILED, {}))
+            if batch:  # one of nothing but broken videos has nothing else
+                self._empty = False
+                return batch
+        if self._empty and self._loader.failed:
+            name, reason = next(iter(self._loader.failed.items()))
+            # Ranks that have seen something would wait for one that has not.
+            raise UserError(f"not one video could be read, the first is {name}: {reason}")
+        raise StopIteration
+
+    def _next(self) -> dict[str, Any] | None:
         try:
-            return next(self._batches)
+            batch: dict[str, Any] | None = next(self._batches, None)
         except RuntimeError as error:
             if "timed out" in str(error):
-                what = f"no batch came within data.timeout={self._timeout:g} seconds"
+                what = f"no batch came within data.timeout={self._loader.timeout:g} seconds"
             elif "exited unexpectedly" in str(error):
                 what = "a loader's worker process died, of memory or of a video"
             else:
                 raise
-            names = ", ".join(str(video.path) for video in self._dataset.videos())
+            names = ", ".join(str(video.path) for video in self._loader.dataset.under_way())
             raise UserError(
                 f"{what}; under way: {names or 'no video'}. Look at them with "
                 "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
             ) from error
+        self.given += batch is not None
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state

@@ -324,6 +324,10 @@ class _TorchCodec:
             raise _Unsuitable from error
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class _InOrder:
     """PyAV from the first frame on: needs no seek table, which is what broken files lack."""
 
@@ -339,7 +343,7 @@ class _InOrder:
                     for frame in container.decode(stream):
                         count, self.size = count + 1, (frame.height, frame.width)
         except (av.FFmpegError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = _first_line(error)
         if not count:
             raise UserError(
                 f"video {path} cannot be decoded ({reason}): "
@@ -354,13 +358,17 @@ class _InOrder:
                 f"video {self._path} is broken: only {self._decodable} frames can be decoded; "
                 "replace the file or take it out of the list"
             )
-        wanted, reformatter = set(indices), VideoReformatter()
-        with _open(self._path) as container:
-            stream = _stream_of(container)
-            assert stream is not None
-            stream.codec_context.thread_count = 1
-            for index, frame in enumerate(container.decode(stream)):
-                if index in wanted:
-                    yield reformatter.reformat(frame, format="rgb24").to_ndarray()
-                    if index == indices[-1]:
-                        return
+        wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
+        try:
+            with _open(self._path) as container:
+                stream = _stream_of(container)
+                if stream:
+                    stream.codec_context.thread_count = 1
+                    for index, frame in enumerate(container.decode(stream)):
+                        if index in wanted:
+                            yield reformatter.reformat(frame, format="rgb24").to_ndarray()
+                            if index == indices[-1]:
+                                return
+        except (av.FFmpegError, ValueError) as error:
+            reason = _first_line(error)
+        raise UserError(f"video {self._path} changed while it was read ({reason})")

@@ -83,7 +83,7 @@ def evaluate_checkpoint(
     module, description = load_module(ckpt_path, data_changes, protocol)
     scores = score_videos(module, description, trainer, output, ckpt_path)
     stage = str(description.plan["stage"])
-    return Result(stage, stage, judge_videos(scores), scores.protocol)
+    return Result(stage, stage, judge_videos(scores), scores.protocol, scores.faults)
 
 
 def score_videos(
@@ -101,7 +101,7 @@ def score_videos(
     if list(data.videos.classes) != description.class_names:
         raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
     protocol = build_protocol(description.plan).name
-    collected = CollectScores(data.videos.classes, protocol)
+    collected = CollectScores(data, protocol)
     trainer.callbacks += [collected, LogProtocol(protocol)]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:

@@ -86,7 +86,7 @@ def fuse_inputs(
     ]
     fused = fuse(parts, weights, average)
     results = [
-        Result(name, "", judge_videos(part), part.protocol)
+        Result(name, "", judge_videos(part), part.protocol, part.faults)
         for name, part in zip(_without_common_folder(inputs), parts, strict=True)
     ]
     ratio = " : ".join(f"{weight:g}" for weight in weights or [1] * len(parts))

@@ -21,6 +21,8 @@ def fuse(
 ) -> VideoScores:
     """Late fusion: the weighted mean of several nets' scores, in the order of the first's videos.
 
+    A video that one of the parts could not read has no fused scores either, and counts as wrong.
+
     Args:
         parts: scores of the same videos, in any order, for the same classes in the same order.
         weights: one for each; only their ratios matter. None weighs them equally.
@@ -45,11 +47,13 @@ def fuse(
         if [part.labels[index] for index in order] != first.labels:
             raise UserError("scores that label videos differently cannot be fused")
         scores = part.scores[order].double()
-        soften = average == "softmax" and not _are_probabilities(scores)
+        read = scores[~part.unreadable[order]]  # what one part could not read, all have not
+        soften = average == "softmax" and not _are_probabilities(read)
         total += weight * (scores.softmax(1) if soften else scores)
         protocols.append(f"softmax of ({part.protocol})" if soften else part.protocol)
     mean = (total / sum(weights)).float()
-    return replace(first, rows=list(mean), streams={}, protocol=_fused_protocol(protocols, weights))
+    protocol = _fused_protocol(protocols, weights)
+    return replace(first, rows=list(mean), streams={}, protocol=protocol, faults=())
 
 
 def check_how(weights: Sequence[float] | None, average: str, count: int) -> None:
@@ -116,7 +120,13 @@ def aligned(
             )
     columns = [part.classes.index(known) for known in reference.classes]
     scores = part.scores[order][:, columns]
-    return replace(reference, rows=list(scores), streams={}, protocol=part.protocol)
+    return replace(
+        reference,
+        rows=list(scores),
+        streams={},
+        protocol=part.protocol,
+        faults=part.faults,
+    )
 
 
 def check_classes(

@@ -129,19 +129,24 @@ class TestProtocol:
 
 
 class LogProtocol(pl.Callback):
-    """Tells every logger by which protocol its test metrics are measured, as `test/protocol`.
-
-    TensorBoard gets a text, because it shows hyperparameters of finished runs only; others a
-    hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
-    """
+    """Tells every logger by which protocol its test metrics are measured, as `test/protocol`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the name."""
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("test/protocol", self.name)
-            else:
-                logger.log_hyperparams({"test/protocol": self.name})
+        log_text(trainer, "test/protocol", self.name)
+
+
+def log_text(trainer: pl.Trainer, key: str, text: str) -> None:
+    """Tell every logger a text.
+
+    TensorBoard gets a text, because it shows hyperparameters of finished runs only; others a
+    hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(key, text, trainer.global_step)
+        else:
+            logger.log_hyperparams({key: text})

@@ -1,7 +1,8 @@
 """Video-level scores: one row of class scores per video, kept, saved and judged."""
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,8 +11,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from src.data.datamodule import VideoDataModule
+from src.data.faults import Faults
 from src.errors import UserError
-from src.models.metrics import judge
+from src.models.metrics import judge, scores_of_wrong
+from src.ranks import of_all_ranks
 
 EXTERNAL = "external"  # the protocol of scores that do not say how they were made
 
@@ -21,7 +25,9 @@ class VideoScores:
     """Scores of videos, in the order they were added.
 
     `streams` holds the scores of each classifier of a net; `scores` those of all together.
-    `labels` are indices into `classes`; scores read from elsewhere may have none.
+    `labels` are indices into `classes`; scores read from elsewhere may have none. A video that
+    could not be read has NaN for every class, which no fusion turns into a number, and counts as
+    wrong. `faults` tell which those are, and which of the list are not among the videos.
     """
 
     videos: list[str] = field(default_factory=list)
@@ -30,6 +36,7 @@ class VideoScores:
     streams: dict[str, list[Tensor]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     protocol: str = EXTERNAL
+    faults: tuple[Faults, ...] = ()
 
     def add(
         self, videos: Sequence[str], labels: Tensor, scores: Tensor, streams: dict[str, Tensor]
@@ -46,30 +53,45 @@ class VideoScores:
         """Scores (N, K)."""
         return torch.stack(self.rows)
 
+    @property
+    def unreadable(self) -> Tensor:
+        """Which videos could not be read (N,)."""
+        return self.scores.isnan().any(1)
+
+    def with_unreadable(self, labels: Mapping[str, int]) -> Self:
+        """With more videos, by their names, that could not be read; sorted by video."""
+        nothing = [torch.full((len(self.classes),), math.nan)] * len(labels)
+        return replace(
+            self,
+            videos=self.videos + list(labels),
+            labels=self.labels + list(labels.values()),
+            rows=self.rows + nothing,
+            streams={stream: rows + nothing for stream, rows in self.streams.items()},
+        )._sorted()
+
     def of_stream(self, stream: str) -> Self:
         """The scores of one classifier alone."""
         return replace(self, rows=self.streams[stream], streams={})
 
     def gathered(self) -> Self:
         """The scores of all ranks of a distributed run, on every rank, sorted by video."""
-        parts = [self]
-        if torch.distributed.is_initialized():
-            parts = [self] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self)
-        everything = VideoScores()
-        for part in parts:
+        everything = replace(self, videos=[], labels=[], rows=[], streams={})
+        for part in of_all_ranks(self):
             everything.videos += part.videos
             everything.labels += part.labels
             everything.rows += part.rows
             for stream, rows in part.streams.items():
                 everything.streams.setdefault(stream, []).extend(rows)
-        order = sorted(range(len(everything.videos)), key=everything.videos.__getitem__)
+        return everything._sorted()
+
+    def _sorted(self) -> Self:
+        order = sorted(range(len(self.videos)), key=self.videos.__getitem__)
         return replace(
             self,
-            videos=[everything.videos[i] for i in order],
-            labels=[everything.labels[i] for i in order],
-            rows=[everything.rows[i] for i in order],
-            streams={name: [rows[i] for i in order] for name, rows in everything.streams.items()},
+            videos=[self.videos[i] for i in order],
+            labels=[self.labels[i] for i in order],
+            rows=[self.rows[i] for i in order],
+            streams={name: [rows[i] for i in order] for name, rows in self.streams.items()},
         )
 
     def save(self, path: Path) -> None:
@@ -120,7 +142,7 @@ class VideoScores:
         if unknown:
             raise ValueError(f"the label {min(unknown)} has no column")
         values = torch.tensor([[float(text) for text in column] for column in columns.values()])
-        if not values.isfinite().all():
+        if not (values.isfinite().all(0) | values.isnan().all(0)).all():
             raise ValueError("it has scores that are not finite, or too large")
         index = {name: number for number, name in enumerate(classes)}
         return cls(
@@ -143,37 +165,49 @@ def _read_protocol(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Video-level accuracies in percent, over `videos` videos."""
+    """Video-level accuracies in percent, over `videos` videos.
+
+    `unreadable` of them could not be read, and count as wrong.
+    """
 
     videos: int
     top1: float
     top5: float
     mean_class: float
+    unreadable: int = 0
 
 
 def judge_videos(scores: VideoScores) -> Accuracy:
     """Top-1, top-5 and mean class accuracy of video scores."""
-    return Accuracy(len(scores.videos), **judge(scores.scores, torch.tensor(scores.labels)))
+    values, labels, wrong = scores.scores, torch.tensor(scores.labels), scores.unreadable
+    values[wrong] = scores_of_wrong(labels[wrong], values.shape[1])
+    return Accuracy(len(labels), **judge(values, labels), unreadable=int(wrong.sum()))
 
 
 class CollectScores(pl.Callback):
     """Keeps the scores of every tested video, of all ranks, as `scores`.
 
+    A test replaces nothing: videos that are missing or cannot be read are counted as wrong, if
+    `data.missing` says so, or else the test ends with an error that names all of them.
+
     Args:
-        classes: names in the order of the scores.
+        data: that is tested on; None for other loaders than its own.
         protocol: its name.
     """
 
-    def __init__(self, classes: Sequence[str] = (), protocol: str = EXTERNAL) -> None:
-        self.classes, self.protocol = tuple(classes), protocol
+    def __init__(self, data: VideoDataModule | None = None, protocol: str = EXTERNAL) -> None:
+        self.data, self.protocol = data, protocol
         self.scores = self._nothing()
 
     def _nothing(self) -> VideoScores:
-        return VideoScores(classes=self.classes, protocol=self.protocol)
+        classes = self.data.videos.classes if self.data else ()
+        return VideoScores(classes=classes, protocol=self.protocol)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
         self.scores = self._nothing()
+        if self.data:
+            self.data.unreadable["test"].clear()
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -182,5 +216,36 @@ class CollectScores(pl.Callback):
         self.scores.add(outputs["video"], outputs["label"], outputs["scores"], outputs["streams"])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring together what all ranks have."""
+        """Bring together what all ranks have, and count what none of them could read.
+
+        Raises:
+            UserError: videos could not be read, on all ranks alike.
+        """
         self.scores = self.scores.gathered()
+        if self.data is None:
+            return
+        parts = of_all_ranks(self.data.unreadable["test"])
+        unreadable = {name: reason for part in parts for name, reason in sorted(part.items())}
+        absent, of = self.data.absent["test"], len(self.data.listed.test)
+        if unreadable and self.data.missing != "wrong":
+            raise UserError(
+                f"{Faults('test videos cannot be read', of, unreadable)}: mend them (python -m "
+                "src.verify_data tells what is wrong with them), or count them as wrong with "
+                "data.missing=wrong; the same command goes on with the test"
+            )
+        if self.data.missing != "wrong":
+            left_out = Faults("test videos are not there and were left out", of, absent)
+            self.scores.faults = (left_out,) if absent else ()
+            return
+        wrong = absent | unreadable
+        if not wrong:
+            return
+        labels = {v.name: v.label for v in self.data.listed.test if v.name in wrong}
+        self.scores = self.scores.with_unreadable(labels)
+        self.scores.faults = (
+            Faults("test videos could not be read and count as wrong", of, wrong),
+        )
+        if trainer.is_global_zero:  # the metrics are summed over ranks
+            target = torch.tensor(list(labels.values()), device=pl_module.device)
+            metrics: Any = pl_module.test_metrics
+            metrics.update(scores_of_wrong(target, len(self.scores.classes)), target)

@@ -8,21 +8,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table; `stage` names the directory with the scores it is made of."""
+    """One row of the table; `stage` names the directory with the scores it is made of.
+
+    `faults` tell of videos that were not as they should be, in training or in the test.
+    """
 
     name: str
     stage: str
     accuracy: Accuracy
     protocol: str
+    faults: tuple[Faults, ...] = ()
 
 
 def show_results(results: list[Result], title: str) -> None:
-    """Print the table and under it the protocol; if there are several, each row's number of it."""
+    """Print the table and under it the protocol; if there are several, each row's number of it.
+
+    Videos that count as wrong without having been read are told beside the number of all, and what
+    was wrong with a row's videos under the table.
+    """
     protocols = list(dict.fromkeys(result.protocol for result in results))
     several = len(protocols) > 1
     table = Table(title=escape(title), title_justify="left")
@@ -32,7 +41,8 @@ def show_results(results: list[Result], title: str) -> None:
     for result in results:
         accuracy = result.accuracy
         numbers = (accuracy.top1, accuracy.top5, accuracy.mean_class)
-        row = [escape(result.name), *(f"{n:.1f}" for n in numbers), str(accuracy.videos)]
+        wrong = f" ({accuracy.unreadable} unreadable)" if accuracy.unreadable else ""
+        row = [escape(result.name), *(f"{n:.1f}" for n in numbers), f"{accuracy.videos}{wrong}"]
         table.add_row(*row, *([str(1 + protocols.index(result.protocol))] if several else []))
     console = Console()
     console.print(table)
@@ -40,6 +50,9 @@ def show_results(results: list[Result], title: str) -> None:
         console.print(
             f"protocol{f' {number}' if several else ''}: {protocol}", markup=False, soft_wrap=True
         )
+    for result in results:
+        for faults in result.faults:
+            console.print(f"{result.name}: {faults}", markup=False, soft_wrap=True)
 
 
 def save_results(results: list[Result], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -39,6 +40,14 @@ def accuracies(num_classes: int, prefix: str = "", over_ranks: bool = True) -> M
         prefix=prefix,
         compute_groups=False,  # the groups would copy states between the averages
     )
+
+
+def scores_of_wrong(labels: Tensor, num_classes: int) -> Tensor:
+    """Scores (N, K) by which every label (N,) is the last choice: wrong by all three accuracies.
+
+    With five classes or fewer all of them are among the five best, whatever the scores.
+    """
+    return -F.one_hot(labels, num_classes).float()
 
 
 def judge(scores: Tensor, labels: Tensor) -> dict[str, float]:

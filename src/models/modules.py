@@ -4,6 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
@@ -87,6 +88,7 @@ class VideoClassifier(pl.LightningModule):
         self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
+        self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_metrics = accuracies(num_classes, "train/clip/")
         self.val_metrics = accuracies(num_classes, "val/clip/")
         self.test_metrics = accuracies(num_classes, "test/video/")
@@ -102,7 +104,10 @@ class VideoClassifier(pl.LightningModule):
         return {name: getattr(self.normalise, name)(batch[name]) for name in self.modalities}
 
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits (B, T', K) of each stream's classifier for normalised clips."""
+        """Logits (B, T', K) of each stream's classifier for normalised clips, always in float32.
+
+        Losses, accuracies and scores are computed from them, whatever the network computes in.
+        """
         raise NotImplementedError
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,13 +135,18 @@ class VideoClassifier(pl.LightningModule):
             for stream, scores in logits.items()
         }
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+    def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits of each stream as training sees a uint8 batch, and their targets: see `loss`."""
         clips, target = self.clips(batch), batch["label"]
         if self.mixing is not None:
             clips, target = self.mixing(clips, target, self.num_classes)
-        logits = self.classify(clips)
+        return self.classify(clips), target
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+        logits, target = self.training_logits(batch)
         losses = self.loss(logits, target, self.label_smoothing)
+        self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
         return self._log_losses(losses, "train", len(target))
@@ -173,13 +183,16 @@ class VideoClassifier(pl.LightningModule):
         streams = self.video_scores(batch)
         scores = mean_of_streams(streams)
         self.test_metrics.update(scores, batch["label"])
-        self.log_dict(self.test_metrics, on_step=False, on_epoch=True, batch_size=len(scores))
         return {
             "video": batch["video"],
             "label": batch["label"],
             "scores": scores,
             "streams": streams,
         }
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies, to which callbacks may have added videos that count as wrong."""
+        self.log_dict(self.test_metrics)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of all parameters that are not frozen; rates are still bare factors."""
@@ -188,14 +201,30 @@ class VideoClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser and a schedule that is followed step by step."""
         optimizer = self.build_optimizer()
-        steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule(step / steps_per_epoch)
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_after)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _rate_after(self, updates: int) -> float:
+        # The number of batches is not asked for before the first: Lightning would make the loader
+        # for it before it knows from which batch on a checkpoint has it go on.
+        if not updates:
+            return self.schedule(0.0)
+        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        return self.schedule(updates / math.ceil(batches / together))
+
+    def on_train_start(self) -> None:
+        """Follow this schedule from the first step: a checkpoint may hold the rates of another."""
+        scheduler: Any = self.lr_schedulers()
+        for group, factor, rate in zip(
+            scheduler.optimizer.param_groups,
+            scheduler.base_lrs,
+            scheduler.lr_lambdas,
+            strict=True,
+        ):
+            group["lr"] = factor * rate(scheduler.last_epoch)
 
 
 class StreamModule(VideoClassifier):
@@ -216,7 +245,7 @@ class StreamModule(VideoClassifier):
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T, K) of the stream."""
         stream = "appearance" if self.modality == "rgb" else "motion"
-        return {stream: self.net(clips[self.modality])}
+        return {stream: self.net(clips[self.modality]).float()}
 
 
 class JointModule(VideoClassifier):
@@ -233,7 +262,7 @@ class JointModule(VideoClassifier):
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T', K) of both streams."""
         appearance, motion = self.net(clips["rgb"], clips["flow"])
-        return {"appearance": appearance, "motion": motion}
+        return {"appearance": appearance.float(), "motion": motion.float()}
 
 
 def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:

@@ -46,11 +46,16 @@ class Normalise(nn.Module):
 
     def rgb(self, clip: Tensor) -> Tensor:
         """Normalise uint8 frames (B, 3, T, H, W)."""
-        return (clip.to(self.rgb_mean.dtype) - self.rgb_mean) / self.rgb_std
+        return self._normalised(clip, self.rgb_mean, self.rgb_std)
 
     def flow(self, clip: Tensor) -> Tensor:
         """Normalise quantised flow (B, 2L, T, H, W)."""
-        return (clip.to(self.rgb_mean.dtype) - self.flow_mean) / self.flow_std
+        return self._normalised(clip, self.flow_mean, self.flow_std)
+
+    def _normalised(self, clip: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
+        # The layout in which (B, C, T, H, W) to (B * T, C, H, W), channels last, is a view.
+        floats = clip.to(self.rgb_mean.dtype, memory_format=torch.channels_last_3d)
+        return (floats - mean).div_(std)
 
     def describe(self) -> dict[str, float | list[float]]:
         """The numbers, plain, for a checkpoint."""

@@ -91,14 +91,13 @@ class Unit(nn.Module):
             frames: T.
         """
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(
-                self._sum,
-                shortcut,
-                branch,
-                frames,
-                use_reentrant=False,
-                context_fn=lambda: (contextlib.nullcontext(), statistics_kept(self)),
+            # a compiler updates running statistics once by itself, and knows no other context
+            context: dict[str, Any] = (
+                {}
+                if torch.compiler.is_compiling()
+                else {"context_fn": lambda: (contextlib.nullcontext(), statistics_kept(self))}
             )
+            return checkpoint(self._sum, shortcut, branch, frames, use_reentrant=False, **context)
         return self._sum(shortcut, branch, frames)
 
     def _sum(self, shortcut: Tensor, branch: Tensor, frames: int) -> Tensor:

@@ -155,10 +155,12 @@ def _late_fusion(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
 
 def _fused(folder: Path, streams: Sequence[Run]) -> Run:
     first = streams[0]
-    for what in ("dataset", "split", "seed", "drawn", "protocol"):
+    for what in ("dataset", "split", "seed", "drawn", "test_protocol"):
         values = [str(getattr(run, what)) for run in streams]
         if len(set(values)) > 1:
-            raise UserError(f"the streams differ in their {what} ({', '.join(values)})")
+            raise UserError(
+                f"the streams differ in their {what.replace('_', ' ')} ({', '.join(values)})"
+            )
     scores = fuse([VideoScores.load(StageDir(run.folder).scores()) for run in streams])
     return replace(
         first,
@@ -168,4 +170,5 @@ def _fused(folder: Path, streams: Sequence[Run]) -> Run:
         heads={},
         settings=settings_of_fused({run.stage: run.settings for run in streams}),
         fingerprint=" ".join(run.fingerprint for run in streams),
+        faults=(),
     )

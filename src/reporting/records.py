@@ -14,6 +14,7 @@ from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.scores import Accuracy, VideoScores, judge_videos
 from src.models.temporal import STREAMS
@@ -39,7 +40,7 @@ class Run:
         split: of the dataset.
         seed: of the run.
         drawn: the seed of a dataset that is drawn; 0 of others.
-        protocol: of the test; it says so if not all test videos were in it.
+        test_protocol: of the test; it says so if not all test videos were in it.
         partial: whether that is so.
         accuracy: of the net's prediction.
         heads: of each classifier alone, for nets that have several.
@@ -47,6 +48,7 @@ class Run:
         overrides: of the command line; None if nobody knows.
         version: of the project; None if nobody knows.
         fingerprint: the same for copies of one run.
+        faults: videos that were missing or broken.
     """
 
     folder: Path
@@ -57,7 +59,7 @@ class Run:
     split: int
     seed: int
     drawn: int
-    protocol: str
+    test_protocol: str
     partial: bool
     accuracy: Accuracy
     heads: Mapping[str, Accuracy]
@@ -65,6 +67,17 @@ class Run:
     overrides: tuple[str, ...] | None
     version: str | None
     fingerprint: str
+    faults: tuple[Faults, ...] = ()
+
+    @property
+    def protocol(self) -> str:
+        """Of the test, and whether videos count as wrong that could not be read.
+
+        Such a number must not meet others, nor be taken for one of the dataset's.
+        """
+        accuracy = self.accuracy
+        wrong = f"; {accuracy.unreadable} of {accuracy.videos} videos counted as wrong"
+        return self.test_protocol + (wrong if accuracy.unreadable else "")
 
     @property
     def trained(self) -> frozenset[tuple[Key, Value]]:
@@ -116,7 +129,7 @@ def read_run(folder: Path) -> Run:
             split=split,
             seed=int(record.get("seed", data["seed"])),
             drawn=int(data["dataset"].get("seed") or 0),
-            protocol=f"{record['protocol']}{partly}",
+            test_protocol=f"{record['protocol']}{partly}",
             partial=partial,
             accuracy=accuracy,
             heads=_heads(record, folder),
@@ -124,6 +137,7 @@ def read_run(folder: Path) -> Run:
             overrides=_overrides(record, folder.parent),
             version=record.get("version"),
             fingerprint=_fingerprint(record, folder),
+            faults=tuple(Faults(**about) for about in record.get("faults", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -64,6 +64,9 @@ def make_report(
 
 def _compose(rows: Sequence[Row], collection: Collection, baseline: str | None) -> Document:
     sections = [results_section(rows)]
+    faults = [f"{run.folder}: {one}" for row in rows for run in row.runs for one in run.faults]
+    if faults:
+        sections.append(Section("Missing or broken videos", lines=faults))
     if baseline is not None:
         sections.append(_paired_section(pair_rows(rows, baseline), baseline))
     commands = [one.command for one in missing_numbers(rows) if one.command]

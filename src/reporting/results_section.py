@@ -100,6 +100,8 @@ def _line(row: Row, legends: _Legends) -> list[Cell]:
     protocol = row.first.protocol
     published = published_of(row)
     remarks = unlike(row, published) if published else []
+    if any(run.faults for run in row.runs):
+        remarks.append("videos were missing or broken, see below")
     return [
         Cell(row.name),
         Cell(row.first.dataset),

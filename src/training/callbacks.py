@@ -1,16 +1,36 @@
-"""Callbacks that every stage has: what its checkpoints carry, and one log line per pass."""
+"""Callbacks that every stage has: its seeds, what its checkpoints carry, one log line per pass."""
 
 import logging
 import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.models.checkpoints import KEY, Description
 
 log = logging.getLogger(__name__)
+
+
+class SeedSteps(pl.Callback):
+    """Seeds what a training step draws (dropout, mixing) by the run's seed, pass, batch and rank.
+
+    So a run that was stopped anywhere draws the same numbers as one that was not, whatever else has
+    drawn in between, and ranks draw different ones.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the generators of all devices."""
+        place = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
 
 class DescribeCheckpoint(pl.Callback):
@@ -26,11 +46,20 @@ class DescribeCheckpoint(pl.Callback):
         checkpoint[KEY] = asdict(self.description)
 
 
+def description_of(trainer: pl.Trainer) -> Description:
+    """What the checkpoints of a stage's trainer carry."""
+    return next(c.description for c in trainer.callbacks if isinstance(c, DescribeCheckpoint))  # type: ignore[attr-defined]
+
+
 class EpochLine(pl.Callback):
-    """Logs loss, clip-level accuracy and speed after every pass."""
+    """Logs loss, clip-level accuracy and time after every pass."""
 
     def __init__(self, stage: str) -> None:
         self.stage, self.start = stage, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a pass that goes on in its middle."""
+        self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 
@@ -15,7 +14,8 @@ from src.models.build import Plan, build_datamodule, build_module, build_net
 from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
 from src.training.run_dir import stage_dirs
-from src.training.trainer import accumulation, build_callbacks
+from src.training.speed import check_speed
+from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage, is_imagenet, sources
 
 log = logging.getLogger(__name__)
@@ -74,13 +74,20 @@ def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> None:
     """Check the seed, the trainer and how batches divide among devices."""
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
-    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_cpu:
         raise UserError("trainer.sync_batchnorm=true needs GPUs: torch cannot do it on CPUs")
     build_callbacks(cfg)
+    check_speed(cfg.compile, cfg.tf32, trainer.strategy.root_device)
     for plan in plans.values():
         accumulation(plan, trainer.world_size)
+        clipped = trainer.gradient_clip_val and trainer.precision == "16-mixed"
+        if clipped and plan["optimizer"].get("fused"):
+            raise UserError(
+                f"stage {plan['stage']}: optimizer.fused=true unscales the gradients of 16-mixed "
+                "itself, too late for trainer.gradient_clip_val: leave out one of them"
+            )
 
 
 def _empty_batch(data: VideoDataModule) -> dict[str, torch.Tensor]:

@@ -30,9 +30,11 @@ from src.cli import find_mistake, quieten
 from src.errors import UserError
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
-from src.training.stop import await_sigterm, end_at_sigterm
+from src.training.stop import SIGNALS, await_signals, end_at_signals
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
+MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
+SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
 
 
 def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
@@ -47,7 +49,8 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
 
     Raises:
         UserError: a process ended before its time, or others than the trainer's were started.
-        SystemExit: the first process ended with an error, which it has told; or SIGTERM came.
+        SystemExit: the first process ended with an error, which it has told; or a signal
+            came that ends it.
     """
     quieten()  # in the processes of a queue nobody else has
     group = Group.found()
@@ -70,13 +73,13 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
 
 
 def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
-    """`run_experiment` in one process of the job, which SIGTERM may end at any time."""
-    end_at_sigterm()
+    """`run_experiment` in one process of the job, which signals may end at any time."""
+    end_at_signals()
     try:
         return run_experiment(cfg, overrides)
     except Exception as error:
         if find_mistake(error) is None:
-            await_sigterm()
+            await_signals()
         raise
 
 
@@ -106,17 +109,17 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     told = [folder / f"rank{rank}.txt" for rank in range(count)]
     group = _process_group(count)
-    told_to_end = threading.Event()
+    told_to_end: list[int] = []  # signals
 
     def forward(number: int, _: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
-        if number == signal.SIGTERM:
-            told_to_end.set()
+        if number in SIGNALS:
+            told_to_end.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through us.
     in_main = threading.current_thread() is threading.main_thread()
-    forwarded = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1] if in_main else []
+    forwarded = [signal.SIGINT, *SIGNALS] if in_main else []
     before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         for rank in range(count):
@@ -141,12 +144,15 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
             signal.signal(number, handler)
         os.close(alive)
         os.close(ends_with_us)
-    if told_to_end.is_set() and any(process.returncode for process in processes):
-        sys.exit(128 + signal.SIGTERM)
+    if told_to_end and any(process.returncode for process in processes):
+        sys.exit(128 + told_to_end[0])
     if failed == 0:
-        sys.exit(processes[0].returncode)
+        status = processes[0].returncode
+        sys.exit(1 if status == MISTAKE else status)
     if failed is not None:
         lines = told[failed].read_text(errors="replace").strip().splitlines()
+        if processes[failed].returncode == MISTAKE and lines:
+            raise UserError(lines[-1].removeprefix("error: "))
         raise UserError(
             f"process {failed} of {count} ended with status {processes[failed].returncode}"
             + (f": {lines[-1]}" if lines else "")
@@ -162,23 +168,25 @@ def _process_group(count: int) -> dict[str, str]:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
 
-def _wait(
-    processes: Sequence["subprocess.Popen[bytes]"], told_to_end: threading.Event
-) -> int | None:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> int | None:
     """Wait for all; if one fails or all are to end, only a while; return which to blame."""
     first: int | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         first = _failed(processes) if first is None else first
-        if deadline == float("inf") and (first is not None or told_to_end.is_set()):
-            deadline = time.monotonic() + GRACE
+        if deadline == float("inf") and (first is not None or told_to_end):
+            deadline = time.monotonic() + (SAVING if told_to_end else GRACE)
         time.sleep(0.05)
     first = _failed(processes) if first is None else first
-    killed = next((rank for rank, p in enumerate(processes) if (p.returncode or 0) < 0), None)
-    if killed is not None:
-        return killed  # of whom the others only know that the connection is lost
+    statuses = [process.returncode or 0 for process in processes]
+    for to_blame in (  # the others then fail because they lose the connection
+        [rank for rank, status in enumerate(statuses) if status < 0],
+        [rank for rank, status in enumerate(statuses) if status == MISTAKE],
+    ):
+        if to_blame:
+            return to_blame[0]
     # What all fail from, the first process tells.
-    return 0 if first is not None and processes[0].returncode else first
+    return 0 if first is not None and statuses[0] else first
 
 
 def _failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:

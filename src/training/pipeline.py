@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
+from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
@@ -25,13 +26,15 @@ from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
-from src.training.callbacks import DescribeCheckpoint, EpochLine
+from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir, stage_dirs
+from src.training.speed import compile_net, set_tf32, uncompiled
 from src.training.trainer import build_trainer
+from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
@@ -101,19 +104,25 @@ def run_stage(
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
-    earlier = stage_dir.begun()
-    if earlier is not None:
+    begun = stage_dir.begun()
+    if begun is not None:
+        checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")
-        resume = str(stage_dir.checkpoint)
+        resume = str(checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
         start_from(plan, stage_dirs(config), net, module.normalise, data)
+    compile_net(net, config["compile"])
+    set_tf32(config["tf32"])
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     try:
         protocol = module.protocol.name
-        collected = CollectScores(data.videos.classes, protocol)
+        collected = CollectScores(data, protocol)
+        unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         callbacks = [
+            SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
+            unreadable,
             EpochLine(name),
             collected,
             LogProtocol(protocol),
@@ -124,16 +133,19 @@ def run_stage(
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        trainer.test(module, datamodule=data, verbose=False)
+        with uncompiled(config["compile"]):
+            trainer.test(module, datamodule=data, verbose=False)
     finally:
         close_loggers(loggers)
     if trainer.is_global_zero:
-        _save_scores(collected.scores, stage_dir, description, overrides)
+        faults = [*unreadable.faults, *collected.scores.faults]
+        _save_scores(collected.scores, faults, stage_dir, description, overrides)
     trainer.strategy.barrier()
 
 
 def _save_scores(
     scores: VideoScores,
+    faults: Sequence[Faults],
     stage_dir: StageDir,
     description: Description,
     overrides: Sequence[str] | None,
@@ -146,6 +158,7 @@ def _save_scores(
             streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
     about = {
         "streams": streams,
+        "faults": [asdict(one) for one in faults],
         "experiment": description.config["name"],
         "split": description.split,
         "seed": description.config["seed"],

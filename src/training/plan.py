@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from src.errors import UserError
 from src.models.build import Plan
 
-# Changing these changes how fast a stage runs, not what it learns.
-_SPEED_ONLY = {
+# Changing these changes how fast a stage runs and what stops it, not what it learns.
+_NOT_LEARNT = {
     f"data.{key}"
     for key in (
         "num_workers",
@@ -21,8 +21,10 @@ _SPEED_ONLY = {
         "decoder",
         "cache_dir",
         "manifest",
+        "missing",
+        "max_broken",
     )
-} | {f"net.{stream}checkpointing" for stream in ("", "appearance.", "motion.")}
+} | {"optimizer.fused", *(f"net.{s}checkpointing" for s in ("", "appearance.", "motion."))}
 _TESTING = "protocol"  # see `StageDir.check_tested_by`
 
 # Chosen for all stages at the top of the config; a stage may override them: stages.<stage>.<key>.
@@ -77,8 +79,12 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
         "batch_size": chosen["batch_size"],
         "start_from": chosen["start_from"],
         "limits": {key: trainer[key] for key in ("max_epochs", "limit_train_batches")},
-        "precision": trainer["precision"],
+        "precision": _precision(trainer["precision"], config["tf32"]),
     }
+
+
+def _precision(precision: Any, tf32: bool | None) -> Any:
+    return precision if tf32 is None else f"{precision}, tf32={tf32}"
 
 
 def _schedule(schedule: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def difference(plan: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
     """The first place where two plans would train differently, as "key: one, other"."""
     for key in dict.fromkeys([*plan, *other]):
         where = f"{path}{key}"
-        if where in _SPEED_ONLY or where == _TESTING:
+        if where in _NOT_LEARNT or where == _TESTING:
             continue
         one, two = plan.get(key), other.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):

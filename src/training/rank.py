@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.cli import one_line_errors, quieten
-from src.training.launch import run_one
+from src.training.launch import MISTAKE, run_one
 from src.workers import end_with_parent
 
 
@@ -29,8 +29,11 @@ def main(config: str, result: str, alive: str) -> None:
     if os.environ["LOCAL_RANK"] == "0" and os.environ.get("NODE_RANK", "0") == "0":
         logging.config.dictConfig(plain["logging"])
     quieten()
-    with one_line_errors():
-        value = run_one(job.experiment, plain["overrides"])
+    try:
+        with one_line_errors():
+            value = run_one(job.experiment, plain["overrides"])
+    except SystemExit as end:
+        sys.exit(MISTAKE if end.code == 1 else end.code)
     if os.environ["LOCAL_RANK"] == "0":
         Path(result).write_text(json.dumps(value))
 

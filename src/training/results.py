@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from src.data.faults import Faults
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import Accuracy, VideoScores, judge_videos
 from src.evaluation.table import Result
@@ -26,7 +27,8 @@ def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
             if stage_dir.scores(stream).is_file():
                 accuracy = judge_videos(VideoScores.load(stage_dir.scores(stream)))
                 results.append(Result(f"{stage}: {stream} classifier", stage, accuracy, protocol))
-        results.append(Result(stage, stage, Accuracy(**record["accuracy"]), protocol))
+        faults = tuple(Faults(**about) for about in record.get("faults", ()))
+        results.append(Result(stage, stage, Accuracy(**record["accuracy"]), protocol, faults))
         streams = [stages[stream] for stream in STREAMS if stream in stages]
         if stage == STREAMS[-1] and len(streams) == 2 and all(s.finished() for s in streams):
             fused = fuse([_scores(stream) for stream in streams])

@@ -1,6 +1,7 @@
 """The directory of one stage of a run: what is finished, what can be continued."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from src.evaluation.scores import Accuracy
 from src.models.build import Plan
 from src.models.checkpoints import Description
 from src.models.temporal import STREAMS
+from src.training.checkpoint_io import previous
 from src.training.plan import difference
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,13 @@ class StageDir:
 
     @property
     def checkpoint(self) -> Path:
-        """The weights after the last complete pass; the final ones once the stage is finished."""
+        """What training goes on from; the final weights once the stage is finished."""
         return self.path / "last.ckpt"
+
+    @property
+    def failed_step(self) -> Path:
+        """What `src.training.replay` repeats, if a step has stopped the training."""
+        return self.path / "failed_step.ckpt"
 
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
@@ -49,6 +58,7 @@ class StageDir:
         draft = self.record.with_suffix(".part")
         draft.write_text(json.dumps(content, indent=2) + "\n")
         draft.replace(self.record)
+        previous(self.checkpoint).unlink(missing_ok=True)  # nothing goes on from here
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
@@ -59,22 +69,39 @@ class StageDir:
         except ValueError as error:
             raise UserError(f"{self.record} is broken ({error}): delete it") from error
 
-    def begun(self) -> Plan | None:
-        """The plan of what was trained here so far, None if nothing was.
+    def begun(self) -> tuple[Path, Plan] | None:
+        """The checkpoint that training goes on from and its plan, None if there is none.
+
+        Where the last one is damaged or of something else, it is the one before.
 
         Raises:
-            UserError: the checkpoint is not one that training can go on from.
+            UserError: there is none that training can go on from.
         """
-        if not self.checkpoint.is_file():
-            return None
+        broken: UserError | None = None
+        for checkpoint in (self.checkpoint, previous(self.checkpoint)):
+            if not checkpoint.is_file():
+                continue
+            try:
+                plan = self._plan_of(checkpoint)
+            except UserError as error:
+                broken = broken or error
+                continue
+            if broken:
+                log.warning("%s; going on from the one before, %s", broken, checkpoint)
+            return checkpoint, plan
+        if broken:
+            raise broken
+        return None
+
+    def _plan_of(self, checkpoint: Path) -> Plan:
         mend = "delete it to train this stage from its start"
         try:
-            description, content = Description.read(str(self.checkpoint))
+            description, content = Description.read(str(checkpoint))
         except UserError as error:
             raise UserError(f"{error}: {mend}") from error
         if "optimizer_states" not in content or "loops" not in content:
             raise UserError(
-                f"{self.checkpoint} holds weights, but not the state of a training: {mend}, or "
+                f"{checkpoint} holds weights, but not the state of a training: {mend}, or "
                 f"move it away and give its new path as stages.{self.path.name}.start_from"
             )
         return description.plan

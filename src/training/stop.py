@@ -1,7 +1,8 @@
-"""What SIGTERM does to a process that trains: it ends, in good order, whatever it is doing.
+"""What SIGTERM and SIGUSR1 do to a process that trains: it ends, in good order.
 
-Checkpoints and records are whole at any time (`checkpoint_io`), so that there is nothing to save:
-the same command goes on from the last complete pass.
+In training it ends as soon as it has saved where it is (`StageCheckpoint`), anywhere else at once,
+and anywhere at once when told twice. Checkpoints and records are whole at any time
+(`checkpoint_io`): the same command goes on from the last of them.
 """
 
 import os
@@ -13,17 +14,17 @@ from types import FrameType
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the second some time before the first
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
 
 
-def end_at_sigterm() -> None:
-    """From now on SIGTERM ends this process with status 143, through `finally` and `with`."""
-    if threading.current_thread() is threading.main_thread():  # Python takes signals there alone
-        signal.signal(signal.SIGTERM, _end)
+def end_at_signals() -> None:
+    """From now on they end this process with status 128 + number, through `finally` and `with`."""
+    _handle_with(_end)
 
 
-def await_sigterm() -> None:
-    """Give SIGTERM the time to arrive, after an error that may come from the end of others.
+def await_signals() -> None:
+    """Give signals the time to arrive, after an error that may come from the end of others.
 
     When all processes are told to end, one may first lose its connection to another, or a worker
     that loads its data: that is no failure of the job.
@@ -31,26 +32,55 @@ def await_sigterm() -> None:
     time.sleep(NOTICE)
 
 
-def _end(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # torch would report workers that end too
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        # not print, which may be what was interrupted
-        os.write(2, b"stopped by SIGTERM: the same command goes on from the last complete pass\n")
-    raise SystemExit(128 + number)
-
-
-class EndAtSigterm(pl.Callback):
-    """Puts `end_at_sigterm` in the place of Lightning's own handler while a stage runs.
+class EndAtSignals(pl.Callback):
+    """Takes signals while a stage runs, in place of Lightning's own handler.
 
     Lightning's tells the other processes by a broadcast from within the handler: where one of them
     is in another exchange at that moment, all of them wait for each other.
     """
 
+    def __init__(self) -> None:
+        self.asked: int | None = None  # the signal that asked to end after the step
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the handler, which Lightning has just set."""
-        end_at_sigterm()
+        """What has been trained is worth saving."""
+        _handle_with(self._ask)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All of it is saved."""
+        if self.asked is not None:
+            _end(self.asked, None)
+        end_at_signals()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the handler, which Lightning has just set."""
-        end_at_sigterm()
+        end_at_signals()
+
+    def end(self, number: int) -> None:
+        """End this process, whose state is saved."""
+        _end(number, None, "here")
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            _end(number, frame)
+        self.asked = number
+        _tell(f"{signal.Signals(number).name}: saving, then ending; once more ends at once")
+
+
+def _handle_with(handler: "signal._HANDLER") -> None:
+    if threading.current_thread() is threading.main_thread():  # Python takes signals there alone
+        for number in SIGNALS:
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: FrameType | None, where: str = "the last checkpoint") -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # once is enough
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # torch would report workers that end too
+    _tell(f"stopped by {signal.Signals(number).name}: the same command goes on from {where}")
+    raise SystemExit(128 + number)
+
+
+def _tell(line: str) -> None:
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        os.write(2, f"{line}\n".encode())  # not print, which may be what was interrupted

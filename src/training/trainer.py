@@ -8,14 +8,29 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.errors import UserError
 from src.models.build import Plan
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
-from src.training.stop import EndAtSigterm
+from src.training.stage_checkpoint import StageCheckpoint
+from src.training.stop import EndAtSignals
+
+
+def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """Lightning's Trainer as a config and further options describe it.
+
+    Raises:
+        UserError: it would quietly use another precision than it is asked for.
+    """
+    trainer: pl.Trainer = instantiate(cfg, **options, _convert_="all")
+    if isinstance(trainer.accelerator, CPUAccelerator) and str(cfg.precision) in ("16", "16-mixed"):
+        raise UserError(
+            f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
+        )
+    return trainer
 
 
 def build_trainer(
@@ -24,24 +39,17 @@ def build_trainer(
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     epochs = instantiate(plan["module"]["schedule"], _convert_="all").epochs
     cap = plan["limits"]["max_epochs"]
-    checkpoint = ModelCheckpoint(
-        dirpath=stage_dir.path,
-        filename=stage_dir.checkpoint.stem,
-        save_top_k=1,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    trainer = instantiate(
+    stop = EndAtSignals()
+    checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
+    trainer = instantiate_trainer(
         cfg.trainer,
         max_epochs=epochs if cap is None else min(epochs, cap),
-        callbacks=[*callbacks, *build_callbacks(cfg), EndAtSigterm(), checkpoint],
+        callbacks=[*callbacks, *build_callbacks(cfg), stop, checkpoint],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),
         enable_progress_bar=sys.stderr.isatty(),
         use_distributed_sampler=False,  # ours deals each test video to one rank only
-        _convert_="all",
     )
     if plan["module"]["batch_norm"] != "train":
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant

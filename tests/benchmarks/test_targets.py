@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from src.benchmarks import material as making
 from src.benchmarks import readers, run
 from src.benchmarks.first_batch import first_batches, make_dataset
+from src.benchmarks.flops import training_flops, utilisation
 from src.benchmarks.flow import algorithms
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
@@ -100,14 +101,41 @@ def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "step.steps=1",
         "step.clips=2",
         "step.overrides=['experiment=st_resnet_two_movers','model.backbone.width=4']",
+        "step.settings=[[],['trainer.precision=bf16-mixed','optimizer.fused=true']]",
         f"output={tmp_path / 'now.json'}",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "compose", compose_config_of)
-        (table,) = run.run_benchmarks(cfg)
-    assert table.baseline == "a hand-written loop"
+        tables = run.run_benchmarks(cfg)
+    titles = [table.title.split(", ")[1] for table in tables]
+    assert titles == ["as it is", "trainer.precision=bf16-mixed optimizer.fused=true"]
+    for table in tables:
+        assert table.baseline == "a hand-written loop"
+        names = [row.name for row in table.rows]
+        assert names[1:] == ["ours, through Lightning", "ResNet-26, 10 images a clip"]
+        assert any("GFLOP a clip" in remark for remark in table.remarks)
     assert json.loads((tmp_path / "now.json").read_text())["measurements"][0]["rounds"] == 1
     assert "ours, through Lightning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_flops_of_resnet50(checkpointing: bool) -> None:
+    """4.09 G products and sums for an image, as torchvision says, and twice that backwards."""
+    with torch.device("meta"):
+        net = appearance_stream(1000, checkpointing=checkpointing)
+        flops = training_flops(net, [torch.empty(1, 3, 1, 224, 224)])
+    of_pixels = 2 * 64 * 3 * 7**2 * 112**2  # nobody needs their gradient
+    assert flops == pytest.approx(3 * 2 * 4.089e9 - of_pixels, rel=1e-3)
+
+
+def test_utilisation_of_known_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert utilisation(2e12, torch.device("cpu")) == "2 TFLOP/s"
+    for device, told in (
+        ("NVIDIA H200", "494.5 TFLOP/s, 50.0 % of the device's bf16 peak (989)"),
+        ("another", "494.5 TFLOP/s"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, device=device: device)
+        assert utilisation(494.5e12, torch.device("cuda")) == told
 
 
 def compose_config_of(name: str, overrides: list[str]) -> object:

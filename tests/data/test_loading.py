@@ -63,4 +63,4 @@ def test_other_errors_stay_what_they_are() -> None:
 def test_nothing_is_under_way_in_the_end(workers: int) -> None:
     batches = loader("reads", workers)
     assert [int(batch["label"]) for batch in batches] == list(range(6))
-    assert batches.dataset.videos() == []
+    assert batches.dataset.under_way() == []

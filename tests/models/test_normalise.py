@@ -31,3 +31,15 @@ def test_number_of_channels_must_fit() -> None:
     normalise = Normalise(flow_mean=[128.0] * 6)
     with pytest.raises(RuntimeError):
         normalise.flow(torch.zeros(1, 4, 1, 2, 2, dtype=torch.uint8))
+
+
+def test_frames_come_in_the_layout_of_the_first_convolution() -> None:
+    """(B, C, T, H, W) to (B * T, C, H, W), channels last: nothing is copied on the way."""
+    normalise = Normalise()
+    for clip in (
+        normalise.rgb(torch.zeros(2, 3, 5, 8, 8, dtype=torch.uint8)),
+        normalise.flow(torch.zeros(2, 20, 5, 8, 8, dtype=torch.uint8)),
+    ):
+        frames = clip.transpose(1, 2).flatten(0, 1)
+        assert frames.data_ptr() == clip.data_ptr()
+        assert frames.is_contiguous(memory_format=torch.channels_last)

@@ -86,7 +86,7 @@ def test_settings_that_go_together_are_named_once(tmp_path: Path) -> None:
 
 def test_what_an_older_version_did_not_know_is_no_name(tmp_path: Path) -> None:
     write_runs(tmp_path, "old", {(1, 0): 40})
-    write_runs(tmp_path, "new", {(1, 0): 50}, data={"missing": "error", "sampler": "dense"})
+    write_runs(tmp_path, "new", {(1, 0): 50}, data={"mirror": True, "sampler": "dense"})
     assert set(rows_below(tmp_path)) == {"e joint", "e joint (settings unknown: 2)"}
 
 

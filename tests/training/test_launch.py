@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from src.errors import UserError
 from src.reporting.collect import collect
 from tests.conftest import TINY
 
@@ -58,6 +60,22 @@ def test_a_mistake_is_one_line_once(tmp_path: Path) -> None:
     assert run.returncode == 1
     lines = [line for line in errors.splitlines() if "data.stack=7" in line]
     assert len(lines) == 1, errors
+
+
+class Mistake(pl.Callback):
+    """What one process alone finds wrong, in its part of the data."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_rank == 1:
+            raise UserError("clip.mp4 is on fire")
+
+
+def test_a_mistake_that_the_second_process_meets_is_the_last_line(tmp_path: Path) -> None:
+    """The first only loses the connection."""
+    run = start(tmp_path, "+callbacks.mistake._target_=tests.training.test_launch.Mistake")
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert errors.splitlines()[-1] == "error: clip.mp4 is on fire"
 
 
 def test_torchrun_starts_the_processes(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What makes a stage faster and leaves its network, names and checkpoints as they are."""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from src.choices import check_choice
+from src.errors import UserError
+
+MODES = ("default", "reduce-overhead", "max-autotune")  # of torch.compile
+
+
+def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> None:
+    """Check the choices, and compile next to nothing to find what is missing for it.
+
+    Args:
+        mode: of torch.compile; None for no compilation.
+        tf32: see `set_tf32`.
+        device: that the code would be for; on CPUs it needs a C++ compiler, on GPUs Triton.
+
+    Raises:
+        UserError: there is no such choice, or this machine cannot compile.
+    """
+    try:
+        check_choice("compile", mode, (None, *MODES))
+        check_choice("tf32", tf32, (None, True, False))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if mode is None:
+        return
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of the compiler, its search, its libraries, Python's headers
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"compile={mode}: torch.compile does not work here ({reason}): install a C++ compiler "
+            "and Python's headers, or use compile=null"
+        ) from error
+
+
+def compile_net(net: nn.Module, mode: str | None) -> None:
+    """Have a network compiled at its first step, in place: the names of its weights stay.
+
+    Clips of training and validation have one size each, the last batch of a pass perhaps another:
+    each is compiled for itself, which is faster than code for any size.
+    """
+    if mode is not None:
+        torch.compiler.reset()  # an earlier stage's code counts against torch's limit
+        net.compile(mode=mode, dynamic=False)
+
+
+def uncompiled(mode: str | None) -> AbstractContextManager[object]:
+    """Within it networks run as they are: whole frames, of another size in almost every video.
+
+    Compiling for each size would take longer than the test; and no other test of a checkpoint is
+    compiled.
+    """
+    return contextlib.nullcontext() if mode is None else torch.compiler.set_stance("force_eager")
+
+
+def set_tf32(wanted: bool | None) -> None:
+    """Whether GPUs may multiply 32-bit numbers with mantissas of 10 bits (TF32).
+
+    Args:
+        wanted: in convolutions and matrix products, or in neither; None as torch has it by itself,
+            in convolutions.
+    """
+    torch.backends.cudnn.allow_tf32 = wanted is not False
+    torch.set_float32_matmul_precision("high" if wanted else "highest")

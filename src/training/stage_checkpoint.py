@@ -1,0 +1,79 @@
+"""When a stage's checkpoint is written: after every pass, within long ones, and at a stop."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from src.training.stop import EndAtSignals
+
+
+class StageCheckpoint(ModelCheckpoint):
+    """Writes one file, over and over.
+
+    Within a pass it is written between updates only, so that no gradients need to be kept. All
+    ranks write together: whether one is told to stop, or a clock is ahead, is agreed on first.
+
+    Args:
+        file: the checkpoint.
+        minutes: from one to the next while a pass is trained; None: after passes only.
+        stop: knows whether this process was told to end.
+    """
+
+    def __init__(self, file: Path, minutes: float | None, stop: EndAtSignals) -> None:
+        super().__init__(
+            dirpath=file.parent,
+            filename=file.stem,
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.minutes, self.stop, self._saved_at = minutes, stop, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time, or if this process is to end."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            return  # the pass's own checkpoint is near
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            due = (
+                self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
+            )
+            due, asked = self._agree(trainer, due)
+            if due or asked:
+                self._save_topk_checkpoint(trainer, {})
+                self._saved_at = time.monotonic()
+            if asked:
+                self.stop.end(asked)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after every pass, and end then if told so in its last step or in validation."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._saved_at = time.monotonic()
+        _, asked = self._agree(trainer)
+        if asked:
+            self.stop.end(asked)
+
+    def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
+        """Whether it is time on any rank, and the signal that any was told to end by, else 0."""
+        asked = self.stop.asked or 0
+        if trainer.world_size == 1:
+            return due, asked
+        wishes = torch.tensor([due, asked], dtype=torch.int32, device=trainer.strategy.root_device)
+        due_anywhere, asked_anywhere = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        return bool(due_anywhere), asked_anywhere

@@ -1,0 +1,100 @@
+"""The videos that cannot be read in training: told, counted over all ranks, and not too many."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from src.data.datamodule import VideoDataModule
+from src.data.faults import Faults
+from src.errors import UserError
+from src.evaluation.protocol import log_text
+from src.ranks import of_all_ranks
+
+log = logging.getLogger(__name__)
+_DONE = {
+    "train": "another takes its place in every pass",
+    "val": "validation leaves it out, the test will not",
+}
+
+
+class UnreadableVideos(pl.Callback):
+    """Lists the videos that could not be read, by name, and stops a run that has too many.
+
+    Every `log_every_n_steps` steps and after each pass the ranks put together what each has met:
+    all of them tell the same, and all of them stop. In validation such videos are left out, because
+    a replaced video would change the list from pass to pass; in the test they are not, see
+    `CollectScores`.
+
+    Args:
+        data: that is trained on.
+        file: gets a line for each video as soon as it is known.
+    """
+
+    def __init__(self, data: VideoDataModule, file: Path) -> None:
+        self.data, self.file = data, file
+        self.known: dict[str, dict[str, str]] = {phase: {} for phase in _DONE}
+
+    @property
+    def replaced(self) -> Faults:
+        """The training videos that could not be read so far, of all ranks and passes."""
+        what = "training videos could not be read and were replaced"
+        return Faults(what, len(self.data.videos.train), self.known["train"])
+
+    @property
+    def faults(self) -> list[Faults]:
+        """What was wrong with training videos, for the record."""
+        absent, of = self.data.absent["train"], len(self.data.listed.train)
+        left_out = Faults("training videos are not there and were left out", of, absent)
+        return [one for one in (left_out, self.replaced) if one.videos]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known, so that a run that goes on still knows it."""
+        # Within a pass there may be some of which nobody has been told yet.
+        return {phase: self.data.unreadable[phase] | known for phase, known in self.known.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember what an earlier start has found out."""
+        self.known = {phase: dict(known) for phase, known in state_dict.items()}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
+    ) -> None:
+        """Agree where metrics are logged, too."""
+        *_, index = step
+        if (index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._agree(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Agree, and log how many there are; validation of this pass is over by now."""
+        self._agree(trainer)
+        for phase, known in self.known.items():
+            pl_module.log(f"{phase}/skipped_videos", float(len(known)), sync_dist=True)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        met = of_all_ranks({phase: self.data.unreadable[phase] for phase in self.known})
+        news = False
+        for phase, known in self.known.items():
+            everywhere = {name: why for one in met for name, why in one[phase].items()}
+            for name in sorted(everywhere.keys() - known.keys()):
+                known[name], news = everywhere[name], True
+                if trainer.is_global_zero:
+                    log.warning("video %s: %s; %s", name, everywhere[name], _DONE[phase])
+        if news and trainer.is_global_zero:
+            self._tell(trainer)
+        if len(self.known["train"]) > self.data.max_broken * len(self.data.videos.train):
+            raise UserError(
+                f"{self.replaced}; all are in {self.file}. data.max_broken="
+                f"{self.data.max_broken:g} is the share that is let pass: python -m "
+                "src.verify_data tells what is wrong with them"
+            )
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        lines = [
+            f"{phase} {name}: {reason}"
+            for phase, known in self.known.items()
+            for name, reason in known.items()
+        ]
+        self.file.write_text("".join(f"{line}\n" for line in lines))
+        log_text(trainer, "skipped_videos", "\n".join(lines))

@@ -1,0 +1,203 @@
+"""Options of speed: the same weights, names and checkpoints, faster; mistakes found early."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
+from torch.testing import assert_close
+
+from src import evaluate
+from src.errors import UserError
+from src.evaluation.scores import VideoScores
+from src.models.resnet import motion_stream
+from src.training.pipeline import run_experiment
+from src.training.plan import difference, make_plan, resolve
+from src.training.speed import check_speed, set_tf32
+from tests.conftest import compose_config
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """Sides of the clips that networks are compiled for, by a compiler that makes no machine code.
+
+    Making it takes minutes.
+    """
+    sizes: set[int] = set()
+    in_place = nn.Module.compile
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        sizes.update(x.shape[-1] for x in inputs if getattr(x, "ndim", 0) == 5)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    def without_code(net: nn.Module, mode: str, dynamic: bool) -> None:
+        in_place(net, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setattr(nn.Module, "compile", without_code)
+    yield sizes
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="module")
+def train(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trains and tests the appearance stage with some options; its directory."""
+
+    def run(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        where = ("only=appearance", f"paths.run_dir={folder}")
+        run_experiment(compose_config("train", *tiny, *where, *options))
+        return folder / "appearance"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(train: Run) -> Path:
+    return train()
+
+
+def weights(stage: Path) -> dict[str, Tensor]:
+    return torch.load(stage / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def scores(stage: Path) -> Tensor:
+    return VideoScores.load(stage / "scores.csv").scores
+
+
+def losses(stage: Path) -> list[float]:
+    with (stage / "csv" / "version_0" / "metrics.csv").open() as file:
+        values = [row["train/loss_step"] for row in csv.DictReader(file)]
+    return [float(value) for value in values if value]
+
+
+@pytest.mark.parametrize("option", ["optimizer.fused=true", "model.backbone.checkpointing=true"])
+def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -> None:
+    stage = train(option)
+    assert_close(weights(stage), weights(plain))
+    assert_close(scores(stage), scores(plain))
+
+
+def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
+    """Names included; whole frames, of 64 pixels, are tested without compiling for them."""
+    stage = train("compile=default", "model.backbone.checkpointing=true")
+    assert compiled_sizes == {56}
+    assert_close(weights(stage), weights(plain))
+    assert_close(scores(stage), scores(plain))
+
+
+def test_mixed_precision_is_close(train: Run, plain: Path) -> None:
+    """bfloat16 has 8 bits: losses agree to a hundredth, weights and scores to a twentieth."""
+    stage = train("trainer.precision=bf16-mixed")
+    assert losses(stage) == pytest.approx(losses(plain), rel=1e-2)
+    ours, theirs = weights(stage), weights(plain)
+    assert list(ours) == list(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        if name.endswith("weight"):
+            assert_close(ours[name], tensor, rtol=0, atol=0.05 * float(tensor.abs().max()))
+    assert scores(stage).isfinite().all()
+    assert_close(scores(stage), scores(plain), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_compiled_units_are_computed_again(
+    dtype: torch.dtype | None, compiled_sizes: set[int]
+) -> None:
+    """Checkpointing inside compiled code: gradients, and statistics that a batch changes once."""
+    found = []
+    clip = torch.randn(2, 4, 2, 32, 32)
+    for compiled, checkpointing in ((False, False), (True, True)):
+        torch.manual_seed(0)
+        net = motion_stream(3, 2, 18, 4, checkpointing=checkpointing)
+        if compiled:
+            net.compile(mode="default", dynamic=False)
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            net(clip).float().square().mean().backward()
+        gradients = {f"{name}.grad": p.grad for name, p in net.named_parameters()}
+        found.append(gradients | dict(net.state_dict()))
+    rtol, atol = (1e-5, 1e-5) if dtype is None else (0.05, 0.02)
+    assert_close(found[1], found[0], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "compile=default",
+        "optimizer.fused=true",
+        "model.backbone.checkpointing=true",
+        "data.num_workers=3",
+    ],
+)
+def test_a_run_goes_on_with_another_speed(option: str) -> None:
+    now, before = (
+        make_plan(resolve(compose_config("train", *options)), "joint") for options in ([option], [])
+    )
+    assert difference(now, before) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("trainer.precision=bf16-mixed", "precision: bf16-mixed, 32-true"),
+        ("tf32=true", "precision: 32-true, tf32=True, 32-true"),
+    ],
+)
+def test_another_precision_is_another_run(option: str, told: str) -> None:
+    now, before = (
+        make_plan(resolve(compose_config("train", *options)), "joint") for options in ([option], [])
+    )
+    assert difference(now, before) == told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed needs a GPU: choose bf16"),
+        (["compile=fast"], "compile=fast: choose from None, default, reduce-overhead, max-auto"),
+        (["tf32=convolutions"], "tf32=convolutions: choose from None, True, False"),
+    ],
+)
+def test_mistakes_are_found_before_the_start(options: list[str], told: str, tmp_path: Path) -> None:
+    run = ("trainer.accelerator=cpu", f"paths.run_dir={tmp_path / 'run'}", *options)
+    with pytest.raises(UserError, match=told):
+        run_experiment(compose_config("train", "experiment=st_resnet_ucf101", *run))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_has_no_half_precision_on_cpus(
+    finished_run: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = f"ckpt_path={finished_run / 'joint' / 'last.ckpt'}"
+    precision = ("trainer.accelerator=cpu", "trainer.precision=16-mixed")
+    assert call(evaluate.main, checkpoint, *precision) == 1
+    assert capsys.readouterr().err.startswith("error: trainer.precision=16-mixed needs a GPU")
+
+
+def test_a_missing_compiler_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("nowhere-g++",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier
+    with pytest.raises(UserError, match=r"^compile=default: torch\.compile does not work here"):
+        check_speed("default", None, torch.device("cpu"))
+    torch.compiler.reset()
+
+
+def test_tf32() -> None:
+    """Asked for, refused, and as torch has it by itself: no job leaves its choice to the next."""
+    for wanted, convolutions, products in (
+        (True, True, "high"),
+        (False, False, "highest"),
+        (None, True, "highest"),
+    ):
+        set_tf32(wanted)
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+        assert torch.get_float32_matmul_precision() == products
