@@ -158,7 +158,8 @@ def find_mistake(error: BaseException) -> str | None:
     `instantiate`: the innermost reason is the one that names the thing.
     """
     refused: BaseException | None = error
-    while refused is not None:  # logging, for one, makes something else of it
+    # Logging, for one, makes something else of it; a UserError says more than its cause.
+    while refused is not None and not isinstance(refused, UserError):
         if isinstance(refused, OSError) and refused.errno in _REFUSALS:
             place = f"{refused.filename}: " if refused.filename else ""
             return f"{place}{refused.strerror}: {_REFUSALS[refused.errno]}"
