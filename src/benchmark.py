@@ -6,13 +6,15 @@ python -m src.benchmark target=[loader,decode] output=now.json compare=before.js
 
 from omegaconf import DictConfig
 
-from src.benchmarks.run import run_benchmarks
 from src.cli import command
 
 
 @command("benchmark")
 def main(cfg: DictConfig) -> None:
     """Compose, measure, print."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.benchmarks.run import run_benchmarks
+
     run_benchmarks(cfg)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -31,7 +30,7 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
 LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
-_MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
+_LIGHTNING = "lightning_fabric.utilities.exceptions"
 # What a file system refuses; other errors of the system may be bugs.
 _REFUSALS = {
     errno.EACCES: "give another path, or the right to it",
@@ -41,6 +40,13 @@ _REFUSALS = {
     errno.ENOSPC: "make room, then the same command goes on",
     errno.EDQUOT: "make room, then the same command goes on",
 }
+
+
+def _mistakes() -> tuple[type[BaseException], ...]:
+    # Whoever raises Lightning's has imported it; to import it here would bring torch along.
+    lightning = sys.modules.get(_LIGHTNING)
+    own = (UserError, HydraException, OmegaConfBaseException)
+    return (*own, lightning.MisconfigurationException) if lightning else own
 
 
 def folder_name(overrides: str) -> str:
@@ -152,17 +158,18 @@ def find_mistake(error: BaseException) -> str | None:
     `instantiate`: the innermost reason is the one that names the thing.
     """
     refused: BaseException | None = error
-    while refused is not None:  # logging, for one, makes something else of it
+    # Logging, for one, makes something else of it; a UserError says more than its cause.
+    while refused is not None and not isinstance(refused, UserError):
         if isinstance(refused, OSError) and refused.errno in _REFUSALS:
             place = f"{refused.filename}: " if refused.filename else ""
             return f"{place}{refused.strerror}: {_REFUSALS[refused.errno]}"
         refused = refused.__cause__
-    if not isinstance(error, _MISTAKES):
+    mistakes = _mistakes()
+    if not isinstance(error, mistakes):
         return None
-    while isinstance(error, HydraException) and isinstance(
-        error.__cause__, (ValueError, TypeError, *_MISTAKES)
-    ):
-        error = error.__cause__
+    reasons: tuple[type[BaseException], ...] = (ValueError, TypeError, *mistakes)
+    while isinstance(error, HydraException) and isinstance(cause := error.__cause__, reasons):
+        error = cause
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not given: add {error.full_key}=<value> to the command"
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:

@@ -7,22 +7,27 @@ A checkpoint is evaluated first; a file of scores is taken as it is.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from src.cli import command
 from src.errors import UserError
-from src.evaluation.fuse_inputs import fuse_inputs
-from src.evaluation.scores import VideoScores
-from src.evaluation.table import Result, show_results
-from src.training.trainer import instantiate_trainer
+
+if TYPE_CHECKING:
+    from src.evaluation.scores import VideoScores
+    from src.evaluation.table import Result
 
 
 @command("fuse")
 def main(cfg: DictConfig) -> None:
     """Score what is a checkpoint, print the accuracies, write the fused scores."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from src.evaluation.fuse_inputs import fuse_inputs
+    from src.training.trainer import instantiate_trainer
+
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
     for key in ("inputs", "weights"):
         if not isinstance(config[key], list | None):
@@ -35,11 +40,12 @@ def main(cfg: DictConfig) -> None:
         config["data"],
         config["protocol"],
     )
-    _report(results, fused, Path(config["output"]))
+    rank_zero_only(_report)(results, fused, Path(config["output"]))
 
 
-@rank_zero_only
-def _report(results: list[Result], fused: VideoScores, output: Path) -> None:
+def _report(results: "list[Result]", fused: "VideoScores", output: Path) -> None:
+    from src.evaluation.table import show_results
+
     show_results(results, "late fusion: video level")
     output.parent.mkdir(parents=True, exist_ok=True)
     fused.save(output)

@@ -15,8 +15,6 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.importing.checkpoint import import_model
-from src.importing.report import report
 
 
 def main() -> None:
@@ -28,6 +26,10 @@ def main() -> None:
 @command("import_matconvnet")
 def run(cfg: DictConfig) -> None:
     """Import the file that the config names."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.importing.checkpoint import import_model
+    from src.importing.report import report
+
     imported = import_model(str(cfg.input), cfg.split, lambda changes: compose("train", changes))
     imported.save(Path(cfg.output))
     for line in report(imported):

@@ -9,18 +9,21 @@ The exit status is 1 if a video could not be read.
 import sys
 from pathlib import Path
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.evaluation.predict import predict_videos, save_predictions, show_predictions
-from src.flow.extract import find_videos
 
 
 @command("predict")
 def main(cfg: DictConfig) -> None:
     """Print the most probable classes of every video and write them to a file."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    import torch
+
+    from src.evaluation.predict import predict_videos, save_predictions, show_predictions
+    from src.flow.extract import find_videos
+
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     predictions, failed = predict_videos(
         cfg.ckpt_path, find_videos(Path(cfg.input)), cfg.top_k, instantiate(cfg.flow), device

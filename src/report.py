@@ -10,12 +10,14 @@ Prints the table and writes it as report.md and report.html, and every run as a 
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.reporting.report import make_report
 
 
 @command("report")
 def main(cfg: DictConfig) -> None:
     """Compose, collect, print and write."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.reporting.report import make_report
+
     runs = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
     make_report(runs, cfg.output, cfg.baseline)
     print(f"written: report.md, report.html and report.csv in {cfg.output}")

@@ -13,13 +13,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.training.launch import run_on_all_devices
-from src.training.replay import replay
 
 
 @command("train")
 def main(cfg: DictConfig) -> float:
     """Run the experiment; the value is what a sweep optimises."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.training.launch import run_on_all_devices
+    from src.training.replay import replay
+
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir

@@ -15,13 +15,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.data.verification.report import report, write_report
-from src.data.verification.verify import verify
+from src.errors import UserError
 
 
 @command("verify_data")
 def main(cfg: DictConfig) -> None:
     """Compose, verify, print and keep the report."""
+    if "data" not in cfg:
+        raise UserError("data is not given: add data=hmdb51 or data=ucf101 to the command")
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.data.verification.report import report, write_report
+    from src.data.verification.verify import verify
+
     data = cfg.data
     found = verify(
         instantiate(data.dataset),

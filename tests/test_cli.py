@@ -4,13 +4,16 @@ import csv
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from src import evaluate, extract_flow, predict, train
+from src import evaluate, extract_flow, predict, train, verify_data
+from src.cli import CONF_DIR
+from src.evaluation.predict import Prediction, show_predictions
 from tests.helpers import CLIPS
 
 Main = Callable[[], None]
@@ -69,6 +72,40 @@ def test_mistake_is_one_line(
     assert len(lines) == 1
     assert named in lines[0]
     assert "Traceback" not in error
+
+
+# In a process of its own: this one has imported torch long ago.
+WITHOUT_TORCH = """
+import contextlib, importlib, io, sys
+for name in sys.argv[1:]:
+    for argument, status in (("--help", 0), ("--cfg=job", 0), ("no_key=1", 1)):
+        sys.argv = [name, argument]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                importlib.import_module(f"src.{name}").main()
+                ended = 0
+            except SystemExit as stop:
+                ended = stop.code
+        heavy = {"torch", "lightning_fabric", "pytorch_lightning"} & sys.modules.keys()
+        if ended != status or heavy:
+            sys.exit(f"{name} {argument}: status {ended}, imports {heavy}")
+"""
+
+
+def test_help_and_mistakes_in_composing_do_not_wait_for_torch() -> None:
+    folder = CONF_DIR.parent / "src"
+    names = [file.stem for file in folder.glob("*.py") if "\n    main()\n" in file.read_text()]
+    assert {"train", "evaluate", "predict", "fuse", "report", "verify_data"} <= set(names)
+    command = [sys.executable, "-c", WITHOUT_TORCH, *sorted(names)]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_verify_data_asks_for_the_dataset(
+    call: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(verify_data.main) == 1
+    assert "error: data is not given: add data=hmdb51" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -210,3 +247,11 @@ def test_predict_on_real_clips_goes_on_past_a_broken_one(
     assert len(rows) == 2 * len(clips)
     failed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed:")]
     assert all("corrupted.mp4" in line for line in failed)
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file or a class, whatever the brackets in it say to the terminal."""
+    show_predictions([Prediction("[/red].mp4", 1, "[link=x]run[/]", 0.5)])
+    printed = capsys.readouterr().out
+    assert "[/red].mp4" in printed
+    assert "[link=x]run[/]" in printed

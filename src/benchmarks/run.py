@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from src.benchmarks import flow, readers
+from src.benchmarks.first_batch import first_batches, make_dataset
 from src.benchmarks.harness import Measurement, load, machine, save, show
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
@@ -25,7 +26,7 @@ from src.models.build import build_net
 from src.training.plan import make_plan, resolve
 
 TARGETS = ("loader", "decode", "extract", "flow", "memory", "network", "step", "startup")
-ON_CLIPS = TARGETS[:5]
+ON_CLIPS = (*TARGETS[:5], "startup")
 
 
 def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
@@ -65,10 +66,17 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
             title = " ".join(setting) or "as it is"
             with _quiet("src.training"):
                 yield step(train, cfg.step.stage, title, cfg.step.clips, cfg.step.steps, cfg.rounds)
-    elif target == "startup":
-        yield startup(cfg.rounds)
     if material is None:
         return
+    if target == "startup":
+        root, videos = material.root / "ucf101", cfg.startup.videos
+        manifest = make_dataset(root, material, videos)
+        places = (f"data.dataset.root={root}", f"data.manifest={manifest}", "data.cache_dir=null")
+        plan = make_plan(
+            resolve(compose("train", ["experiment=st_resnet_ucf101", *places])), "joint"
+        )
+        yield startup(plan, material.root, videos, cfg.rounds)
+        yield first_batches(plan, material.root / "index", videos, cfg.rounds)
     if target == "memory":
         memory(material, cfg.memory.clips, cfg.memory.workers)
     if target == "extract":

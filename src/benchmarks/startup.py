@@ -1,33 +1,55 @@
 """How long a command takes before it does anything, each in a process of its own."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from src.benchmarks.first_batch import in_seconds
 from src.benchmarks.harness import Contender, Measurement, measure
+from src.models.build import Plan
 
 EXPERIMENT = "experiment=st_resnet_hmdb51"
 
 
-def startup(rounds: int) -> Measurement:
-    """Starts per second of our commands, against Python with torch and Lightning imported."""
+def startup(plan: Plan, folder: Path, videos: int, rounds: int) -> Measurement:
+    """Starts per second of our commands, against Python with torch imported.
 
-    def process(*arguments: str) -> Callable[[], int]:
-        def run() -> int:
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-            return 1
-
-        return run
-
-    return measure(
+    Args:
+        plan: of the dataset of `src.benchmarks.first_batch`, whose first batch is waited for.
+        folder: for a file.
+        videos: of that dataset.
+        rounds: of the measurement.
+    """
+    file = folder / "plan.json"
+    file.write_text(json.dumps(plan))
+    measurement = measure(
         "startup",
         "starts",
-        Contender("import torch", process("-c", "import torch")),
+        Contender("import torch", _process("-c", "import torch")),
         [
-            Contender("import pytorch_lightning", process("-c", "import pytorch_lightning")),
-            Contender("train --help", process("-m", "src.train", "--help")),
-            Contender("train --cfg job", process("-m", "src.train", EXPERIMENT, "--cfg", "job")),
-            Contender("extract_flow --help", process("-m", "src.extract_flow", "--help")),
+            Contender("import pytorch_lightning", _process("-c", "import pytorch_lightning")),
+            Contender("train --help", _process("-m", "src.train", "--help")),
+            Contender("train --cfg job", _process("-m", "src.train", EXPERIMENT, "--cfg", "job")),
+            Contender("train no_key=1", _process("-m", "src.train", "no_key=1", status=1)),
+            Contender("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
+            Contender(
+                "first batch",
+                _process("-m", "src.benchmarks.first_batch", str(file)),
+                f"of {videos} videos, with a manifest",
+            ),
         ],
         rounds,
     )
+    return in_seconds(measurement)
+
+
+def _process(*arguments: str, status: int = 0) -> Callable[[], int]:
+    def run() -> int:
+        done = subprocess.run([sys.executable, *arguments], check=False, capture_output=True)
+        if done.returncode != status:
+            raise subprocess.CalledProcessError(done.returncode, arguments, stderr=done.stderr)
+        return 1
+
+    return run

@@ -65,7 +65,7 @@ class ArchiveTree:
         kept = load_json(about)
         if kept.get("archive") == identity:
             rows = load_array(array)
-            if rows is not None and len(rows) == kept["images"]:
+            if rows is not None and rows.dtype == _ROW and len(rows) == kept.get("images"):
                 return kept["videos"], rows
         videos, rows = _index(self.archive)
         if save_array(array, rows):

@@ -65,13 +65,13 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
     classes = tuple(sorted(file_of))
     marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
     for label, name in enumerate(classes):
-        for line in file_of[name].read_text().splitlines():
+        for line in _lines(file_of[name]):
             if line.strip():
                 video, _, flag = line.rstrip().rpartition(" ")
                 if flag not in marked:
                     raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
                 marked[flag].append((f"{name}/{video.strip()}", label))
-    return _split(videos_dir, classes, marked["1"], marked["2"])
+    return _split(lists_dir, videos_dir, classes, marked["1"], marked["2"])
 
 
 def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
@@ -90,7 +90,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
         file = lists_dir / part
         if not file.is_file():
             raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
-        parts[part[:5]] = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        parts[part[:5]] = [line.split() for line in _lines(file) if line.strip()]
     classes = tuple(line[-1] for line in parts["class"])
     label_of = {name: label for label, name in enumerate(classes)}
 
@@ -104,7 +104,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
         return entries
 
     train, test = labelled(parts["train"]), labelled(parts["testl"])
-    return _split(videos_dir, classes, train, test)
+    return _split(lists_dir, videos_dir, classes, train, test)
 
 
 def _check_split(split: int, dataset: str) -> None:
@@ -120,13 +120,33 @@ def _check_lists(dataset: str, lists: Path, tree: str) -> None:
         )
 
 
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"list {file} cannot be read ({error}): download it again") from error
+
+
 def _split(
+    lists: Path,
     videos: Path,
     classes: tuple[str, ...],
     train: Iterable[tuple[str, int]],
     test: Iterable[tuple[str, int]],
 ) -> Split:
     def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
-        return tuple(Video(Path(path).stem, videos / path, label) for path, label in entries)
+        inside = ((_inside(path, lists), label) for path, label in entries)
+        return tuple(Video(path.stem, videos / path, label) for path, label in inside)
 
     return Split(classes, listed(train), listed(test))
+
+
+def _inside(entry: str, lists: Path) -> Path:
+    """Refuse an entry that is no `<class>/<file>`: it might lie outside the videos' folder."""
+    path = Path(entry)
+    if len(path.parts) != 2 or path.anchor or ".." in path.parts or "\0" in entry:
+        raise UserError(
+            f"a list in {lists} names the video {entry!r}, which is no <class>/<file> below the "
+            "folder of videos: download the lists again"
+        )
+    return path

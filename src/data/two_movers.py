@@ -100,7 +100,7 @@ def _is_done(folder: Path, recipe: dict[str, int]) -> bool:
     """Whether the dataset is there and whole; UserError if what is there is of another recipe."""
     mend = f"give another folder as data.dataset.root=... or delete {folder}"
     # In this order, so that a process that makes it at this moment leads to no wrong answer.
-    begun = (folder / "videos").exists()
+    begun = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     for file in (folder / UNFINISHED, folder / DONE):
         try:
             made = dict(json.loads(file.read_text()))
@@ -115,7 +115,10 @@ def _is_done(folder: Path, recipe: dict[str, int]) -> bool:
             raise UserError(f"two_movers in {folder} is made with {there}, not {asked}: {mend}")
         return file.name == DONE
     if begun:
-        raise UserError(f"{folder} has videos of unknown origin, as {DONE} is missing: {mend}")
+        raise UserError(
+            f"{folder} has files of unknown origin, as {DONE} is missing: give an empty or a new "
+            "folder as data.dataset.root=..."
+        )
     return False
 
 

@@ -16,10 +16,10 @@ from src.models.build import (
     build_module,
     build_net,
     build_protocol,
-    check_trusted,
 )
 from src.models.checkpoints import Description
 from src.models.modules import VideoClassifier
+from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights
 
 
@@ -40,15 +40,25 @@ def load_module(
     """
     description, content = Description.read(ckpt_path)
     plan = description.plan
-    check_trusted(plan)
-    plan["data"] = changed(plan["data"], data_changes or {})
+    check_trusted(plan, ckpt_path)
     given = {key: value for key, value in (protocol or {}).items() if value is not None}
-    # Checkpoints from before there was a choice were tested on whole frames.
-    plan["protocol"] = plan.get("protocol", WHOLE_FRAMES) | given
-    net = build_net(plan)
+    try:
+        plan["data"] = changed(plan["data"], data_changes or {})
+        # Checkpoints from before there was a choice were tested on whole frames.
+        plan["protocol"] = plan.get("protocol", WHOLE_FRAMES) | given
+        net = build_net(plan)
+        module = build_module(plan, net).eval()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{ckpt_path} describes no network that can be built ({type(error).__name__}: {error})"
+        ) from error
     if load_weights(net, net_weights(content), ckpt_path).new:
         raise UserError(f"{ckpt_path} lacks the classifier that its own config describes")
-    return build_module(plan, net).eval(), description
+    if len(description.class_names) != module.num_classes:
+        raise UserError(
+            f"{ckpt_path} names {len(description.class_names)} of {module.num_classes} classes"
+        )
+    return module, description
 
 
 def evaluate_checkpoint(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from src.data.dataset import read_view
@@ -112,7 +113,8 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     for column in ("video", "rank", "class", "probability"):
         table.add_column(column)
     for p in predictions:
-        table.add_row(p.video if p.rank == 1 else "", str(p.rank), p.label, f"{p.probability:.3f}")
+        video = escape(p.video) if p.rank == 1 else ""
+        table.add_row(video, str(p.rank), escape(p.label), f"{p.probability:.3f}")
     Console().print(table)
 
 

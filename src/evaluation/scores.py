@@ -141,15 +141,14 @@ class VideoScores:
         unknown = set(labels) - set(classes)
         if unknown:
             raise ValueError(f"the label {min(unknown)} has no column")
-        values = [[float(text) for text in column] for column in columns.values()]
-        for row in zip(*values, strict=True):
-            if not (all(map(math.isfinite, row)) or all(map(math.isnan, row))):
-                raise ValueError("it has scores that are not finite")
+        values = torch.tensor([[float(text) for text in column] for column in columns.values()])
+        if not (values.isfinite().all(0) | values.isnan().all(0)).all():
+            raise ValueError("it has scores that are not finite, or too large")
         index = {name: number for number, name in enumerate(classes)}
         return cls(
             videos,
             [index[label] for label in labels],
-            list(torch.tensor(values).T),
+            list(values.T),
             classes=classes,
             protocol=protocol,
         )

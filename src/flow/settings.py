@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -44,7 +45,7 @@ class FlowSettings:
         # All parameters, so that settings compare equal whether defaults were spelt out or not.
         complete = all_parameters(self.algorithm, dict(self.parameters))
         object.__setattr__(self, "parameters", complete)
-        if self.short_side < 1 or self.bound <= 0:
+        if not (self.short_side >= 1 and 0 < self.bound < math.inf):
             raise UserError(
                 f"flow with short_side={self.short_side} and bound={self.bound}: both must be "
                 "positive"
@@ -98,5 +99,5 @@ class FlowSettings:
         try:
             record = json.loads(file.read_text())
             return cls(**{name: record[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is not readable as flow settings: {error}") from error

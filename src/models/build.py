@@ -5,26 +5,15 @@ form, and the few numbers beside them (see `src.training.plan.make_plan`). A run
 a stage by it, and a checkpoint carries it.
 """
 
-from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from hydra.utils import instantiate
 
 from src.data.datamodule import VideoDataModule
-from src.errors import UserError
 from src.models.modules import VideoClassifier, VideoProtocol
 from src.models.optimisation import Factors
 
 Plan = dict[str, Any]
-# Every constructor that a plan may call; a checkpoint from elsewhere can ask for nothing more.
-_TRUSTED = (
-    "src.data.",
-    "src.evaluation.protocol.TestProtocol",
-    "src.flow.settings.",
-    "src.models.",
-    "torch.optim.",
-)
 # The protocol of ST-ResNet's released implementation, the default.
 WHOLE_FRAMES = {
     "_target_": "src.evaluation.protocol.TestProtocol",
@@ -74,28 +63,3 @@ def build_protocol(plan: Plan) -> VideoProtocol:
         mirror=protocol["mirror"] and data["mirror"],
         _convert_="all",
     )
-
-
-def check_trusted(node: Any) -> None:
-    """Refuse a plan out of a checkpoint that would call anything but our own constructors."""
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if target is not None and not _is_trusted(str(target)):
-            raise UserError(f"this checkpoint asks to call {target}, which is not of this project")
-        for value in node.values():
-            check_trusted(value)
-    elif isinstance(node, list):
-        for value in node:
-            check_trusted(value)
-
-
-def _is_trusted(target: str) -> bool:
-    """Whether it is among the trusted names, and made there: not what a module has imported."""
-    module, _, name = target.rpartition(".")
-    if not target.startswith(_TRUSTED):
-        return False
-    try:
-        made_in = getattr(import_module(module), name).__module__
-    except (ImportError, AttributeError):
-        return False
-    return str(made_in).startswith(module)

@@ -1,15 +1,26 @@
 """What our checkpoints carry beside weights, and the checks that it makes possible."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from src import __version__
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
+from src.flow.settings import FlowSettings
 from src.models.build import Plan
 from src.models.weights import read_checkpoint
 
 KEY = "experiment"
+_KINDS = {
+    "config": dict,
+    "plan": dict,
+    "class_names": list,
+    "split": int,
+    "normalisation": dict,
+    "flow": dict | None,
+    "version": str,
+}
 
 
 @dataclass(frozen=True)
@@ -38,12 +49,27 @@ class Description:
     def read(cls, path: str) -> tuple[Self, dict[str, Any]]:
         """The description in a checkpoint, and the checkpoint itself."""
         content = read_checkpoint(path)
+        return cls.out_of(content, path), content
+
+    @classmethod
+    def out_of(cls, content: Mapping[str, Any], path: str) -> Self:
+        """The description in the content of a checkpoint.
+
+        Raises:
+            UserError: there is none, or one with other entries than ours.
+        """
         try:
-            return cls(**content[KEY]), content
+            found = cls(**content[KEY])
+            for name, kind in _KINDS.items():
+                if not isinstance(getattr(found, name), kind):
+                    raise TypeError(name)
+            if found.flow is not None:
+                FlowSettings(**found.flow)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
             ) from error
+        return found
 
     def check_fits(self, data: VideoDataModule, source: str) -> None:
         """Refuse data that this checkpoint must not meet: another split, or other flow.

@@ -24,6 +24,7 @@ class Schedule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class PiecewiseConstant:
     """Constant learning rates, one after the other: the papers' schedule.
 
@@ -31,12 +32,25 @@ class PiecewiseConstant:
         phases: (learning rate, passes) pairs in order.
     """
 
-    def __init__(self, phases: Sequence[tuple[float, int]]) -> None:
-        self.phases = [(float(rate), int(epochs)) for rate, epochs in phases]
-        if not self.phases or any(epochs < 1 for _, epochs in self.phases):
-            raise ValueError(f"phases={list(phases)}: needs [learning rate, passes], passes from 1")
-        self.epochs = sum(epochs for _, epochs in self.phases)
-        self.lr = max(rate for rate, _ in self.phases)
+    phases: Sequence[tuple[float, int]]
+
+    def __post_init__(self) -> None:
+        phases = [(float(rate), int(epochs)) for rate, epochs in self.phases]
+        if not phases or any(epochs < 1 for _, epochs in phases):
+            raise ValueError(
+                f"phases={list(self.phases)}: needs [learning rate, passes], passes from 1"
+            )
+        object.__setattr__(self, "phases", phases)  # YAML reads 1e-3 as a text
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the train list."""
+        return sum(epochs for _, epochs in self.phases)
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate."""
+        return max(rate for rate, _ in self.phases)
 
     def __call__(self, progress: float) -> float:
         """Learning rate after `progress` passes."""

@@ -92,7 +92,11 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     for name in report.left_over:
         if name.split(".")[0] in parts:  # a deeper network, or one with temporal filters
             raise UserError(f"{source} does not fit this network, which has no {name}")
-    net.load_state_dict(own | fitted)
+    try:
+        net.load_state_dict(own | fitted)
+    except RuntimeError as error:  # of a kind that cannot be copied, such as a sparse one
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source} does not fit this network: {reason}") from error
     return report
 
 
@@ -180,10 +184,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def net_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The net's state dict out of a Lightning checkpoint of ours, or a bare one as it is."""
     if "state_dict" not in content:
-        return dict(content)
+        return _tensors(content)
     prefix = "net."
     return {
         name.removeprefix(prefix): tensor
-        for name, tensor in content["state_dict"].items()
+        for name, tensor in _tensors(content["state_dict"]).items()
         if name.startswith(prefix)
+    }
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """What may be weights in a dictionary from elsewhere; nothing of anything else."""
+    named = content.items() if isinstance(content, Mapping) else ()
+    return {
+        name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)
     }

@@ -97,7 +97,7 @@ def read_record(folder: Path) -> Record:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file.name} cannot be read ({error})") from error
     if not isinstance(record, dict):
         raise UserError(f"{file.name} is not a record")

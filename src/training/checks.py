@@ -11,6 +11,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
 from src.training.run_dir import stage_dirs
 from src.training.speed import check_speed
@@ -27,6 +28,10 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
         raise UserError("only=... and skip=... leave no stage to run")
     stages = stage_dirs(config)
     for name, plan in plans.items():
+        try:
+            check_trusted(plan, f"stage {name}")
+        except UserError as error:
+            log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
         data = build_datamodule(plan)
         with torch.device("meta"):  # shapes only: no memory, no time
             try:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.models.build import build_module, build_net, check_trusted
+from src.models.build import build_module, build_net
 from src.models.checkpoints import KEY, Description
 from src.models.modules import Batch, VideoClassifier
+from src.models.trust import check_trusted
 from src.training.checkpoint_io import WholeFiles
 
 STEP = "failed_step"
@@ -69,7 +70,7 @@ class FailedStep:
             step = cls(**content[STEP])
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} holds no step to replay: give a failed_step.ckpt") from error
-        check_trusted(description.plan)
+        check_trusted(description.plan, str(path))
         module = build_module(description.plan, build_net(description.plan))
         module.load_state_dict(content["state_dict"])
         return step, module, description

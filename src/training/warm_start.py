@@ -71,7 +71,7 @@ def start_from(
                 source = str(checkpoint_of_stage(stages[source], plan["stage"]))
             content = read_checkpoint(source)
             if KEY in content:
-                description = Description(**content[KEY])
+                description = Description.out_of(content, source)
                 description.check_fits(data, source)
                 check_normalisation(normalise, description.normalisation, source, data)
             weights = of_part(net_weights(content), part)
@@ -92,11 +92,18 @@ def check_normalisation(
     """
     ours = normalise.describe()
     for key, value in trained_with.items():
-        if key.split("_")[0] in data.modalities and not np.allclose(ours[key], value, atol=0.01):
+        if key.split("_")[0] in data.modalities and not _alike(ours.get(key), value):
             raise UserError(
                 f"{source} was trained with {key} {value}, but model.backbone.normalise has "
-                f"{ours[key]}: set it so, or choose the model/backbone of those weights"
+                f"{ours.get(key)}: set it so, or choose the model/backbone of those weights"
             )
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    try:
+        return np.allclose(ours, theirs, atol=0.01)
+    except (TypeError, ValueError):  # of other channels, or no numbers at all
+        return False
 
 
 def is_imagenet(source: str, stages: Collection[str]) -> bool:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from src.benchmarks import material as making
 from src.benchmarks import readers, run
+from src.benchmarks.first_batch import first_batches, make_dataset
 from src.benchmarks.flops import training_flops, utilisation
 from src.benchmarks.flow import algorithms
 from src.benchmarks.material import Material, make_material
@@ -18,11 +19,14 @@ from src.benchmarks.memory import memory
 from src.benchmarks.network import LAYOUTS, as_conv3d
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import open_images
+from src.data.library import FlowFolders
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.models.build import build_datamodule
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet
+from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 from tests.helpers import frames_of, randomise
 
@@ -176,6 +180,36 @@ def test_network() -> None:
         tables = run.run_benchmarks(cfg)
     assert [table.baseline for table in tables] == ["all Conv3d"] * 2
     assert all(row.rate > 0 for table in tables for row in table.rows)
+
+
+def test_first_batch_of_linked_videos(material: Material, tmp_path: Path) -> None:
+    """All ways to find the videos find the same; the manifest is where training looks for it."""
+    root, videos = tmp_path / "ucf101", 202
+    manifest = make_dataset(root, material, videos)
+    cfg = compose_config(
+        "train",
+        "experiment=st_resnet_ucf101",
+        f"data.dataset.root={root}",
+        "data.num_workers=0",
+        "data.crop_size=32",
+        "stages.joint.data.batch_size=1",
+    )
+    plan = make_plan(resolve(cfg), "joint")
+    assert plan["data"]["manifest"] == str(manifest)
+    table = first_batches(plan, tmp_path / "index", videos, 1)
+    assert [row.name for row in table.rows][1:] == [
+        "no manifest, index of folders kept",
+        "manifest",
+    ]
+    assert table.remarks[0].startswith("seconds: no manifest ")
+    data = build_datamodule(plan)
+    data.setup()
+    assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
+    assert isinstance(data.flow, FlowFolders)
+    known, listed = data.flow.tree, open_images(root / "tvl1_flow")
+    for component in "uv":
+        assert len(known.videos(component)) == videos
+        assert known.videos(component) == listed.videos(component)
 
 
 def test_no_such_target() -> None:

@@ -417,3 +417,60 @@ def test_image_that_vanished(tmp_path: Path) -> None:
     (tmp_path / "a" / bare("rgb", "Jump&;[!", 2)).unlink()
     with pytest.raises(UserError, match=r"frame000002\.jpg cannot be read \(No such file"):
         frames_of(FrameImages(tree, "Jump&;[!"), [1])
+
+
+class TestHostile:
+    def test_members_lead_nowhere(self, tmp_path: Path) -> None:
+        """Names and links in an archive are text: what they point to is never opened."""
+        secret = unpack(tmp_path, {"secret/frame000001.jpg": jpeg(200)}) / "secret"
+        archive = tmp_path / "in" / "a.zip"
+        pack(
+            archive,
+            {
+                "../../secret/frame000001.jpg": jpeg(10),
+                f"{tmp_path}/up/frame000001.jpg": jpeg(20),
+                "..\\..\\secret\\frame000001.jpg": jpeg(30),
+            },
+        )
+        with zipfile.ZipFile(archive, "a") as file:
+            link = zipfile.ZipInfo("link/frame000001.jpg")
+            link.create_system, link.external_attr = 3, 0o120777 << 16
+            file.writestr(link, str(secret / "frame000001.jpg"))
+        before = sorted(tmp_path.rglob("*"))
+        tree = open_images(archive)
+        assert set(tree.videos("rgb")) == {"secret", "up", "link"}
+        assert abs(int(frames_of(FrameImages(tree, "secret"), [0]).mean()) - 10) < 3
+        with pytest.raises(UserError, match=r"image 1 of link is broken"):
+            frames_of(FrameImages(tree, "link"), [0])
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_an_index_with_code_in_it_is_made_anew(self, tmp_path: Path) -> None:
+        archive, marker = pack(tmp_path / "a.zip", all_images(bare)), tmp_path / "harm"
+        open_images(archive, tmp_path / "index")
+        (index,) = (tmp_path / "index").glob("*.npy")
+        with index.open("wb") as file:
+            np.save(file, np.array([Trap(marker)], dtype=object), allow_pickle=True)
+        assert open_images(archive, tmp_path / "index").videos("rgb") == VIDEOS
+        assert not marker.exists()
+        np.save(index, np.zeros(len(all_images(bare))))  # as many rows, of something else
+        assert frames_of(
+            FrameImages(open_images(archive, tmp_path / "index"), "Jump&;[!"), [0]
+        ).any()
+
+    def test_an_image_that_claims_to_be_huge(self, tmp_path: Path) -> None:
+        small = jpeg(10)
+        size = small.index(b"\xff\xc0") + 5  # of the frame header: height and width
+        huge = small[:size] + b"\xff\xdc\xff\xdc" + small[size + 4 :]
+        tree = open_images(unpack(tmp_path, {"a/frame000001.jpg": huge}))
+        with pytest.raises(UserError, match=r"frame000001\.jpg is broken"):
+            frames_of(FrameImages(tree, "a"), [0])
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.file,)

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from src.data.datamodule import VideoDataModule
 from src.data.image_folders import FolderTree
+from src.data.library import FlowFolders
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop
 from src.data.verification.lists import key_of
@@ -248,3 +250,29 @@ class TestUnfit:
 
 def test_key_is_that_of_the_lists() -> None:
     assert key_of(Video("a", Path("/data/videos/wave/a.avi"), 0)) == "wave/a.avi"
+
+
+@pytest.mark.parametrize(
+    "where", ["../secret/frame[1-13].jpg", "{root}/secret/frame[1-13].jpg", "u/../../x/f[1-13].jpg"]
+)
+def test_a_manifest_leads_nowhere_else(where: str, tree: MadeUp) -> None:
+    """A row that points out of the folder of images is not believed: the folder is listed."""
+    manifest = check(tree)
+    key, row = next(iter(manifest.rows.items()))
+    rows = {**manifest.rows, key: replace(row, u=where.format(root=tree.root))}
+    replace(manifest, rows=rows).save()
+    flow = datamodule(tree).flow
+    assert isinstance(flow, FlowFolders)
+    images = flow.tree.images("u", row.name)
+    assert images
+    assert images.where(0) == str(tree.flow / "u" / row.name / "frame000001.jpg")
+
+
+def test_a_manifest_of_endless_fields_is_not_used(
+    tree: MadeUp, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = check(tree)
+    with manifest.file.open("a") as file:
+        file.write("x" * 200_000)
+    assert Manifest.load(manifest.file) is None
+    assert "field larger than field limit" in caplog.text

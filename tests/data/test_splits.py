@@ -185,3 +185,37 @@ def test_label_that_contradicts_class_list(line: str, small_ucf101: Path) -> Non
     (small_ucf101 / "splits/trainlist01.txt").write_text(f"{line}\n")
     with pytest.raises(UserError, match=rf"contradict classInd\.txt at {line.split()[0]}"):
         read_ucf101(str(small_ucf101), 1)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "../../secret.avi",
+        "/etc/secret.avi",
+        "Run/../../secret.avi",
+        "Run/deep/secret.avi",
+        "Run//etc/../secret.avi",
+        "Run/..",
+        "Run/a\0.avi",
+        "secret.avi",
+    ],
+)
+@pytest.mark.parametrize("part", ["trainlist01.txt", "testlist01.txt"])
+def test_ucf101_entries_stay_below_the_videos(part: str, entry: str, small_ucf101: Path) -> None:
+    (small_ucf101 / "splits" / "classInd.txt").write_text("1 Run\n2 Jump\n3 ..\n4 secret.avi\n")
+    (small_ucf101 / "splits" / part).write_text(f"{entry}\n")
+    with pytest.raises(UserError, match=r"no <class>/<file> below|contradict classInd"):
+        read_ucf101(str(small_ucf101), 1)
+
+
+@pytest.mark.parametrize("entry", ["../../secret.avi", "/etc/secret.avi", "..", "", "a\0.avi"])
+def test_hmdb51_entries_stay_below_the_videos(entry: str, small_hmdb51: Path) -> None:
+    (small_hmdb51 / "splits/run_test_split1.txt").write_text(f"{entry} 1\n")
+    with pytest.raises(UserError, match="no <class>/<file> below"):
+        read_hmdb51(str(small_hmdb51), 1)
+
+
+def test_a_list_that_is_no_text(small_hmdb51: Path) -> None:
+    (small_hmdb51 / "splits/run_test_split1.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"run_test_split1\.txt cannot be read"):
+        read_hmdb51(str(small_hmdb51), 1)

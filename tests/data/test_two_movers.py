@@ -229,10 +229,16 @@ def test_a_folder_of_other_parameters_is_refused(
     assert f"data.dataset.root=... or delete {root}" in str(error.value)
 
 
-def test_a_folder_of_unknown_origin_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    with pytest.raises(UserError, match="unknown origin"):
+@pytest.mark.parametrize("name", ["videos/a.mp4", "train.csv"])
+def test_a_folder_of_unknown_origin_is_refused(name: str, tmp_path: Path) -> None:
+    """A checkpoint names the folder: what somebody else has in it must stay."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(UserError, match=r"unknown origin.*give an empty or a new folder"):
         two_movers.read_two_movers(str(tmp_path), 8, 8, 0)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

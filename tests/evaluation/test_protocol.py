@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
-from src.models.build import WHOLE_FRAMES, build_datamodule, build_protocol, check_trusted
+from src.models.build import WHOLE_FRAMES, build_datamodule, build_protocol
 from src.models.modules import Batch
 from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
@@ -256,30 +256,6 @@ def test_data_that_forbid_it_are_never_mirrored(choice: str) -> None:
     assert not protocol.mirror
     assert len(list(protocol.views(batch(64, 64)))) == (5 if choice == "ten_crops" else 1)
     assert build_datamodule(plan).test_view.count == protocol.frames == 11
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "src.evaluation.protocol.pl.Trainer",
-        "src.evaluation.protocol.LogProtocol",
-        "src.evaluation.scores.VideoScores.load",
-        "src.models.weights.torch.load",  # what a module of ours has imported is not ours
-        "src.data.library.Path",
-        "src.models.gone.Net",
-    ],
-)
-def test_a_checkpoint_may_ask_for_no_more_than_the_protocol(target: str) -> None:
-    check_trusted({"protocol": WHOLE_FRAMES})
-    with pytest.raises(UserError, match=f"asks to call {target}, which is not of this project"):
-        check_trusted({"protocol": {"_target_": target}})
-
-
-@pytest.mark.parametrize("model", ["st_resnet", "st_multiplier", "appearance"])
-def test_what_experiments_plan_is_trusted(model: str) -> None:
-    config = resolve(compose_config("train", f"experiment={model}_ucf101"))
-    for stage in stage_names(config):
-        check_trusted(make_plan(config, stage))
 
 
 def logged_protocols(stage: Path) -> list[str]:

@@ -48,13 +48,15 @@ HEADER = "video,label,walk,run\n"
         f"{HEADER}a,walk,1,2\nb,run,3".encode(),
         f"{HEADER}a,walk,1,2\na,run,3,4\n".encode(),
         f"{HEADER}a,walk,1,nan\n".encode(),
+        f"{HEADER}a,walk,1,1e39\n".encode(),
+        f"{HEADER}{'a' * 200_000},walk,1,2\n".encode(),
         b"video,label,walk,walk\na,walk,1,2\n",
         b"video\na\n",
     ],
     ids=[
         "empty", "no video", "binary", "another table", "unknown class", "no number",
-        "cut in a name", "cut in the scores", "a video twice", "not finite", "a class twice",
-        "no class",
+        "cut in a name", "cut in the scores", "a video twice", "not finite", "too large",
+        "a field without end", "a class twice", "no class",
     ],
 )  # fmt: skip
 def test_a_broken_file_is_the_users(content: bytes, tmp_path: Path) -> None:

@@ -164,6 +164,26 @@ def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
         assert FlowSettings.load(tmp_path / str(number)) == both[winners.index(True)]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 10**5,
+        b'{"algorithm": [], "parameters": {}, "short_side": 64, "bound": 20}',
+        b'{"algorithm": "os.system", "parameters": {}, "short_side": 64, "bound": 20}',
+        b'{"algorithm": "dis", "parameters": 3, "short_side": 64, "bound": 20}',
+        b'{"algorithm": "dis", "parameters": {}, "short_side": "64", "bound": 20}',
+        b'{"algorithm": "dis", "parameters": {}, "short_side": 64, "bound": NaN}',
+    ],
+)
+def test_settings_of_strangers(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(UserError, match=r"flow\.json is not readable|no flow algorithm|bound=nan"):
+        FlowSettings.load(tmp_path)
+
+
 def test_settings_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: object) -> None:
         raise OSError("this file system has none")

@@ -139,6 +139,7 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=named) as caught:
             make_algorithm("raft", {**SMALL, "weights": str(tmp_path / f"{name}.pth")})
         assert "\n" not in str(caught.value)
-    (tmp_path / "garbage.pth").write_bytes(b"no weights" * 100)
-    with pytest.raises(UserError, match=r"garbage.pth cannot be read"):
-        make_algorithm("raft", {**SMALL, "weights": str(tmp_path / "garbage.pth")})
+    for garbage in (b"no weights" * 100, b"\x80\x02h\x07."):
+        (tmp_path / "garbage.pth").write_bytes(garbage)
+        with pytest.raises(UserError, match=r"garbage.pth cannot be read"):
+            make_algorithm("raft", {**SMALL, "weights": str(tmp_path / "garbage.pth")})

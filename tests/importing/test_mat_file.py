@@ -1,15 +1,18 @@
 """MATLAB files of every kind that may come, and files that are none."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from scipy.io.matlab import MatlabFunction, MatlabObject
 
 from src.errors import UserError
 from src.importing.average_image import means
 from src.importing.dag import Layer
 from src.importing.mat_file import read_dag
+from src.importing.recognise import recognise
 from tests.importing.released_mat import Layer as WrittenLayer
 from tests.importing.released_mat import Net, base_stream, cell
 
@@ -115,3 +118,33 @@ def test_average_image(tmp_path: Path) -> None:
         net.average_image = wrong
         with pytest.raises(UserError, match=reason):
             means(read_dag(net.save(path)), 20, 3)
+
+
+def test_a_function_handle_is_data(tmp_path: Path) -> None:
+    """Written by hand, because scipy writes none."""
+    text = array(4, "", (1, 8), element(4, "delete *".encode("utf-16-le")))
+    handles = b"".join(array(16, name, (1, 1), text) for name in ("layers", "params"))
+    scipy.io.savemat(tmp_path / "net.mat", {})
+    head = (tmp_path / "net.mat").read_bytes()
+    file = write(tmp_path / "net.mat", head + handles)
+    assert isinstance(scipy.io.loadmat(file)["layers"], MatlabFunction)
+    with pytest.raises(UserError, match=r"net\.mat is not one of the released models"):
+        recognise(read_dag(file))
+
+
+def array(kind: int, name: str, size: tuple[int, int], content: bytes) -> bytes:
+    about = struct.pack("<4L", 6, 8, kind, 0) + struct.pack("<4L", 5, 8, *size)
+    return element(14, about + element(1, name.encode()) + content)
+
+
+def element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<2L", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def test_an_object_is_data(tmp_path: Path) -> None:
+    content = base_stream(3, 26).struct()
+    values = np.zeros((1, 1), [("handle", object)])
+    content["params"][0, 0]["value"] = MatlabObject(values, "gpuArray")
+    scipy.io.savemat(tmp_path / "net.mat", {"net": content})
+    with pytest.raises(UserError, match="are not numbers"):
+        read_dag(tmp_path / "net.mat")

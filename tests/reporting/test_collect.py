@@ -106,7 +106,7 @@ def test_heads_are_recorded_or_read(tmp_path: Path) -> None:
 def test_broken_and_unfinished_stages_are_told(tmp_path: Path) -> None:
     good = tmp_path / "e" / "split1_seed0"
     write_stage(good / "joint", 50)
-    for number, text in enumerate(["{", "[]", "{}", '{"plan": {"data": 3}}']):
+    for number, text in enumerate(["{", "[]", "{}", '{"plan": {"data": 3}}', "[" * 10**5]):
         folder = write_stage(tmp_path / "broken" / f"split1_seed{number}" / "joint", 50)
         (folder / "stage.json").write_text(text)
     nan = write_stage(tmp_path / "nan" / "split1_seed0" / "joint", float("nan"))
@@ -122,7 +122,7 @@ def test_broken_and_unfinished_stages_are_told(tmp_path: Path) -> None:
     found = collect([str(tmp_path)])
     assert len(found.runs) == 1
     reasons = {problem.folder: problem.reason for problem in found.problems}
-    assert len(reasons) == 7
+    assert len(reasons) == 8
     assert "an accuracy is not a number" in reasons[nan]
     assert all("\n" not in reason for reason in reasons.values())
     go_on = f"""python -m src.train 'a='"'"'x y'"'"'' 'paths.run_dir="{good}"' goes on"""

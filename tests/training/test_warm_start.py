@@ -37,6 +37,31 @@ def test_weights_bring_their_normalisation(
         start(tiny, finished_run, tmp_path, f"model.backbone.normalise.{change}")
 
 
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (3, "no readable 'experiment' entry"),
+        ({"normalisation": {"rgb_mean": "?"}}, "was trained with rgb_mean ?"),
+        ({"normalisation": {"rgb_mean": [1, 2]}}, r"was trained with rgb_mean \[1, 2\]"),
+        ({"normalisation": {"rgb_sum": 1}}, "was trained with rgb_sum 1"),
+    ],
+)
+def test_a_garbled_checkpoint_is_one_line(
+    entry: object, reason: str, tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
+) -> None:
+    content = torch.load(finished_run / "appearance" / "last.ckpt", weights_only=True)
+    known = content["experiment"]
+    content["experiment"] = known | entry if isinstance(entry, dict) else entry
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=rf"bad\.ckpt .*{reason}"):
+        start(
+            tiny,
+            finished_run,
+            tmp_path,
+            f"stages.joint.start_from.appearance={tmp_path / 'bad.ckpt'}",
+        )
+
+
 def test_a_joint_nets_streams_may_be_taken_apart(
     tiny: tuple[str, ...],
     finished_run: Path,

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from os.path import isabs
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,8 +140,8 @@ class Manifest:
                 rows = [_row(columns) for columns in csv.DictReader(lines)]
             if len(rows) != head["rows"]:
                 raise ValueError(f"{len(rows)} of {head['rows']} rows")
-            return cls(file, head["places"], {row.video: row for row in rows})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls(file, dict(head["places"]), {row.video: row for row in rows})
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             log.warning("manifest %s is not used, of another format (%s): %s", file, error, _AGAIN)
             return None
 
@@ -245,8 +246,8 @@ def where_of(images: Images, root: Path) -> str:
 
 def _folder_images(root: Path, where: str) -> FolderImages | None:
     match = _NUMBERED.fullmatch(where)
-    if match is None:
-        return None
+    if match is None or isabs(match["folder"]) or ".." in match["folder"].split("/"):
+        return None  # of another kind; or made by hand, to lead out of the folder
     first, last = int(match["first"]), int(match["last"])
     return FolderImages(
         str(root / match["folder"]),

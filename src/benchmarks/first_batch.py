@@ -1,0 +1,126 @@
+"""How long a large dataset takes to its first batch, with and without a manifest.
+
+The dataset has UCF101's lists and as many videos; they are links to a few clips, and so is their
+flow. A manifest says where every video lies, so that no folder has to be listed.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from src.benchmarks.harness import Contender, Measurement, Timed, measure
+from src.benchmarks.material import Material
+from src.data.class_names import UCF101
+from src.data.library import VIDEOS
+from src.data.splits import read_ucf101
+from src.data.verification.lists import key_of
+from src.data.verification.manifest import Manifest, Row, place_of
+from src.models.build import Plan, build_datamodule
+
+TRAINED_ON = 9537 / 13320  # the share of UCF101's videos in the train list of split 1
+FLOW = "tvl1_flow"
+
+
+def make_dataset(root: Path, material: Material, videos: int) -> Path:
+    """Make UCF101's folders, lists and manifest for some number of videos, and return the manifest.
+
+    Args:
+        root: the dataset's folder, which may be there.
+        material: the clips that stand for all videos.
+        videos: how many.
+    """
+    lists = root / "splits"
+    lists.mkdir(parents=True)
+    classes = enumerate(UCF101, start=1)
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in classes))
+    keys = [
+        f"{name}/v_{name}_g{number // len(UCF101):03d}_c01.avi"
+        for number in range(videos)
+        for name in [UCF101[number % len(UCF101)]]
+    ]
+    train = round(TRAINED_ON * videos)
+    for part, some in (("train", keys[:train]), ("test", keys[train:])):
+        (lists / f"{part}list01.txt").write_text("".join(f"{key}\n" for key in some))
+    for folder in (*(f"videos/{name}" for name in UCF101), f"{FLOW}/u", f"{FLOW}/v"):
+        (root / folder).mkdir(parents=True)
+    split, clips, rows = read_ucf101(str(root), 1), list(material.frames.items()), {}
+    for number, video in enumerate((*split.train, *split.test)):
+        clip, frames = clips[number % len(clips)]
+        images = f"{video.name}/frame[000001-{frames - 1:06d}].jpg"
+        os.link(material.video("avi", clip), video.path)
+        for component in "uv":
+            (root / FLOW / component / video.name).symlink_to(material.flow / component / clip)
+        rows[key_of(video)] = Row(
+            video=key_of(video),
+            name=video.name,
+            label=split.classes[video.label],
+            splits="1:train" if number < train else "1:test",
+            frames=frames,
+            fields=frames - 1,
+            rgb=video.path.name,
+            u=f"u/{images}",
+            v=f"v/{images}",
+        )
+    places = {"rgb": place_of(VIDEOS, split.train), "flow": str((root / FLOW).resolve())}
+    Manifest(root / "manifest.csv", places, rows).save()
+    return root / "manifest.csv"
+
+
+def first_batch(plan: Plan) -> Timed:
+    """Find a plan's videos and read the first batch of training; workers end untimed."""
+    start = time.perf_counter()
+    data = build_datamodule(plan)
+    data.setup()
+    batches = iter(data.train_dataloader())
+    next(batches)
+    return Timed(1, time.perf_counter() - start)
+
+
+def first_batches(plan: Plan, index: Path, videos: int, rounds: int) -> Measurement:
+    """First batches per second of a plan whose manifest is there, against listing its folders.
+
+    Args:
+        plan: of the dataset that `make_dataset` has made.
+        index: a folder to keep the index of folders in.
+        videos: how many there are.
+        rounds: of the measurement.
+    """
+
+    def contender(name: str, manifest: str | None, cache_dir: str | None) -> Contender:
+        changed = {"manifest": manifest, "cache_dir": cache_dir}
+        return Contender(name, _first_batch_of(plan | {"data": plan["data"] | changed}))
+
+    measurement = measure(
+        f"first batch of {videos} videos: RGB from video files, flow from a folder for each",
+        "first batches",
+        contender("no manifest", None, None),
+        [
+            contender("no manifest, index of folders kept", None, str(index)),
+            contender("manifest", plan["data"]["manifest"], None),
+        ],
+        rounds,
+    )
+    return in_seconds(measurement)
+
+
+def _first_batch_of(plan: Plan) -> Callable[[], Timed]:
+    return lambda: first_batch(plan)
+
+
+def in_seconds(measurement: Measurement) -> Measurement:
+    """The same, with the seconds that each took told as well."""
+    seconds = [f"{row.name} {1 / row.rate:.2f}" for row in measurement.rows]
+    return replace(measurement, remarks=[f"seconds: {', '.join(seconds)}"])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The first batch of the plan in a JSON file, in a process of its own."""
+    first_batch(json.loads(Path(arguments[0]).read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

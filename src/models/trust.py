@@ -1,0 +1,98 @@
+"""What a checkpoint from a stranger may ask for: constructors of what a plan is made of, no more.
+
+A plan is built by calling what its `_target_` entries name, so whoever writes a checkpoint chooses
+what is called, and with what. A prefix of names is not enough: this project has functions that
+write files, too. Users' own networks, datasets, crops, schedules, ... in `src.models` and
+`src.data` are told by their kind, and need to be named nowhere.
+"""
+
+from dataclasses import is_dataclass
+from importlib import import_module
+from inspect import isclass, isfunction
+from types import NoneType
+from typing import Any, get_type_hints
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from src.data.splits import Split
+from src.errors import UserError
+
+_ROOMS = ("src.data.", "src.models.")
+_ELSEWHERE = ("src.evaluation.protocol.TestProtocol", "src.flow.settings.FlowSettings")
+_PLAIN = (str, int, float, bool, NoneType)
+_DEEPEST = 32  # dictionaries and lists within each other; a pickle may even hold itself
+
+
+def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) -> None:
+    """Refuse a plan that would call anything but constructors of what a plan is made of.
+
+    Those are modules, data modules and dataclasses, functions that say that they return a network
+    or a `Split`, and the optimisers of `torch.optim`.
+
+    Args:
+        node: the plan, or a part of it.
+        source: where it comes from, for messages.
+        depth: of the part in the plan.
+
+    Raises:
+        UserError: names what is asked for.
+    """
+    if depth > _DEEPEST:
+        raise UserError(f"{source} has a config without an end")
+    if type(node) is dict:
+        if "_target_" in node and not _is_trusted(node["_target_"]):
+            raise _refusal(node["_target_"], source)
+        parts = [*node, *node.values()]
+    elif type(node) is list:
+        parts = node
+    elif type(node) not in _PLAIN:  # Hydra makes lists of tuples, but nobody has looked into them
+        raise UserError(
+            f"{source} has a {type(node).__name__} in its config, which is no plain value"
+        )
+    elif isinstance(node, str) and "${" in node:  # resolved, it could become another `_target_`
+        raise UserError(f"{source} has {node!r} in its config, which is not resolved")
+    else:
+        return
+    for part in parts:
+        check_trusted(part, source, depth + 1)
+
+
+def _refusal(target: Any, source: str) -> UserError:
+    if isinstance(target, str) and target.startswith(_ROOMS):
+        return UserError(
+            f"{source} asks to call {target}, but may name only modules, dataclasses, and "
+            "functions annotated to return a network or a Split"
+        )
+    return UserError(f"{source} asks to call {target}, which is not of this project")
+
+
+def _is_trusted(target: Any) -> bool:
+    if not isinstance(target, str):
+        return False
+    module, _, name = target.rpartition(".")
+    if not (module == "torch.optim" or target.startswith(_ROOMS) or target in _ELSEWHERE):
+        return False
+    try:
+        made = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    if module == "torch.optim":
+        return isclass(made) and issubclass(made, torch.optim.Optimizer)
+    # Made there: not what a module of ours has imported.
+    if name.startswith("_") or getattr(made, "__module__", None) != module:
+        return False
+    if isfunction(made):
+        return _returns_part_of_plan(made)
+    return isclass(made) and (
+        issubclass(made, (nn.Module, pl.LightningDataModule)) or is_dataclass(made)
+    )
+
+
+def _returns_part_of_plan(function: Any) -> bool:
+    try:
+        returned = get_type_hints(function).get("return")
+    except NameError:  # names that only a type checker knows
+        return False
+    return isclass(returned) and issubclass(returned, (nn.Module, Split))

@@ -1,0 +1,203 @@
+"""Checkpoints whose config asks for more than constructors of what a plan is made of."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from src import evaluate, fuse, predict
+from src.errors import UserError
+from src.models.build import WHOLE_FRAMES
+from src.models.resnet import ResNet, motion_stream
+from src.models.trust import check_trusted
+from src.training.checks import check_plans
+from src.training.plan import make_plan, resolve, stage_names
+from tests.conftest import compose_config
+
+Hostile = Callable[[Path], Any]  # makes the file that it is given, if it is built
+
+
+def save(marker: Path) -> dict[str, Any]:
+    """Writes the marker when it is instantiated; Hydra's own list of refusals does not have it."""
+    return {"_target_": "torch.save", "obj": 1, "f": str(marker)}
+
+
+def hidden_in_text(marker: Path) -> str:
+    return f"${{oc.create:{{_target_:torch.save,obj:1,f:'{marker}'}}}}"
+
+
+HOSTILE: dict[str, Hostile] = {
+    "plain": save,
+    "in a list": lambda marker: [[save(marker)]],
+    "in a tuple": lambda marker: [(save(marker),)],
+    "in an interpolation": hidden_in_text,
+    "in the target": lambda marker: save(marker) | {"_target_": "${oc.decode:torch.save}"},
+    "in positional arguments": lambda marker: {
+        "_target_": "src.models.temporal.TemporalPool",
+        "_args_": [save(marker), 1],
+    },
+    "by a function of ours": lambda marker: {
+        "_target_": "src.data.verification.verify.verify",
+        "manifest": str(marker),
+    },
+}
+
+
+@pytest.mark.parametrize("where", HOSTILE)
+def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
+    marker = tmp_path / "harm"
+    node = HOSTILE[where](marker)
+    with pytest.raises(UserError, match=r"^bad.ckpt (asks to call|has a tuple|has .\$\{)"):
+        check_trusted(
+            {"net": {"_target_": "src.models.normalise.Normalise", "x": node}}, "bad.ckpt"
+        )
+    if "ours" not in where:
+        with contextlib.suppress(InstantiationException):  # after the harm
+            instantiate({"x": node})
+        assert marker.exists()  # it was hostile
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "torch.load",
+        "torch.optim.swa_utils.AveragedModel",
+        "torch.optim.sgd.sgd",
+        "src.workers.worker_pool",
+        "src.evaluation.protocol.pl.Trainer",
+        "src.evaluation.protocol.LogProtocol",
+        "src.flow.settings.FlowSettings.load",
+        "src.data.library.Path",
+        "src.data.index_files.save_json",
+        "src.data.index_files.load_json",
+        "src.data.verification.look_cache.LookCache",
+        "src.data.splits._split",
+        "src.models.weights.torch.load",  # what a module of ours has imported is not ours
+        "src.models.weights.read_checkpoint",
+        "src.models.build.build_net",
+        "src.models.gone.Net",
+        ".",
+        7,
+    ],
+)
+def test_a_plan_may_call_constructors_of_its_parts_only(target: Any) -> None:
+    check_trusted({"protocol": WHOLE_FRAMES})
+    with pytest.raises(UserError, match=f"this checkpoint asks to call {target}, "):
+        check_trusted({"protocol": {"_target_": target}})
+
+
+def test_a_plan_without_an_end() -> None:
+    node: list[Any] = []
+    node.append(node)
+    with pytest.raises(UserError, match="without an end"):
+        check_trusted({"net": node})
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "experiment=st_resnet_hmdb51",
+        "experiment=st_multiplier_ucf101",
+        "experiment=st_resnet_two_movers",
+        "experiment=st_resnet_ucf101 schedule=cosine mixing=mixup optimizer=adamw "
+        "data/sampler=segments data/crop=multi_scale data/augment=colour_jitter",
+        "experiment=st_resnet_ucf101 mixing=cutmix optimizer=sgd_nesterov protocol=ten_crops "
+        "data/sampler=dense data/crop=random_resized data/augment=rand_augment",
+        "experiment=motion_ucf101 model/backbone=resnet50_caffe",
+    ],
+)
+def test_what_experiments_plan_is_trusted(choices: str) -> None:
+    config = resolve(compose_config("train", *choices.split()))
+    for stage in stage_names(config):
+        check_trusted(make_plan(config, stage))
+
+
+def test_training_tells_that_its_checkpoints_will_be_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = resolve(compose_config("train", "experiment=motion_two_movers"))
+    plan = make_plan(config, "motion")
+    check_plans({"motion": plan}, config)
+    assert "refuse" not in caplog.text
+    plan["net"]["_target_"] = "tests.models.test_trust.elsewhere"
+    check_plans({"motion": plan}, config)
+    assert "stage motion asks to call tests.models.test_trust.elsewhere" in caplog.text
+
+
+def elsewhere(**options: Any) -> ResNet:
+    return motion_stream(**options)
+
+
+def changed(finished_run: Path, path: Path, **entries: Any) -> Path:
+    """A copy of a real checkpoint with other entries in its description."""
+    content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+    content["experiment"] |= entries
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("main", "place", "arguments"),
+    [
+        (evaluate.main, "net", "ckpt_path={file}"),
+        (evaluate.main, "data", "ckpt_path={file}"),
+        (predict.main, "optimizer", "ckpt_path={file} input={videos}"),
+        (fuse.main, "protocol", "inputs=[{file},{file}]"),
+    ],
+)
+def test_commands_build_nothing_hostile(
+    main: Callable[[], None],
+    place: str,
+    arguments: str,
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    plan = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)["experiment"][
+        "plan"
+    ]
+    plan[place] |= {"extra": [save(tmp_path / "harm")]}
+    file = changed(finished_run, tmp_path / "bad.ckpt", plan=plan)
+    (tmp_path / "a.mp4").touch()
+    filled = arguments.format(file=file, videos=tmp_path / "a.mp4")
+    assert call(main, *filled.split()) == 1
+    error = capfd.readouterr().err
+    assert f"error: {file} asks to call torch.save, which is not of this project\n" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"plan": []}, "no readable 'experiment' entry"),
+        ({"class_names": 8}, "no readable 'experiment' entry"),
+        ({"flow": {"algorithm": "dis", "depth": 2}}, "no readable 'experiment' entry"),
+        ({"flow": {"algorithm": "magic"}}, "no flow algorithm 'magic'"),
+        ({"more": 1}, "no readable 'experiment' entry"),
+        ({"plan": {}}, "describes no network that can be built (KeyError: 'data')"),
+        ({"class_names": ["one"]}, "names 1 of 8 classes"),
+    ],
+)
+def test_a_garbled_description_is_one_line(
+    entries: dict[str, Any],
+    reason: str,
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file = changed(finished_run, tmp_path / "bad.ckpt", **entries)
+    assert call(evaluate.main, f"ckpt_path={file}") == 1
+    error = capfd.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
