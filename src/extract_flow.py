@@ -21,7 +21,8 @@ def extract(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
     from hydra.utils import instantiate
 
-    from src.flow.extract import extract_flow, find_videos
+    from src.data.find_videos import find_videos
+    from src.flow.extract import extract_flow
     from src.flow.settings import FILE_NAME
     from src.flow.shards import read_shard
 

@@ -21,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     # Imported here: --help and mistakes in the config do not wait for torch.
     import torch
 
+    from src.data.find_videos import find_videos
     from src.evaluation.predict import predict_videos, save_predictions, show_predictions
-    from src.flow.extract import find_videos
 
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     predictions, failed = predict_videos(

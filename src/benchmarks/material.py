@@ -10,12 +10,12 @@ import av
 import cv2
 import numpy as np
 
+from src.data.find_videos import find_videos
 from src.data.resize import resize, size_at
 from src.data.sources import Uint8
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithms import make_algorithm
-from src.flow.extract import find_videos
 from src.flow.quantise import quantise
 
 SHORT_SIDE, QUALITY = 256, [cv2.IMWRITE_JPEG_QUALITY, 95]

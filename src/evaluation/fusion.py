@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
+from src.data.find_videos import ENDINGS
 from src.errors import UserError
 from src.evaluation.protocol import AVERAGES
 from src.evaluation.scores import VideoScores
-from src.flow.extract import ENDINGS
 
 
 def fuse(

@@ -1,10 +1,9 @@
 """Extract the flow of many videos, in parallel, and go on after a stop."""
 
 import csv
-import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from queue import Empty, Queue
 
 from filelock import FileLock, Timeout
 
+from src.data.find_videos import check_names
 from src.errors import UserError
 from src.flow import worker
 from src.flow.claim import claim
@@ -25,7 +25,6 @@ from src.flow.shards import Shard
 from src.flow.zip_writer import Image
 from src.workers import worker_pool
 
-ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
 REFRESH = 0.5  # seconds between two looks at the workers' progress
 ALL = Shard()
 
@@ -52,28 +51,6 @@ class Extraction:
     def frames_per_second(self) -> float:
         """Frames per second over all workers, their start included."""
         return self.frames / self.seconds if self.seconds else 0.0
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Find the videos in a folder and its subfolders, sorted; a single file stands for itself.
-
-    Hidden files and folders are left out.
-
-    Raises:
-        UserError: the folder does not exist or holds no video.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise UserError(f"input {folder} does not exist: give a folder of videos or a video")
-    videos = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        videos += [Path(parent, name) for name in files if not name.startswith(".")]
-    videos = sorted(video for video in videos if video.suffix.lower() in ENDINGS.split())
-    if not videos:
-        raise UserError(f"no video in {folder}: looked for files ending in {ENDINGS}")
-    return videos
 
 
 def extract_flow(
@@ -111,7 +88,7 @@ def extract_flow(
     devices = worker_devices(settings, device, workers)
     settings.make(devices[0])  # a wrong name or parameter shows before anything is written
     kind = format_class(format)
-    _check_names(videos)
+    check_names(videos)
     own = shard.of(videos)
     start = time.monotonic()
     try:
@@ -133,16 +110,6 @@ def extract_flow(
         frames=frames,
         seconds=time.monotonic() - start,
     )
-
-
-def _check_names(videos: Iterable[Path]) -> None:
-    by_name: dict[str, Path] = {}
-    for video in videos:
-        other = by_name.setdefault(video.stem.lower(), video)  # flow is found whatever the case
-        if other is not video:
-            raise UserError(
-                f"{other} and {video} would share the flow folder {video.stem}: rename one of them"
-            )
 
 
 @contextmanager

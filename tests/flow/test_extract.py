@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from src.data.find_videos import find_videos
 from src.data.video_file import CHUNK, VideoFile
 from src.errors import UserError
 from src.flow.algorithms import Fields, FlowAlgorithm, Frames
 from src.flow.computed import ComputedFlow
-from src.flow.extract import extract_flow, find_videos
+from src.flow.extract import extract_flow
 from src.flow.quantise import dequantise
 from src.flow.settings import FILE_NAME, FlowSettings
 from tests.flow.textures import moving_texture

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from src.data.find_videos import find_videos
 from src.data.image_sources import FlowImages
 from src.data.images import open_images
 from src.errors import UserError
-from src.flow.extract import extract_flow, find_videos
+from src.flow.extract import extract_flow
 from src.flow.formats import JpegFolders
 from src.flow.settings import FILE_NAME, FlowSettings
 from tests.flow.textures import moving_texture
@@ -190,7 +191,8 @@ def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) 
 SCRIPT = """
 import sys
 from pathlib import Path
-from src.flow.extract import extract_flow, find_videos
+from src.data.find_videos import find_videos
+from src.flow.extract import extract_flow
 from src.flow.settings import FlowSettings
 settings = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
 extract_flow(find_videos(Path(sys.argv[1])), Path(sys.argv[2]), settings, 2, format=sys.argv[3])

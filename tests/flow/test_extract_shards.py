@@ -12,13 +12,14 @@ import pytest
 import torch
 from filelock import FileLock
 
+from src.data.find_videos import find_videos
 from src.data.images import open_images
 from src.errors import UserError
 from src.flow import extract, worker
 from src.flow.algorithms import FlowAlgorithm
 from src.flow.claim import claim
 from src.flow.devices import worker_devices
-from src.flow.extract import extract_flow, find_videos
+from src.flow.extract import extract_flow
 from src.flow.formats import JpegFolders
 from src.flow.progress import Display, Tally
 from src.flow.settings import FILE_NAME, FlowSettings

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from src.data.find_videos import find_videos
 from src.errors import UserError
-from src.flow.extract import extract_flow, find_videos
+from src.flow.extract import extract_flow
 from src.flow.settings import FlowSettings
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config

@@ -1,0 +1,56 @@
+"""Which files of a folder are videos, and what they are called."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from src.errors import UserError
+
+ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
+# As `src.flow.settings` writes it, whose import would bring torch along.
+_FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v"}
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Find the videos in a folder and its subfolders, sorted; a single file stands for itself.
+
+    Hidden files and folders are left out, and flow extracted into the folder is not searched.
+
+    Raises:
+        UserError: the folder does not exist or holds no video.
+    """
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"input {folder} does not exist: give a folder of videos or a video")
+    videos = videos_below(folder)
+    if not videos:
+        raise UserError(f"no video in {folder}: looked for files ending in {ENDINGS}")
+    return videos
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """As `find_videos`; nothing where there is nothing."""
+    videos = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        flow = _FLOW_FOLDERS if _FLOW_RECORD in files else ()
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in flow]
+        videos += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(video for video in videos if video.suffix.lower() in ENDINGS.split())
+
+
+def check_names(videos: Iterable[Path]) -> None:
+    """Refuse two videos of one name: it names their flow and their scores.
+
+    Raises:
+        UserError: names both.
+    """
+    by_name: dict[str, Path] = {}
+    for video in videos:
+        other = by_name.setdefault(video.stem.lower(), video)  # flow is found whatever the case
+        if other is not video:
+            raise UserError(
+                f"{other} and {video} would share the flow folder {video.stem}: rename one of them"
+                f"; to put its folder before every name, in the folder above: "
+                'for f in */*.*; do mv "$f" "${f%/*}/${f%/*}_${f##*/}"; done'
+            )
