@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -30,6 +31,7 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
 LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
+_OF_RESOLVERS = "UserError raised while resolving interpolation: "  # in OmegaConf's words
 _LIGHTNING = "lightning_fabric.utilities.exceptions"
 # What a file system refuses; other errors of the system may be bugs.
 _REFUSALS = {
@@ -61,7 +63,23 @@ def folder_name(overrides: str) -> str:
     return f"{name[: LONGEST_NAME - 9]}_{sha256(overrides.encode()).hexdigest()[:8]}"
 
 
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+def count_classes(*arguments: Any) -> int:
+    """`src.data.folder.count_classes`, for networks that are built before data is read."""
+    from src.data.folder import count_classes  # reads a folder: only if a config asks for it
+
+    return count_classes(*arguments)
+
+
+def fingerprint(*arguments: Any) -> str:
+    """`src.data.folder.fingerprint_of`, so that a checkpoint knows its splits again."""
+    from src.data.folder import fingerprint_of
+
+    return fingerprint_of(*arguments)
+
+
+for resolver in (folder_name, count_classes, fingerprint):
+    # The cache is the config's: another config asks again.
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -172,10 +190,15 @@ def find_mistake(error: BaseException) -> str | None:
         error = cause
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not given: add {error.full_key}=<value> to the command"
+    if isinstance(error, InterpolationToMissingValueError):  # it names the key that needs the other
+        key = str(error).splitlines()[0].rpartition(" ")[2]
+        return f"{key} is not given: add {key}=<value> to the command"
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:
         return f"{error.full_key} is not a key of the config (+{error.full_key}=... would add one)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         # The rest is OmegaConf's description of the node's type.
         lines = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
+    if lines and lines[0].startswith(_OF_RESOLVERS):
+        return lines[0].removeprefix(_OF_RESOLVERS)
     return "; ".join(lines)

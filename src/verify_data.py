@@ -1,7 +1,8 @@
-"""Check a dataset against its official lists, and write the manifest that training uses.
+"""Check a dataset against its lists, and write the manifest that training uses.
 
     python -m src.verify_data data=hmdb51
     python -m src.verify_data data=hmdb51 full=true workers=8
+    python -m src.verify_data data=folder data.dataset.root=my_videos
     python -m src.verify_data data=ucf101 data.dataset.root=/data/ucf101 data.flow=flow.zip.001
 
 It can be stopped at any time: the same command goes on with the videos that are not checked yet,
@@ -22,7 +23,9 @@ from src.errors import UserError
 def main(cfg: DictConfig) -> None:
     """Compose, verify, print and keep the report."""
     if "data" not in cfg:
-        raise UserError("data is not given: add data=hmdb51 or data=ucf101 to the command")
+        raise UserError(
+            "data is not given: add data=hmdb51, data=ucf101 or data=folder to the command"
+        )
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.data.verification.report import report, write_report
     from src.data.verification.verify import verify

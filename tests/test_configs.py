@@ -18,12 +18,13 @@ from src.models.two_stream import TwoStreamResNet
 from src.training.checks import check_plans
 from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
+from tests.data.test_splits import touch
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 BACKBONES = CONF_DIR / "model" / "backbone"
 MODELS, DATASETS = (
     ("appearance", "motion", "two_stream", "st_resnet", "st_multiplier"),
-    ("hmdb51", "ucf101", "two_movers"),
+    ("hmdb51", "ucf101", "two_movers", "folder"),
 )
 
 
@@ -32,9 +33,13 @@ def test_grid_is_complete() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_composes_and_its_networks_run(experiment: str) -> None:
+def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Path) -> None:
     """All stages' networks take the batches that the stages' data promise (checked on meta)."""
-    config = resolve(compose_config("train", f"experiment={experiment}"))
+    overrides = [f"experiment={experiment}"]
+    if experiment.endswith("_folder"):  # its classes are counted
+        touch(tmp_path, ["walk/1.mp4", "walk/2.mp4", "run/3.mp4", "run/4.mp4", "jump/5.mp4"])
+        overrides.append(f"data.dataset.root={tmp_path}")
+    config = resolve(compose_config("train", *overrides))
     plans = {name: make_plan(config, name) for name in stage_names(config)}
     check_plans(plans, config)
     assert config["name"] == experiment

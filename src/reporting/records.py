@@ -190,8 +190,11 @@ def _experiment(run_dir: Path) -> str:
 
 
 def _dataset(plan: Mapping[str, Any]) -> str:
-    """The dataset's name: what its reader is called after."""
-    return str(plan["data"]["dataset"]["_target_"]).rpartition(".")[2].removeprefix("read_")
+    """The dataset's name: what its reader is called after; of a folder of videos its own."""
+    dataset = plan["data"]["dataset"]
+    if "fingerprint" in dataset:
+        return f"{Path(dataset['root']).name} {dataset['fingerprint']}"
+    return str(dataset["_target_"]).rpartition(".")[2].removeprefix("read_")
 
 
 def _listed(dataset: str, split: int, data: Mapping[str, Any]) -> int | None:

@@ -7,10 +7,10 @@ manifest.json    the places that it was made for; there only while it belongs to
 import csv
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from os.path import isabs
 from pathlib import Path
 from typing import Any, Self
 
@@ -229,8 +229,8 @@ def place_of(where: str, videos: Sequence[Video]) -> str:
 
 
 def videos_folder(videos: Sequence[Video]) -> Path:
-    """The folder above the class folders of listed videos."""
-    return videos[0].path.parent.parent
+    """The folder above all listed videos, such as that of the class folders."""
+    return Path(os.path.commonpath({video.path.parent for video in videos}))
 
 
 def where_of(images: Images, root: Path) -> str:
@@ -246,7 +246,7 @@ def where_of(images: Images, root: Path) -> str:
 
 def _folder_images(root: Path, where: str) -> FolderImages | None:
     match = _NUMBERED.fullmatch(where)
-    if match is None or isabs(match["folder"]) or ".." in match["folder"].split("/"):
+    if match is None or os.path.isabs(match["folder"]) or ".." in match["folder"].split("/"):
         return None  # of another kind; or made by hand, to lead out of the folder
     first, last = int(match["first"]), int(match["last"])
     return FolderImages(

@@ -107,7 +107,7 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
         (
             "note leak: of one group in train and test",
             found.lists.leaks(),
-            "take the original lists",
+            "take the original lists; of data=folder, data.dataset.group keeps groups together",
         ),
         ("note across: the same frames in train and test", across, "compare with a fresh download"),
         ("note extra: frames that no list names", found.extra["rgb"], "nothing: they are not used"),

@@ -1,4 +1,4 @@
-"""Check a dataset's frames and flow against all its official lists, and write its manifest."""
+"""Check a dataset's frames and flow against all its lists, and write its manifest."""
 
 import logging
 import time
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.data.dataset import COUNT_TOLERANCE
+from src.data.find_videos import videos_below
 from src.data.library import (
     ON_THE_FLY,
     VIDEOS,
@@ -302,15 +303,14 @@ def _extra(
     if isinstance(frames, FrameFolders):
         extra["rgb"] = _unlisted(frames.tree.videos("rgb"), names)
     elif frames:
-        files = {key_of(video).lower() for video in lists.videos}
         folder = videos_folder(lists.videos)
-        extra["rgb"] = sorted(
+        files = {video.path.relative_to(folder).as_posix().lower() for video in lists.videos}
+        extra["rgb"] = [
             name
-            for file in folder.glob("*/*")
+            for file in videos_below(folder)
             if (name := file.relative_to(folder).as_posix()).lower() not in files
             and file.stem.lower() not in lists.unused
-            and not file.name.startswith(".")
-        )
+        ]
     if isinstance(fields, FlowFolders):
         there = fields.tree.videos("u") | fields.tree.videos("v")
         extra["flow"] = _unlisted(there, names)

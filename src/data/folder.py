@@ -1,0 +1,307 @@
+"""Anybody's own videos: a folder for each class, or a CSV file of paths and classes.
+
+<root>/<class>/<video>.mp4                  any usual ending, other folders in between if you like
+<root>/flow/{u,v}/<video>/frame000001.jpg   by src.extract_flow
+"""
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from src.data.find_videos import ENDINGS, check_names, videos_below
+from src.data.splits import Split, Video
+from src.errors import UserError
+
+_COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
+_TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
+_DIGITS = 9  # that shares are compared to: sums of them depend on the order
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video.
+
+    Args:
+        path: of its file, relative to the root.
+        label: name of its class.
+        group: never divided between training and test.
+        part: "train" or "test" where the CSV file says so, else "".
+    """
+
+    path: str
+    label: str
+    group: str
+    part: str = ""
+
+
+def read_folder(
+    root: str,
+    split: int,
+    lists: str | None = None,
+    group: str | None = None,
+    test_share: float = 0.2,
+    seed: int = 0,
+    fingerprint: str | None = None,
+) -> Split:
+    """Read a folder of videos, and divide them into training and test.
+
+    Classes are in alphabetical order. Without a CSV file the first folder of a video's path is its
+    class. Without a column `split` in that file the splits are made here: as many as have test
+    lists of that share without a common video, so that the shares 0.2 and 0.3 make 5 and 3 splits.
+    Groups stay together, classes are divided in equal shares as far as groups allow. A group that
+    a class has nothing beside is always trained on; what a class of fewer groups than splits has
+    is tested in the first splits. All that depends on the paths and the seed alone.
+
+    Args:
+        root: the folder.
+        split: from 1; a file with a column `split` has split 1 only.
+        lists: a CSV file with the columns path (relative to root), class, and maybe split (train
+            or test) and group.
+        group: a regular expression that finds the group in a video's path below the root: what its
+            parentheses match, or all of it without any. None takes the column `group`; without one
+            every video is a group of its own.
+        test_share: of all videos, in 0..1.
+        seed: of the splits.
+        fingerprint: of all splits as they were, see `lists_of`; None for any.
+
+    Raises:
+        UserError: a wrong argument or file, fewer than two classes, a class without a training
+            video, no test video, two videos of one name, or other splits than those of the
+            fingerprint.
+    """
+    entries, folds = lists_of(root, lists, group, test_share, seed)
+    now = _fingerprint(entries, folds)
+    if fingerprint not in (None, now):
+        raise UserError(
+            f"the videos in {root}, or how they are divided, are not those that this was trained "
+            f"with ({now}, not {fingerprint}): training videos may be among the test videos; "
+            "+data.dataset.fingerprint=null takes them as they are now"
+        )
+    last = max(1, *folds.values())
+    if split not in range(1, last + 1):
+        made = f"{lists} has" if entries[0].part else f"data.dataset.test_share={test_share} makes"
+        raise UserError(
+            f"data.split={split} does not exist: {made} split 1{f' to {last}' if last > 1 else ''}"
+        )
+    classes = tuple(sorted({entry.label for entry in entries}))
+    train = [entry for entry in entries if folds[entry.path] != split]
+    test = [entry for entry in entries if folds[entry.path] == split]
+    untrained = set(classes) - {entry.label for entry in train}
+    if untrained or not test:
+        lacking = f"training video of class {min(untrained)}" if untrained else "test video"
+        raise UserError(
+            f"split {split} of {root} has no {lacking}: "
+            + (
+                f"change {lists}"
+                if entries[0].part
+                else "give another data.dataset.test_share, data.dataset.seed or data.dataset.group"
+            )
+        )
+
+    def videos(part: Iterable[Entry]) -> tuple[Video, ...]:
+        return tuple(
+            Video(Path(entry.path).stem, Path(root, entry.path), classes.index(entry.label))
+            for entry in part
+        )
+
+    return Split(classes, videos(train), videos(test))
+
+
+def count_classes(root: str, lists: str | None = None) -> int:
+    """How many classes `read_folder` finds; its errors."""
+    return len({entry.label for entry in _entries(root, lists)})
+
+
+def fingerprint_of(
+    root: str, lists: str | None, group: str | None, test_share: float, seed: int
+) -> str:
+    """What `read_folder` recognises the splits by: the number of videos, and a hash of all splits.
+
+    It does not depend on where the root lies.
+    """
+    return _fingerprint(*lists_of(root, lists, group, test_share, seed))
+
+
+def lists_of(
+    root: str, lists: str | None, group: str | None, test_share: float, seed: int
+) -> tuple[list[Entry], dict[str, int]]:
+    """All videos, sorted by path, and by path the split that tests each, 0 for none.
+
+    Args and errors are those of `read_folder`.
+    """
+    if not (isinstance(test_share, int | float) and 0 < test_share < 1):
+        raise UserError(f"data.dataset.test_share={test_share}: needs a share above 0, below 1")
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"data.dataset.seed={seed}: needs a whole number from 0")
+    entries = _entries(root, lists)
+    if group is not None:
+        entries = _grouped(entries, group)
+    if entries[0].part:
+        _check_apart(entries, str(lists))
+        return entries, {entry.path: int(entry.part == "test") for entry in entries}
+    fold_of = _folds(entries, test_share, seed)
+    return entries, {entry.path: fold_of[entry.group] for entry in entries}
+
+
+def _fingerprint(entries: Sequence[Entry], folds: Mapping[str, int]) -> str:
+    lines = "".join(f"{entry.path}\0{entry.label}\0{folds[entry.path]}\n" for entry in entries)
+    return f"{len(entries)}-{sha256(lines.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+# --- what there is -------------------------------------------------------------------------------
+
+
+def _entries(root: str, lists: str | None) -> list[Entry]:
+    """Every video, sorted by path, and checked for what networks and files cannot take."""
+    found = _listed(Path(lists)) if lists else _in_class_folders(Path(root))
+    entries = sorted(found, key=lambda entry: entry.path)
+    check_names(Path(root, entry.path) for entry in entries)
+    classes = sorted({entry.label for entry in entries})
+    if len(classes) < 2:
+        raise UserError(
+            f"{lists or root} has one class only, {classes[0]}: "
+            + ("name others in it" if lists else "data.dataset.root is the folder above classes")
+        )
+    if _TAKEN & set(classes):
+        raise UserError(
+            f"{lists or root} has a class {min(_TAKEN & set(classes))}, as a column of scores.csv "
+            "is called: rename it"
+        )
+    return entries
+
+
+def _in_class_folders(root: Path) -> list[Entry]:
+    if not root.is_dir():
+        raise UserError(f"data.dataset.root={root} does not exist: give a folder of videos")
+    paths = [video.relative_to(root) for video in videos_below(root)]
+    if not paths:
+        raise UserError(
+            f"no video in data.dataset.root={root}: looked for <class>/<video> with a name that "
+            f"ends in {ENDINGS}"
+        )
+    for path in paths:
+        if len(path.parts) < 2:
+            raise UserError(
+                f"{root / path} is in no folder of a class: move it to {root}/<class>/, or list "
+                "all videos with their classes in a file for data.dataset.lists"
+            )
+    return [Entry(path.as_posix(), path.parts[0], path.as_posix()) for path in paths]
+
+
+def _listed(file: Path) -> list[Entry]:
+    rows = _rows(file)
+    for row, columns in rows.items():
+        path = PurePosixPath(columns["path"])
+        if not path.name or path.is_absolute() or ".." in path.parts or "\0" in columns["path"]:
+            raise UserError(
+                f"{file}, line {row}: {columns['path']!r} is no path below data.dataset.root"
+            )
+        columns["path"] = path.as_posix()
+        for column, value in columns.items():
+            if not value:
+                raise UserError(f"{file}, line {row}: no {column}")
+        if columns.get("split", "train") not in ("train", "test"):
+            raise UserError(f"{file}, line {row}: split is train or test, not {columns['split']}")
+    return [
+        Entry(
+            columns["path"],
+            columns["class"],
+            columns.get("group", columns["path"]),
+            columns.get("split", ""),
+        )
+        for columns in rows.values()
+    ]
+
+
+def _rows(file: Path) -> dict[int, dict[str, str]]:
+    """The columns that are known, by the line that they end in."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            names = reader.fieldnames or ()
+            known = [name for name in _COLUMNS if name in names]
+            rows = {}
+            for row in reader:
+                rows[reader.line_num] = {name: (row[name] or "").strip() for name in known}
+    except FileNotFoundError as error:
+        raise UserError(f"data.dataset.lists={file} does not exist: give a CSV file") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"data.dataset.lists={file} cannot be read: {error}") from error
+    if not {"path", "class"} <= set(names) or not rows:
+        raise UserError(
+            f"data.dataset.lists={file} names no videos: its first "
+            "line names the columns, path,class and maybe split and group, one video on each other"
+        )
+    return rows
+
+
+# --- what is trained and what is tested ----------------------------------------------------------
+
+
+def _grouped(entries: Iterable[Entry], pattern: str) -> list[Entry]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"data.dataset.group={pattern} is no regular expression: {error}"
+        ) from error
+    grouped = []
+    for entry in entries:
+        match = expression.search(entry.path)
+        if match is None:
+            raise UserError(
+                f"data.dataset.group={pattern} finds nothing in {entry.path}: it must find the "
+                "group of every video in its path"
+            )
+        named = [part or "" for part in match.groups()] or [match[0]]
+        grouped.append(replace(entry, group="/".join(named)))
+    return grouped
+
+
+def _check_apart(entries: Iterable[Entry], lists: str) -> None:
+    parts: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        parts[entry.group].add(entry.part)
+    for group, both in parts.items():
+        if len(both) > 1:
+            raise UserError(f"{lists} has the group {group} in train and test: put it in one")
+
+
+def _folds(entries: Sequence[Entry], share: float, seed: int) -> dict[str, int]:
+    """The split that tests each group, 0 for none.
+
+    One group after the other, large ones first, goes where its classes lack most.
+    """
+    classes = {label: index for index, label in enumerate(sorted({e.label for e in entries}))}
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for entry in entries:
+        counts[entry.group][classes[entry.label]] += 1
+    groups = sorted(counts)
+    members = np.array([[counts[group][index] for index in classes.values()] for group in groups])
+    shares = members / members.sum(0)  # (groups, classes): of each class
+    groups_of_class = (members > 0).sum(0)
+    splits = int(1 / share + 1e-9)
+    rest = max(0.0, 1 - splits * share)
+    # What is there less what should be, of each class; 0 is for those that are never tested.
+    filled = np.repeat([[-rest], *[[-share]] * splits], len(classes), axis=1)
+    first = 0 if rest > 1e-9 else 1
+
+    fold_of = {}
+    order = np.random.default_rng(seed).permutation(len(groups))
+    for place in sorted(order, key=lambda place: -round(shares[place].sum(), _DIGITS)):
+        own, has = shares[place], members[place] > 0
+        lacking = (filled @ own).round(_DIGITS)
+        # The first splits test all classes that can be tested; else all splits grow alike.
+        scarce = bool((groups_of_class[has] < splits).any())
+        sizes = np.zeros(len(filled)) if scarce else filled.sum(1).round(_DIGITS)
+        best = min(range(first, len(filled)), key=lambda fold: (lacking[fold], sizes[fold], fold))
+        fold = 0 if (groups_of_class[has] == 1).any() else best
+        filled[fold] += own
+        fold_of[groups[place]] = fold
+    return fold_of
