@@ -99,7 +99,7 @@ def key_of(video: Video) -> str:
 def _mentioned(dataset: Any) -> set[str]:
     """Names in the list files, in lower case: HMDB51's mark some as in neither part."""
     places: dict[str, Any] = getattr(dataset, "keywords", {})
-    if "root" not in places or "lists" not in places:
+    if not (places.get("root") and places.get("lists")):
         return set()
     return {
         line.partition(".avi")[0].rpartition("/")[2].lower()
