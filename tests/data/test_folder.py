@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from src import evaluate, extract_flow, train, verify_data
-from src.data import find_videos
 from src.data.folder import fingerprint_of, lists_of, read_folder
 from src.data.splits import Video
 from src.errors import UserError
@@ -102,7 +101,7 @@ def test_splits_depend_on_names_and_seed_alone(
         return found[::-1]
 
     walk = os.walk
-    monkeypatch.setattr(find_videos.os, "walk", shuffled)
+    monkeypatch.setattr(os, "walk", shuffled)
     again = read_folder(str(two), 1, None, GROUP)
     for part in ("train", "test"):
         names = [[video.name for video in getattr(split, part)] for split in (plain, again)]
