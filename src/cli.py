@@ -77,7 +77,8 @@ def fingerprint(*arguments: Any) -> str:
     return fingerprint_of(*arguments)
 
 
-for resolver in (folder_name, count_classes, fingerprint):
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+for resolver in (count_classes, fingerprint):
     # The cache is the config's: another config asks again.
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
 
