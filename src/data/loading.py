@@ -65,7 +65,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
     """
 
     dataset: UnderWay | FaultTolerant
-    _batches: "_Named | None" = None
+    given = 0  # batches of this pass
 
     def __init__(
         self,
@@ -77,13 +77,13 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         super().__init__(dataset, **options)
 
     def __iter__(self) -> Any:
-        begun = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
-        self._batches = _Named(super().__iter__(), self, begun)
-        return self._batches
+        self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
+        # Not kept: with one that knew the other, workers would stay until garbage is collected.
+        return _Named(super().__iter__(), self)
 
     def state_dict(self) -> dict[str, int]:
         """How far this pass has come."""
-        return {"batches": self._batches.given if self._batches else 0, **self._parts()}
+        return {"batches": self.given, **self._parts()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next pass after as many batches.
@@ -107,8 +107,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
 
 
 class _Named(Iterator[dict[str, Any]]):
-    def __init__(self, batches: Any, loader: VideoLoader, given: int) -> None:
-        self._batches, self._loader, self._empty, self.given = batches, loader, True, given
+    def __init__(self, batches: Any, loader: VideoLoader) -> None:
+        self._batches, self._loader, self._empty = batches, loader, True
 
     def __next__(self) -> dict[str, Any]:
         for batch in iter(self._next, None):
@@ -137,7 +137,7 @@ class _Named(Iterator[dict[str, Any]]):
                 f"{what}; under way: {names or 'no video'}. Look at them with "
                 "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
             ) from error
-        self.given += batch is not None
+        self._loader.given += batch is not None
         return batch
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,7 @@
 """What SIGTERM and SIGUSR1 do to a process that trains: it ends, in good order.
 
 In training it ends as soon as it has saved where it is (`StageCheckpoint`), anywhere else at once,
-and anywhere at once when told twice. Checkpoints and records are whole at any time
+and anywhere at once when told again later. Checkpoints and records are whole at any time
 (`checkpoint_io`): the same command goes on from the last of them.
 """
 
@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the second some time before the first
+TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
 
 
@@ -41,6 +42,7 @@ class EndAtSignals(pl.Callback):
 
     def __init__(self) -> None:
         self.asked: int | None = None  # the signal that asked to end after the step
+        self._asked_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What has been trained is worth saving."""
@@ -61,10 +63,11 @@ class EndAtSignals(pl.Callback):
         _end(number, None, "here")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is None:
+            self.asked, self._asked_at = number, time.monotonic()
+            _tell(f"{signal.Signals(number).name}: saving, then ending; a later one ends at once")
+        elif time.monotonic() - self._asked_at > TOGETHER:
             _end(number, frame)
-        self.asked = number
-        _tell(f"{signal.Signals(number).name}: saving, then ending; once more ends at once")
 
 
 def _handle_with(handler: "signal._HANDLER") -> None:

@@ -1,8 +1,10 @@
 """What is said when a video hangs its decoder or takes the process along."""
 
+import gc
 import os
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,16 @@ def test_nothing_is_under_way_in_the_end(workers: int) -> None:
     batches = loader("reads", workers)
     assert [int(batch["label"]) for batch in batches] == list(range(6))
     assert batches.dataset.under_way() == []
+
+
+def test_workers_end_with_the_last_use_of_their_loader() -> None:
+    """Not when garbage is collected: until then they would keep files and pipes open."""
+    used = loader("nothing", 1, persistent_workers=True)
+    gone = weakref.ref(used)
+    gc.disable()
+    try:
+        batches = iter(used)
+        del used, batches
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ import torch
 
 from src.errors import UserError
 from src.training.pipeline import run_experiment
+from src.training.stop import SIGNALS, EndAtSignals
 from tests.conftest import compose_config
 
 # 8 steps of 2 clips in a pass, 2 steps to an update, dropout from the real config
@@ -273,3 +275,24 @@ def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: 
     ended, wanted = (weights(tmp_path / name, "motion") for name in ("stopped", "undisturbed"))
     for key, tensor in wanted.items():
         assert torch.equal(ended[key], tensor), key
+
+
+def test_a_signal_that_comes_twice_is_one_and_a_later_one_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("src.training.stop.time.monotonic", lambda: now)
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
+    try:
+        stop = EndAtSignals()
+        stop.on_train_start(Mock(), Mock())
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked == signal.SIGTERM
+        now += 10
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.value.code == 128 + signal.SIGTERM
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
