@@ -30,7 +30,7 @@ from src.cli import find_mistake, quieten
 from src.errors import UserError
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
-from src.training.stop import SIGNALS, await_signals, end_at_signals
+from src.training.stop import SIGNALS, await_signals, end_at_signals, ignore_signals
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
@@ -77,6 +77,9 @@ def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
     end_at_signals()
     try:
         return run_experiment(cfg, overrides)
+    except SystemExit:
+        ignore_signals()  # Lightning has put back the handlers from before
+        raise
     except Exception as error:
         if find_mistake(error) is None:
             await_signals()

@@ -24,6 +24,11 @@ def end_at_signals() -> None:
     _handle_with(_end)
 
 
+def ignore_signals() -> None:
+    """From now on they do nothing: this process is ending."""
+    _handle_with(signal.SIG_IGN)
+
+
 def await_signals() -> None:
     """Give signals the time to arrive, after an error that may come from the end of others.
 
@@ -77,8 +82,7 @@ def _handle_with(handler: "signal._HANDLER") -> None:
 
 
 def _end(number: int, _: FrameType | None, where: str = "the last checkpoint") -> None:
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # once is enough
+    ignore_signals()  # once is enough
     signal.signal(signal.SIGCHLD, lambda *_: None)  # torch would report workers that end too
     _tell(f"stopped by {signal.Signals(number).name}: the same command goes on from {where}")
     raise SystemExit(128 + number)
