@@ -26,7 +26,9 @@ class Prediction:
 
     def row(self) -> dict[str, Any]:
         """Its columns; those of a window only if it is of one."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        row = asdict(self)
+        window = {name: row.pop(name) for name in ("start", "end")}
+        return {"video": self.video} | (window if self.start is not None else {}) | row
 
 
 class PredictionFile:
