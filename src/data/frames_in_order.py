@@ -70,7 +70,7 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 raise UserError(f"{source} cannot be decoded (no video in it): give another file")
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 1  # with more, PyAV may hang on a broken file
             usual = float(1 / (stream.average_rate or 25))
             for frame in container.decode(stream):
                 image = reformatter.reformat(frame, format="rgb24").to_ndarray()
@@ -157,6 +157,7 @@ def _turns_of(path: str | Path) -> int:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 return 0
+            stream.codec_context.thread_count = 1
             return quarter_turns(next(container.decode(stream)))
     except (av.FFmpegError, ValueError, StopIteration):
         return 0  # `VideoFile` tells what is wrong, or reads it another way

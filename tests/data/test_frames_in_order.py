@@ -89,7 +89,7 @@ def test_where_a_file_breaks_off(tmp_path: Path) -> None:
     frames = read_in_order(str(CLIPS / "corrupted.mp4"))
     for _ in range(28):
         next(frames)
-    with pytest.raises(UserError, match="breaks off at 2.70 s"):
+    with pytest.raises(UserError, match=r"breaks off at 2\.70 s"):
         next(frames)
 
 
