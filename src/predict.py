@@ -1,7 +1,9 @@
-"""Classify a video file or all videos in a folder.
+"""Classify videos: files, folders, patterns, a camera or a stream.
 
     python -m src.predict ckpt_path=joint.ckpt input=clip.mp4
-    python -m src.predict ckpt_path=joint.ckpt input=videos/ output=predictions.json flow=dis
+    python -m src.predict ckpt_path=joint.ckpt 'input=videos/*.mp4' output=predictions.json
+    python -m src.predict ckpt_path=joint.ckpt input=film.mp4 window=4 step=1 plot=out annotate=out
+    python -m src.predict ckpt_path=joint.ckpt input=rtsp://camera/live window=4
 
 The exit status is 1 if a video could not be read.
 """
@@ -10,7 +12,7 @@ import sys
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
 
@@ -21,19 +23,33 @@ def main(cfg: DictConfig) -> None:
     # Imported here: --help and mistakes in the config do not wait for torch.
     import torch
 
-    from src.data.find_videos import find_videos
-    from src.evaluation.predict import predict_videos, save_predictions, show_predictions
+    from src.data.frames_in_order import is_stream
+    from src.evaluation.inputs import find_inputs
+    from src.evaluation.predict import Options, predict
+    from src.evaluation.predictor import Predictor
 
-    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    predictions, failed = predict_videos(
-        cfg.ckpt_path, find_videos(Path(cfg.input)), cfg.top_k, instantiate(cfg.flow), device
+    options = Options(
+        output=Path(cfg.output),
+        top_k=cfg.top_k,
+        window=cfg.window,
+        step=cfg.step,
+        annotate=Path(cfg.annotate) if cfg.annotate else None,
+        plot=Path(cfg.plot) if cfg.plot else None,
     )
-    if predictions:
-        show_predictions(predictions)
-        save_predictions(predictions, Path(cfg.output))
+    named = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
+    sources, absent = find_inputs([str(name) for name in named])
+    options.check(sources)
+    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    predictor = Predictor(cfg.ckpt_path, instantiate(cfg.flow), device)
+    outcome = predict(predictor, sources, options)
+    if outcome.found:
         print(f"written to {cfg.output}")
+    failed = absent | outcome.failed
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
+    if outcome.stopped and not is_stream(outcome.stopped):  # a stream has no other end
+        print(f"stopped in {outcome.stopped}", file=sys.stderr)
+        sys.exit(130)
     if failed:
         sys.exit(1)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
@@ -22,6 +21,7 @@ from rich.progress import track
 
 from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
+from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
 from src.workers import worker_pool
@@ -182,19 +182,9 @@ def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
 
     Every frame is a key frame: one predicted from others could show traces of the motion.
     """
-    if "libx264" in av.codecs_available:
-        codec, options = "libx264", {"crf": "12", "preset": "veryfast"}
-    else:
-        codec, options = "mpeg4", {"qmin": "2", "qmax": "2"}
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=FPS, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = 1
-        stream.codec_context.thread_count = 1  # there is a process per core
+    with VideoWriter(path, frames.shape[1:3], FPS, crf=12, key_frames_only=True) as video:
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            video.write(frame)
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,131 +1,243 @@
-"""Classify videos with a checkpoint; flow is computed from their frames."""
+"""Classify videos and streams with a checkpoint: each as a whole, or window by window."""
 
-import csv
-import json
-import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.data.dataset import read_view
-from src.data.video_file import VideoFile
+from src.data.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
+from src.data.windows import sliding_windows
 from src.errors import UserError
-from src.evaluation.evaluate import load_module
-from src.flow.computed import ComputedFlow
-from src.flow.settings import FlowSettings
-from src.models.build import build_datamodule
-from src.models.modules import mean_of_streams
-
-log = logging.getLogger(__name__)
+from src.evaluation.annotate import AnnotatedVideo, Labels
+from src.evaluation.inputs import output_names
+from src.evaluation.plot import Timeline, save_plot
+from src.evaluation.prediction_files import Prediction, PredictionFile, show_predictions
+from src.evaluation.predictor import HeldFrame, Memory, Predictor
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One of a video's most probable classes; `probability` is that of its video scores."""
-
-    video: str
-    rank: int
-    label: str
-    probability: float
-
-
-def predict_videos(
-    ckpt_path: str,
-    videos: Sequence[Path],
-    top_k: int,
-    flow: FlowSettings | None = None,
-    device: str | torch.device = "cpu",
-) -> tuple[list[Prediction], dict[str, str]]:
-    """The `top_k` most probable classes of each video, seen as in testing.
+class Options:
+    """What to do with each video.
 
     Args:
-        ckpt_path: a checkpoint of this project.
-        videos: video files.
-        top_k: classes per video.
-        flow: how to compute the flow; None as the checkpoint's training flow was made.
-        device: to run the network on.
-
-    Returns:
-        Predictions, video by video, and the reasons for the videos that could not be read.
+        output: where rows are written, CSV or .json.
+        top_k: classes per video or window.
+        window: seconds; None takes each video as a whole.
+        step: seconds from window to window; None for half a window.
+        annotate: folder for annotated copies.
+        plot: folder for plots of the timelines.
 
     Raises:
-        UserError: the checkpoint cannot be used.
+        UserError: a number that is not positive, or a plot of no timeline.
     """
-    module, description = load_module(ckpt_path)
-    module.to(device)
-    data = build_datamodule(description.plan)
-    trained_on = FlowSettings(**description.flow) if description.flow else None
-    if trained_on and flow:
-        flow = replace(flow, short_side=trained_on.short_side, bound=trained_on.bound)
-        if flow != trained_on:
-            log.warning(
-                "flow by %s, but the network was trained on flow by %s: expect lower accuracy",
-                flow.algorithm,
-                trained_on.algorithm,
-            )
-    settings = flow or trained_on
-    algorithm = settings.make() if settings else None
 
-    predictions: list[Prediction] = []
-    failed: dict[str, str] = {}
-    for path in videos:
-        try:
-            frames = VideoFile(path)
-            fields = (
-                ComputedFlow(frames, algorithm, settings.short_side, settings.bound)
-                if "flow" in data.modalities and algorithm and settings
-                else None
-            )
-            sample = read_view(
-                frames if "rgb" in data.modalities else None,
-                fields,
-                data.test_view,
-                data.stack,
-                np.random.default_rng(0),
-                str(path),
-            )
-        except UserError as error:
-            failed[str(path)] = str(error)
-            continue
-        batch = {name: tensor.unsqueeze(0).to(device) for name, tensor in sample.items()}
-        with torch.inference_mode():
-            streams = module.video_scores(batch)
-        scores = mean_of_streams(streams)[0]  # (K,)
-        best = module.protocol.probabilities(scores).topk(min(top_k, len(scores)))
-        predictions += [
-            Prediction(str(path), rank, description.class_names[index], probability)
-            for rank, (probability, index) in enumerate(
-                zip(best.values.tolist(), best.indices.tolist(), strict=True), start=1
-            )
+    output: Path
+    top_k: int = 5
+    window: float | None = None
+    step: float | None = None
+    annotate: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "window", "step"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise UserError(f"{name}={value}: needs a number above 0")
+        for name in ("step", "plot"):
+            if self.window is None and getattr(self, name) is not None:
+                raise UserError(f"{name} is of windows: add window=<seconds>")
+
+    def check(self, sources: Sequence[str]) -> None:
+        """Refuse streams without windows, and annotated copies that would replace an input."""
+        for source in sources:
+            if self.window is None and is_stream(source):
+                raise UserError(f"input {source} has no known end: add window=<seconds>")
+        if self.annotate:
+            there = {Path(source).resolve() for source in sources}
+            for name in output_names(sources).values():
+                if self.annotated(name).resolve() in there:
+                    raise UserError(
+                        f"annotate={self.annotate} would replace the input {self.annotated(name)}: "
+                        "give another folder"
+                    )
+
+    def annotated(self, name: str) -> Path:
+        """Where the annotated copy of the video `name` is written."""
+        return Path(self.annotate or "", f"{name}_annotated.mp4")
+
+
+@dataclass
+class Outcome:
+    """What `predict` did.
+
+    Args:
+        failed: the reason for each source that could not be read to its end.
+        found: whether there are any predictions.
+        stopped: the source in which Ctrl-C came.
+    """
+
+    failed: dict[str, str]
+    found: bool = False
+    stopped: str | None = None
+
+
+def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> Outcome:
+    """Classify each of the sources and write what is found, at once.
+
+    Ctrl-C ends it, and leaves what was found so far.
+    """
+    names, outcome = output_names(sources), Outcome({})
+    whole: list[Prediction] = []
+    with PredictionFile(options.output) as rows:
+        with _Display(len(sources)) as display:
+            for source in sources:
+                job = _Job(predictor, source, names[source], options, rows, display)
+                try:
+                    if options.window is None:
+                        whole += job.whole()
+                    else:
+                        job.windows(options.window, options.step or options.window / 2)
+                except UserError as error:
+                    outcome.failed[source] = str(error)
+                except KeyboardInterrupt:
+                    outcome.stopped = source
+                    break
+                display.finish()
+        if whole:
+            show_predictions(whole)
+        outcome.found = rows.written
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One source."""
+
+    predictor: Predictor
+    source: str
+    name: str
+    options: Options
+    rows: PredictionFile
+    display: "_Display"
+
+    def whole(self) -> list[Prediction]:
+        """Classify it as a whole."""
+        self.display.show(self.source, 0.0)
+        memory: Memory | None = {} if self.options.annotate else None
+        probabilities = self.predictor.video(Upright(self.source), self.source, memory)
+        labels = self.predictor.labels(probabilities, self.options.top_k)
+        found = self._predictions(labels)
+        self.rows.add(found)
+        with self._annotated() as annotated:
+            if annotated:
+                for frame in self._watched():
+                    annotated.write(frame.image, frame.index, frame.time, labels, memory or {})
+        return found
+
+    def windows(self, length: float, step: float) -> None:
+        """Classify windows of it as they come."""
+        memory: Memory = {}
+        timeline, said = Timeline(), ""
+        with self._annotated() as annotated, self._plotted(timeline):
+
+            def held() -> Iterator[HeldFrame]:
+                for frame in self._watched():
+                    if annotated:
+                        annotated.wait(frame)
+                    yield self.predictor.hold(frame)
+
+            for window in sliding_windows(held(), length, step):
+                probabilities = self.predictor.window(window, self.source, memory)
+                labels = self.predictor.labels(probabilities, self.options.top_k)
+                self.rows.add(self._predictions(labels, window.start, window.end))
+                middle = (window.start + window.end) / 2
+                if self.options.plot:
+                    timeline.add(middle, probabilities.numpy().astype(np.float32))
+                if annotated:
+                    annotated.label(labels, memory, middle + step / 2)
+                if labels[0][0] != said:
+                    said = labels[0][0]
+                    self.display.say(
+                        f"{self.source} from {window.start:.2f} s: {said} ({labels[0][1]:.2f})"
+                    )
+
+    def _predictions(
+        self, labels: Labels, start: float | None = None, end: float | None = None
+    ) -> list[Prediction]:
+        return [
+            Prediction(self.source, rank, label, probability, start, end)
+            for rank, (label, probability) in enumerate(labels, start=1)
         ]
-    return predictions, failed
+
+    def _watched(self) -> Iterator[TimedFrame]:
+        duration = None if is_stream(self.source) else duration_of(self.source)
+        for frame in read_in_order(self.source):
+            self.display.show(self.source, frame.time, duration)
+            yield frame
+
+    @contextlib.contextmanager
+    def _annotated(self) -> Iterator[AnnotatedVideo | None]:
+        if self.options.annotate is None:
+            yield None
+            return
+        annotated = AnnotatedVideo(self.options.annotated(self.name))
+        try:
+            yield annotated
+        finally:
+            annotated.close()
+
+    @contextlib.contextmanager
+    def _plotted(self, timeline: Timeline) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if self.options.plot is not None:
+                path = self.options.plot / f"{self.name}.png"
+                save_plot(path, timeline, self.predictor.class_names)
 
 
-def show_predictions(predictions: Sequence[Prediction]) -> None:
-    """Print a table with a row per video and class."""
-    table = Table()
-    for column in ("video", "rank", "class", "probability"):
-        table.add_column(column)
-    for p in predictions:
-        video = escape(p.video) if p.rank == 1 else ""
-        table.add_row(video, str(p.rank), escape(p.label), f"{p.probability:.3f}")
-    Console().print(table)
+class _Display:
+    """A bar on a terminal; elsewhere nothing moves."""
 
+    def __init__(self, sources: int) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._sources, self._done = sources, 0
+        self._task = self._bar.add_task("", total=sources)
 
-def save_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write them as JSON if the file's name ends in .json, else as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(prediction) for prediction in predictions]
-    with path.open("w", newline="") as file:
-        if path.suffix == ".json":
-            json.dump(rows, file, indent=2)
-        else:
-            writer = csv.DictWriter(file, list(Prediction.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(rows)
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, source: str, seconds: float, duration: float | None = None) -> None:
+        """Show how far the source is."""
+        part = min(seconds / duration, 1.0) if duration else 0.0
+        text = f"{self._done + 1}/{self._sources} {escape(source)} {seconds:.1f} s"
+        self._bar.update(self._task, completed=self._done + part, description=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        print(text, flush=True)
+
+    def finish(self) -> None:
+        """Count a source as done."""
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)

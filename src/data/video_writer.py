@@ -1,0 +1,76 @@
+"""Writing frames to an mp4 that any player shows."""
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+
+from src.data.sources import Size, Uint8
+
+
+class VideoWriter:
+    """Encodes RGB frames, H.264 where PyAV has it, else MPEG-4; closing it completes the file.
+
+    Args:
+        path: the file.
+        size: height and width of every frame, even.
+        rate: frames per second.
+        crf: quality of H.264, smaller is better; MPEG-4 has its best.
+        key_frames_only: whether no frame is predicted from another.
+        ticks: of a second; with them each frame has a time of its own, without `rate` tells it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: Size,
+        rate: int | Fraction,
+        crf: int,
+        key_frames_only: bool = False,
+        ticks: int | None = None,
+    ) -> None:
+        if "libx264" in av.codecs_available:
+            codec, options = "libx264", {"crf": str(crf), "preset": "veryfast"}
+        else:
+            codec, options = "mpeg4", {"qmin": "2", "qmax": "2"}
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream(codec, rate=rate, options=options)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.thread_count = 1  # there may be a process per core
+        if key_frames_only:
+            self._stream.codec_context.gop_size = 1
+        self._tick = Fraction(1, ticks) if ticks else None
+        if self._tick:
+            self._stream.codec_context.time_base = self._tick
+        self._last = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, image: Uint8, time: float = 0.0) -> None:
+        """Add a frame (H, W, 3), shown from `time` on, in seconds, if frames have times."""
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        if self._tick:
+            self._last = max(
+                round(time / self._tick), self._last + 1
+            )  # players want them ascending
+            frame.pts, frame.time_base = self._last, self._tick
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Complete the file."""
+        try:
+            self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()

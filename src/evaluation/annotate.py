@@ -1,0 +1,119 @@
+"""A copy of a video that shows what a network says, and the flow that it saw."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.data.frames_in_order import TimedFrame
+from src.data.sources import Uint8
+from src.data.video_writer import VideoWriter
+from src.flow.colour import colour_wheel
+
+SMALLEST = 240  # pixels of the smaller side: text is not legible on less
+TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
+CRF = 20
+JPEG_QUALITY = 95
+Labels = Sequence[tuple[str, float]]  # class and probability, the most probable first
+Fields = Mapping[int, tuple[Uint8, Uint8]]  # flow u, v by its place in the video
+
+
+class AnnotatedVideo:
+    """Writes the mp4; frames wait as JPEGs until it is known what to say about them.
+
+    The file gets its name when it is complete, or as far as the video went.
+
+    Args:
+        path: the file to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(f".{path.name}.part")
+        self._writer: VideoWriter | None = None
+        self._waiting: deque[tuple[int, float, Uint8]] = deque()
+        self._begin = 0.0
+        self._inset: Uint8 | None = None
+        self._labels: Labels = ()
+
+    def wait(self, frame: TimedFrame) -> None:
+        """Take a frame about which nothing is known yet."""
+        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        self._waiting.append((frame.index, frame.time, jpeg))
+
+    def label(self, labels: Labels, fields: Fields, until: float) -> None:
+        """Write the waiting frames before `until` seconds with these labels and flow."""
+        self._labels = labels
+        while self._waiting and self._waiting[0][1] < until:
+            index, time, jpeg = self._waiting.popleft()
+            self.write(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB), index, time, labels, fields)
+
+    def write(self, image: Uint8, index: int, time: float, labels: Labels, fields: Fields) -> None:
+        """Write a frame at once; flow that is not there is the last one that was."""
+        image = legible(image)
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            height, width = image.shape[:2]
+            self._begin = time
+            self._writer = VideoWriter(
+                self._part, (height, width), Fraction(TICKS, 1000), CRF, ticks=TICKS
+            )
+        if index in fields:
+            self._inset = colour_wheel(*fields[index])
+        draw(image, labels, self._inset)
+        self._writer.write(image, time - self._begin)
+
+    def close(self) -> None:
+        """Complete the file; frames that still wait get the last labels. None were: no file."""
+        if self._labels:
+            self.label(self._labels, {}, math.inf)
+        if self._writer is not None:
+            self._writer.close()
+            self._part.replace(self.path)
+
+
+def legible(image: Uint8) -> Uint8:
+    """A copy large enough for text, with the even sides that encoders want."""
+    height, width = image.shape[:2]
+    scale = max(1.0, SMALLEST / min(height, width))
+    size = round(width * scale), round(height * scale)
+    large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
+    return cv2.copyMakeBorder(large, 0, size[1] % 2, 0, size[0] % 2, cv2.BORDER_REPLICATE)
+
+
+def draw(image: Uint8, labels: Labels, inset: Uint8 | None) -> None:
+    """Draw a bar per class at the bottom and the flow at the top right, into `image`."""
+    height, width = image.shape[:2]
+    unit = min(height, width) / SMALLEST
+    row, margin = round(15 * unit), round(4 * unit)
+    labels = labels[: (height // 2) // row]
+    top = height - margin - row * len(labels)
+    if labels:
+        panel = image[top - margin :]
+        np.multiply(panel, 0.4, out=panel, casting="unsafe")
+    for number, (name, probability) in enumerate(labels):
+        y = top + number * row
+        bar = round(probability * (width - 2 * margin))
+        colour = (40, 130, 220) if number == 0 else (90, 90, 90)
+        cv2.rectangle(image, (margin, y), (margin + bar, y + row - margin // 2), colour, -1)
+        at = (2 * margin, y + row - margin)
+        _text(image, f"{probability:4.0%}  {name}", at, 0.38 * unit)
+    if inset is not None:
+        side = width // 4
+        small = cv2.resize(inset, (side, max(1, round(side * inset.shape[0] / inset.shape[1]))))
+        small = small[: max(1, height // 2 - 2 * margin)]
+        place = np.s_[margin : margin + len(small), width - margin - side : width - margin]
+        image[place] = small
+        corner = (width - margin, margin + len(small))
+        cv2.rectangle(image, (width - margin - side, margin), corner, (255, 255, 255), 1)
+
+
+def _text(image: Uint8, text: str, at: tuple[int, int], scale: float) -> None:
+    thickness = max(1, round(scale * 1.5))
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(image, text, at, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)

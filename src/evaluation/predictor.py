@@ -1,0 +1,145 @@
+"""A checkpoint that classifies frames from anywhere; flow is computed from them."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.dataset import read_view
+from src.data.frames_in_order import TimedFrame
+from src.data.resize import resize, size_at
+from src.data.sources import FlowSource, RGBSource, Uint8
+from src.data.windows import HeldFrames, RememberedFlow, Window
+from src.errors import UserError
+from src.evaluation.annotate import Labels
+from src.evaluation.evaluate import load_module
+from src.flow.computed import ComputedFlow
+from src.flow.settings import FlowSettings
+from src.models.build import build_datamodule
+from src.models.modules import mean_of_streams
+
+log = logging.getLogger(__name__)
+Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
+
+
+@dataclass(frozen=True)
+class HeldFrame:
+    """What is kept of a frame until its windows are over: images as small as is enough."""
+
+    index: int
+    time: float
+    duration: float
+    seen: Uint8  # at the size that the network sees
+    moving: Uint8  # at the size that flow is computed at; the same image if that is the same
+
+
+class Predictor:
+    """The network, the protocol and the flow of a checkpoint.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        flow: how to compute the flow; None as the checkpoint's training flow was made.
+        device: to run the network on.
+
+    Raises:
+        UserError: the checkpoint cannot be used.
+    """
+
+    def __init__(
+        self,
+        ckpt_path: str,
+        flow: FlowSettings | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._module, description = load_module(ckpt_path)
+        self._module.to(device)
+        self._device = device
+        self._data = build_datamodule(description.plan)
+        self.class_names = description.class_names
+        trained_on = FlowSettings(**description.flow) if description.flow else None
+        if trained_on and flow:
+            flow = replace(flow, short_side=trained_on.short_side, bound=trained_on.bound)
+            if flow != trained_on:
+                log.warning(
+                    "flow by %s, but the network was trained on flow by %s: expect lower accuracy",
+                    flow.algorithm,
+                    trained_on.algorithm,
+                )
+        settings = flow or trained_on
+        self._settings = settings if settings and "flow" in self._data.modalities else None
+        self._algorithm = self._settings.make(str(device)) if self._settings else None
+
+    def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
+        """Probabilities (K,) of a whole video, seen as in testing.
+
+        Args:
+            frames: the video's.
+            name: for messages.
+            memory: gets the flow that the network saw.
+
+        Raises:
+            UserError: the video is broken, or has no flow.
+        """
+        fields = self._flow(frames)
+        if fields and memory is not None:
+            fields = RememberedFlow(fields, 0, memory)
+        return self._probabilities(frames, fields, name)
+
+    def hold(self, frame: TimedFrame) -> HeldFrame:
+        """Keep of a frame what its windows need."""
+        size = frame.image.shape[:2]
+        seen = resize(frame.image, size_at(size, self._data.test_view.short_side))
+        at = size_at(size, self._settings.short_side) if self._settings else seen.shape[:2]
+        moving = seen if at == seen.shape[:2] else resize(frame.image, at)
+        return HeldFrame(frame.index, frame.time, frame.duration, seen, moving)
+
+    def window(self, window: Window[HeldFrame], name: str, memory: Memory) -> Tensor:
+        """Probabilities (K,) of a window, seen as a video of its own.
+
+        Args:
+            window: the frames kept.
+            name: for messages.
+            memory: flow of earlier windows; it is brought up to this one.
+
+        Raises:
+            UserError: it has no flow.
+        """
+        frames, first = window.frames, window.frames[0].index
+        for place in [place for place in memory if place < first]:
+            del memory[place]
+        fps = len(frames) / (window.end - window.start)
+        fields = self._flow(HeldFrames([frame.moving for frame in frames], fps))
+        return self._probabilities(
+            HeldFrames([frame.seen for frame in frames], fps),
+            RememberedFlow(fields, first, memory) if fields else None,
+            name,
+        )
+
+    def labels(self, probabilities: Tensor, top_k: int) -> Labels:
+        """The most probable classes out of probabilities (K,)."""
+        best = probabilities.topk(min(top_k, len(probabilities)))
+        return [
+            (self.class_names[index], probability)
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def _flow(self, frames: RGBSource) -> FlowSource | None:
+        if self._algorithm is None or self._settings is None:
+            return None
+        settings = self._settings
+        return ComputedFlow(frames, self._algorithm, settings.short_side, settings.bound)
+
+    def _probabilities(self, frames: RGBSource, fields: FlowSource | None, name: str) -> Tensor:
+        data, rng = self._data, np.random.default_rng(0)
+        rgb = frames if "rgb" in data.modalities else None
+        try:
+            sample = read_view(rgb, fields, data.test_view, data.stack, rng, name)
+        except cv2.error as error:  # of images too small for its flow
+            raise UserError(f"video {name} has no flow: {str(error).splitlines()[0]}") from error
+        batch = {name: each.unsqueeze(0).to(self._device) for name, each in sample.items()}
+        with torch.inference_mode():
+            streams = self._module.video_scores(batch)
+        return self._module.protocol.probabilities(mean_of_streams(streams)[0]).cpu()

@@ -1,0 +1,113 @@
+"""Frames of files and streams in order: times, orientation, and what is said of broken ones."""
+
+import os
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from src.data.frames_in_order import Upright, is_stream, read_in_order
+from src.data.video_writer import VideoWriter
+from src.errors import UserError
+from tests.flow.textures import moving_texture
+from tests.helpers import CLIPS, frames_of, write_video
+
+
+def test_frames_are_those_of_random_access(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", moving_texture((1.0, 0.0), 6))
+    frames = list(read_in_order(str(video)))
+    assert [frame.index for frame in frames] == list(range(6))
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(6)])
+    expected = frames_of(Upright(video), range(6))
+    np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), expected)
+
+
+def test_times_are_the_files_own(tmp_path: Path) -> None:
+    times, images = [0.0, 0.1, 0.15, 2.0], moving_texture((1.0, 0.0), 4)
+    with VideoWriter(tmp_path / "v.mp4", (64, 64), 25, 20, ticks=30000) as writer:
+        for time, image in zip(times, images[:, :64, :64], strict=True):
+            writer.write(image, time)
+    frames = list(read_in_order(str(tmp_path / "v.mp4")))
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-4)
+
+
+@pytest.mark.parametrize(("angle", "corner"), [(0, (0, 0)), (90, (-1, 0)), (-90, (0, -1))])
+def test_a_turned_camera_gives_upright_frames(
+    angle: int, corner: tuple[int, int], tmp_path: Path
+) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:16, :16] = 255  # the top left as stored
+    path = tmp_path / "turned.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(25))
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.set_display_rotation(angle)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    frames = next(iter(read_in_order(str(path)))).image, next(Upright(path).rgb([1]))
+    for frame in frames:
+        assert frame.shape == ((48, 64, 3) if angle == 0 else (64, 48, 3))
+        assert frame[corner].min() > 200
+        assert (frame > 200).mean() < 0.2
+    assert Upright(path).size == frames[0].shape[:2]
+
+
+def sound_only(path: Path) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.rate = 8000
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def text(path: Path) -> None:
+    path.write_text("no video at all")
+
+
+@pytest.mark.parametrize(
+    ("make", "word"), [(sound_only, "no video in it"), (text, "cannot be opened")]
+)
+def test_a_file_without_video_is_told(
+    make: Callable[[Path], None], word: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "v.mp4")
+    with pytest.raises(UserError, match=word):
+        list(read_in_order(str(tmp_path / "v.mp4")))
+    with pytest.raises(UserError, match=r"v\.mp4 cannot be decoded"):
+        Upright(tmp_path / "v.mp4")
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
+def test_where_a_file_breaks_off(tmp_path: Path) -> None:
+    frames = read_in_order(str(CLIPS / "corrupted.mp4"))
+    for _ in range(28):
+        next(frames)
+    with pytest.raises(UserError, match=r"breaks off at 2\.70 s"):
+        next(frames)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_a_stream(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.ts", moving_texture((1.0, 0.0), 6))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert is_stream(str(pipe))
+    assert not is_stream(str(video))
+    feeder = threading.Thread(target=lambda: pipe.write_bytes(video.read_bytes()), daemon=True)
+    feeder.start()
+    assert len(list(read_in_order(str(pipe)))) == 6
+    feeder.join()
+
+
+def test_streams_are_told_by_their_names() -> None:
+    assert is_stream("rtsp://camera/live")
+    assert is_stream("pipe:0")
+    assert is_stream(os.devnull)
+    assert not is_stream("absent.mp4")
