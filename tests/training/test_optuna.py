@@ -3,9 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from src.reporting.collect import collect
 from tests.conftest import TINY
@@ -24,7 +25,7 @@ def test_trials_on_two_processes_are_told_apart_by_their_results(tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     sweeps = tmp_path / "out" / "sweeps"
-    found = yaml.safe_load((sweeps / "optimization_results.yaml").read_text())
+    found: Any = OmegaConf.load(sweeps / "optimization_results.yaml")
     records = collect([str(sweeps)]).runs
     assert len(records) == 2
     rates = {
