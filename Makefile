@@ -25,7 +25,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 # Needs uv; for every platform and Python version at once, without any address in it.
 lock:
-	uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --extra export --extra optuna --extra slurm --universal --python-version 3.11 \
 		--no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:

@@ -1,0 +1,1 @@
+"""Drawings for reports, dashboards and notebooks: each function gives a matplotlib Figure."""
