@@ -252,6 +252,20 @@ class VideoDataModule(pl.LightningDataModule):
         """Every test video whole."""
         return self._loader("test", self.videos.test, self.test_view, self.test_batch_size)
 
+    def test_video(self, name: str) -> Sample:
+        """One video of the test list as the test sees it, without the batch's dimension.
+
+        Raises:
+            UserError: no such video is on the list. Whatever reading raises is raised as it is.
+        """
+        places = {video.name: place for place, video in enumerate(self.videos.test)}
+        if name not in places:
+            raise UserError(f"{name} is not on the test list")
+        videos = self.videos.test
+        dataset = VideoDataset(videos, self.rgb, self.flow, self.test_view, self.stack, self.seed)
+        batch = self.on_after_batch_transfer(collate([dataset[places[name], 0]]), 0)
+        return {key: values[0] for key, values in batch.items()}
+
     def _loader(
         self, phase: str, videos: Sequence[Video], view: View, batch_size: int
     ) -> DataLoader[Sample]:

@@ -19,7 +19,7 @@ from src.evaluation.evaluate import load_module
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 from src.models.build import build_datamodule
-from src.models.modules import mean_of_streams
+from src.models.metrics import mean_of_streams
 
 log = logging.getLogger(__name__)
 Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video

@@ -247,5 +247,6 @@ class CollectScores(pl.Callback):
         )
         if trainer.is_global_zero:  # the metrics are summed over ranks
             target = torch.tensor(list(labels.values()), device=pl_module.device)
-            metrics: Any = pl_module.test_metrics
-            metrics.update(scores_of_wrong(target, len(self.scores.classes)), target)
+            module: Any = pl_module
+            wrong_scores = scores_of_wrong(target, len(self.scores.classes))
+            module.test_metrics.update(dict.fromkeys(module.streams, wrong_scores), target)

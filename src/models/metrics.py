@@ -1,9 +1,11 @@
 """Top-1, top-5 and mean class accuracy, the same for clips and for videos."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -21,12 +23,14 @@ class MeanClassAccuracy(MulticlassAccuracy):
         return (true_positives / support)[support > 0].mean()
 
 
-def accuracies(num_classes: int, prefix: str = "", over_ranks: bool = True) -> MetricCollection:
+def accuracies(
+    num_classes: int, prefix: str = "", postfix: str = "", over_ranks: bool = True
+) -> MetricCollection:
     """The three accuracies in 0..1, of scores (N, K) against labels (N,).
 
     Args:
         num_classes: K.
-        prefix: of the names top1, top5 and mean_class.
+        prefix, postfix: of the names top1, top5 and mean_class.
         over_ranks: whether the ranks of a distributed run count together; all must then compute.
     """
     top5 = min(5, num_classes)
@@ -38,8 +42,42 @@ def accuracies(num_classes: int, prefix: str = "", over_ranks: bool = True) -> M
             "mean_class": MeanClassAccuracy(num_classes, average="none", **sync),
         },
         prefix=prefix,
+        postfix=postfix,
         compute_groups=False,  # the groups would copy states between the averages
     )
+
+
+class NetAccuracies(nn.Module):
+    """Accuracies of a net, and of each of its streams' classifiers if it has several.
+
+    The names are top1, top5 and mean_class for the net, and top1_appearance and so on for streams.
+
+    Args:
+        num_classes: K.
+        prefix: of the names.
+        streams: names of the streams.
+    """
+
+    def __init__(self, num_classes: int, prefix: str, streams: Sequence[str]) -> None:
+        super().__init__()
+        self.net = accuracies(num_classes, prefix)
+        several = streams if len(streams) > 1 else ()
+        self.streams = nn.ModuleDict({s: accuracies(num_classes, prefix, f"_{s}") for s in several})
+
+    def update(self, scores: dict[str, Tensor], label: Tensor) -> None:
+        """Take in scores (N, K) of each stream against labels (N,)."""
+        self.net.update(mean_of_streams(scores), label)
+        for stream, metrics in self.streams.items():
+            metrics.update(scores[stream], label)  # type: ignore[operator]
+
+    def __iter__(self) -> Iterator[MetricCollection]:
+        yield self.net
+        yield from self.streams.values()  # type: ignore[misc]
+
+
+def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:
+    """Scores (B, K) of a whole net from those of its streams, with equal weights."""
+    return torch.stack(list(scores.values())).mean(0)
 
 
 def scores_of_wrong(labels: Tensor, num_classes: int) -> Tensor:

@@ -12,15 +12,15 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from src.models.batch_norm import freeze_batch_norm, keep_frozen
-from src.models.metrics import accuracies
+from src.models.metrics import NetAccuracies, mean_of_streams
 from src.models.mixing import Mixing
 from src.models.normalise import Normalise
 from src.models.optimisation import UNIFORM, Factors, parameter_groups
 from src.models.resnet import ResNet
 from src.models.schedules import Schedule
+from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
@@ -66,6 +66,7 @@ class VideoClassifier(pl.LightningModule):
     """
 
     modalities: tuple[str, ...] = ("rgb", "flow")
+    streams: tuple[str, ...] = STREAMS  # what `classify` gives logits of
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class VideoClassifier(pl.LightningModule):
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
-        self.train_metrics = accuracies(num_classes, "train/clip/")
-        self.val_metrics = accuracies(num_classes, "val/clip/")
-        self.test_metrics = accuracies(num_classes, "test/video/")
+        self.train_metrics = NetAccuracies(num_classes, "train/clip/", self.streams)
+        self.val_metrics = NetAccuracies(num_classes, "val/clip/", self.streams)
+        self.test_metrics = NetAccuracies(num_classes, "test/video/", self.streams)
 
     def train(self, mode: bool = True) -> Self:
         """Enter training or evaluation; frozen batch norm stays as it is."""
@@ -158,11 +159,11 @@ class VideoClassifier(pl.LightningModule):
         self._log_losses(self.loss(logits, batch["label"]), "val", len(batch["label"]))
 
     def _log_accuracies(
-        self, logits: dict[str, Tensor], label: Tensor, metrics: MetricCollection
+        self, logits: dict[str, Tensor], label: Tensor, metrics: NetAccuracies
     ) -> None:
-        scores = mean_of_streams({stream: values.mean(1) for stream, values in logits.items()})
-        metrics.update(scores, label)
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(label))
+        metrics.update({stream: values.mean(1) for stream, values in logits.items()}, label)
+        for ones in metrics:
+            self.log_dict(ones, on_step=False, on_epoch=True, batch_size=len(label))
 
     def _log_losses(self, losses: dict[str, Tensor], phase: str, size: int) -> Tensor:
         total = torch.stack(list(losses.values())).sum()
@@ -181,18 +182,18 @@ class VideoClassifier(pl.LightningModule):
     def test_step(self, batch: Batch, _: int) -> Batch:  # noqa: PT019
         """Scores (B, K) of whole videos: of each stream and, the mean of those, of the net."""
         streams = self.video_scores(batch)
-        scores = mean_of_streams(streams)
-        self.test_metrics.update(scores, batch["label"])
+        self.test_metrics.update(streams, batch["label"])
         return {
             "video": batch["video"],
             "label": batch["label"],
-            "scores": scores,
+            "scores": mean_of_streams(streams),
             "streams": streams,
         }
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies, to which callbacks may have added videos that count as wrong."""
-        self.log_dict(self.test_metrics)
+        for ones in self.test_metrics:
+            self.log_dict(ones)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of all parameters that are not frozen; rates are still bare factors."""
@@ -239,13 +240,13 @@ class StreamModule(VideoClassifier):
     def __init__(self, modality: str, net: ResNet, **arguments: Any) -> None:
         if modality not in ("rgb", "flow"):
             raise ValueError(f"modality {modality!r}: choose rgb or flow")
+        self.streams = ("appearance" if modality == "rgb" else "motion",)
         super().__init__(net, **arguments)
         self.modality, self.modalities = modality, (modality,)
 
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T, K) of the stream."""
-        stream = "appearance" if self.modality == "rgb" else "motion"
-        return {stream: self.net(clips[self.modality]).float()}
+        return {self.streams[0]: self.net(clips[self.modality]).float()}
 
 
 class JointModule(VideoClassifier):
@@ -263,8 +264,3 @@ class JointModule(VideoClassifier):
         """Logits (B, T', K) of both streams."""
         appearance, motion = self.net(clips["rgb"], clips["flow"])
         return {"appearance": appearance.float(), "motion": motion.float()}
-
-
-def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:
-    """Scores (B, K) of a whole net from those of its streams, with equal weights."""
-    return torch.stack(list(scores.values())).mean(0)

@@ -40,11 +40,9 @@ class ThreeStreams(TwoStreamResNet):
 class ThreeStreamModule(VideoClassifier):
     """Joint training of all three."""
 
+    streams = ("appearance", "motion", "change")
+
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of each stream."""
-        appearance, motion, change = self.net(clips["rgb"], clips["flow"])
-        return {
-            "appearance": appearance.float(),
-            "motion": motion.float(),
-            "change": change.float(),
-        }
+        logits = self.net(clips["rgb"], clips["flow"])
+        return {stream: one.float() for stream, one in zip(self.streams, logits, strict=True)}

@@ -1,0 +1,116 @@
+"""What video scores tell beyond their accuracy: by class, by confusion, by what fusion changes."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError
+from src.evaluation.scores import VideoScores
+
+UNREADABLE = -1  # the prediction for a video that could not be read: no class
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """How many videos of a class there are, and how many of them are right."""
+
+    name: str
+    videos: int
+    correct: int
+
+    @property
+    def percent(self) -> float:
+        """The recall of the class."""
+        return 100 * self.correct / self.videos
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many videos of the class `label`, out of `of`, were taken for the class `prediction`."""
+
+    label: str
+    prediction: str
+    videos: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Names of the videos that one way of scoring has right and another does not."""
+
+    fixed: tuple[str, ...]
+    broke: tuple[str, ...]
+
+
+def predictions(scores: VideoScores) -> Tensor:
+    """The class (N,) with the highest score of each video, `UNREADABLE` where it has none."""
+    best = scores.scores.nan_to_num().argmax(1)
+    return torch.where(scores.unreadable, UNREADABLE, best)
+
+
+def confusion_matrix(scores: VideoScores) -> Tensor:
+    """Counts (K, K) of videos by label (row) and prediction (column), without unreadable ones."""
+    count = len(scores.classes)
+    labels, predicted = torch.tensor(scores.labels), predictions(scores)
+    read = predicted != UNREADABLE
+    pairs = labels[read] * count + predicted[read]
+    return torch.bincount(pairs, minlength=count * count).unflatten(0, (count, count))
+
+
+def class_accuracies(scores: VideoScores) -> list[ClassAccuracy]:
+    """Accuracy of each class that has a video, in the order of the classes."""
+    videos = Counter(scores.labels)
+    right = predictions(scores) == torch.tensor(scores.labels)
+    correct = Counter(
+        label for label, hit in zip(scores.labels, right.tolist(), strict=True) if hit
+    )
+    return [
+        ClassAccuracy(name, videos[index], correct[index])
+        for index, name in enumerate(scores.classes)
+        if videos[index]
+    ]
+
+
+def hardest_confusions(scores: VideoScores, most: int = 10) -> list[Confusion]:
+    """The pairs of classes that most videos confuse, sorted by their number."""
+    counts = confusion_matrix(scores)
+    videos = Counter(scores.labels)
+    counts.fill_diagonal_(0)
+    order = counts.flatten().argsort(descending=True, stable=True)[:most]
+    pairs = [divmod(place, len(scores.classes)) for place in order.tolist()]
+    return [
+        Confusion(scores.classes[one], scores.classes[other], int(counts[one, other]), videos[one])
+        for one, other in pairs
+        if counts[one, other]
+    ]
+
+
+def changes(before: VideoScores, after: VideoScores) -> Changes:
+    """What is right after but not before, and the other way round, in videos that both have.
+
+    Raises:
+        UserError: both have no video in common, or give one another label.
+    """
+    labels, was, now = _labels(before), _right(before), _right(after)
+    common = [video for video in after.videos if video in was]
+    if not common:
+        raise UserError("these scores have no video in common")
+    for video, label in _labels(after).items():
+        if labels.get(video, label) != label:
+            raise UserError(f"video {video} is {labels[video]} in one file and {label} in another")
+    return Changes(
+        fixed=tuple(video for video in common if now[video] and not was[video]),
+        broke=tuple(video for video in common if was[video] and not now[video]),
+    )
+
+
+def _labels(scores: VideoScores) -> dict[str, str]:
+    names = (scores.classes[label] for label in scores.labels)
+    return dict(zip(scores.videos, names, strict=True))
+
+
+def _right(scores: VideoScores) -> dict[str, bool]:
+    right = predictions(scores) == torch.tensor(scores.labels)
+    return dict(zip(scores.videos, right.tolist(), strict=True))

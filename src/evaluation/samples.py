@@ -1,0 +1,176 @@
+"""Some videos of a test with what the network saw and said, for reports and dashboards.
+
+stage_dir/samples/
+  samples.json      what they are and what each classifier says
+  1.jpg  1.mp4      frames with their flow in colours; the frames as a small film
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from src.data.datamodule import VideoDataModule
+from src.data.video_writer import VideoWriter
+from src.errors import UserError
+from src.evaluation.analysis import UNREADABLE, predictions
+from src.evaluation.scores import VideoScores
+from src.figures.clips import clip_frames, draw_clip, flow_pictures
+from src.models.modules import VideoProtocol
+
+log = logging.getLogger(__name__)
+NET = "net"  # the whole network, beside the names of its streams
+HEIGHT = 112  # pixels of a frame in pictures and films
+RATE = 6  # frames per second: a test sees a few frames of the whole video
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a classifier says of a video: a class, its probability, and that of the label."""
+
+    prediction: str
+    probability: float
+    of_label: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video; `says` has the net and, if there are several, each stream's classifier."""
+
+    video: str
+    label: str
+    says: Mapping[str, Said]
+    picture: Path
+    film: Path
+
+    @property
+    def right(self) -> bool:
+        """Whether the net is right."""
+        return self.says[NET].prediction == self.label
+
+
+def choose_samples(scores: VideoScores, count: int, seed: int) -> list[int]:
+    """Places in `scores` of at most `count` videos: half of them wrong ones, if there are as many.
+
+    Wrong are those whose label has the lowest score below the best, each pair of label and
+    prediction once before any comes twice; right ones are drawn.
+    """
+    labels, predicted = torch.tensor(scores.labels), predictions(scores)
+    read = predicted != UNREADABLE
+    margin = scores.scores.amax(1) - scores.scores.gather(1, labels[:, None]).squeeze(1)
+    by_margin = margin.nan_to_num().argsort(descending=True, stable=True).tolist()
+    seen: dict[tuple[int, int], int] = {}
+    turns: list[tuple[int, int]] = []
+    for place in by_margin:
+        if read[place] and predicted[place] != labels[place]:
+            pair = (scores.labels[place], int(predicted[place]))
+            seen[pair] = seen.get(pair, -1) + 1
+            turns.append((seen[pair], place))
+    wrong = [place for _, place in sorted(turns, key=lambda turn: turn[0])]
+    right = (predicted == labels).nonzero().flatten().tolist()
+    right = np.random.default_rng(seed).permutation(right).astype(int).tolist()
+    kept = min(len(wrong), max(count // 2, count - len(right)))
+    return wrong[:kept] + right[: count - kept]
+
+
+def save_samples(
+    folder: Path,
+    data: VideoDataModule,
+    scores: VideoScores,
+    protocol: VideoProtocol,
+    count: int,
+    seed: int = 0,
+) -> list[Sample]:
+    """Read `count` videos of the test list again, draw them, and say how they were classified.
+
+    A video that can no longer be read is left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    samples: list[Sample] = []
+    for place in choose_samples(scores, count, seed):
+        video = scores.videos[place]
+        try:
+            clip = data.test_video(video)
+        except (OSError, UserError, RuntimeError, ValueError) as error:  # whatever decoders raise
+            log.warning("no picture of %s: %s", video, error)
+            continue
+        number = len(samples) + 1
+        picture, film = folder / f"{number}.jpg", folder / f"{number}.mp4"
+        _write_picture(picture, clip)
+        _write_film(film, clip)
+        says = {
+            name: _said(one.scores[place], scores.labels[place], protocol, scores.classes)
+            for name, one in _classifiers(scores).items()
+        }
+        label = scores.classes[scores.labels[place]]
+        samples.append(Sample(video, label, says, picture, film))
+    content = [asdict(s) | {"picture": s.picture.name, "film": s.film.name} for s in samples]
+    (folder / "samples.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return samples
+
+
+def load_samples(folder: Path) -> list[Sample]:
+    """What `save_samples` has written there; nothing where there is nothing, or no such thing."""
+    try:
+        content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+        return [
+            Sample(
+                video=str(one["video"]),
+                label=str(one["label"]),
+                says={str(name): Said(**said) for name, said in one["says"].items()},
+                # names only: the file may come from elsewhere
+                picture=folder / Path(one["picture"]).name,
+                film=folder / Path(one["film"]).name,
+            )
+            for one in content
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("%s/samples.json cannot be read: %s", folder, error)
+        return []
+
+
+def _classifiers(scores: VideoScores) -> dict[str, VideoScores]:
+    streams = scores.streams if len(scores.streams) > 1 else ()
+    return {NET: scores, **{stream: scores.of_stream(stream) for stream in streams}}
+
+
+def _said(
+    scores: torch.Tensor, label: int, protocol: VideoProtocol, classes: tuple[str, ...]
+) -> Said:
+    shares = protocol.probabilities(scores)
+    best = int(shares.argmax())
+    return Said(classes[best], round(float(shares[best]), 4), round(float(shares[label]), 4))
+
+
+def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:
+    picture = draw_clip(clip.get("rgb"), clip.get("flow"))
+    rows = ("rgb" in clip) + ("flow" in clip)
+    picture = _resized(picture, rows * HEIGHT)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    path.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())
+
+
+def _write_film(path: Path, clip: Mapping[str, Any]) -> None:
+    pictures = clip_frames(clip["rgb"]) if "rgb" in clip else flow_pictures(clip["flow"])
+    frames = [_resized(picture, HEIGHT) for picture in pictures]
+    with VideoWriter(path, frames[0].shape[:2], RATE, crf=23) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def _resized(image: Any, height: int) -> Any:
+    """With this height and an even width, which encoders want."""
+    width = round(image.shape[1] * height / image.shape[0] / 2) * 2
+    shrinks = height < image.shape[0]
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
+    )
