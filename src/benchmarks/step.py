@@ -4,7 +4,6 @@ Both train the same network on the same batch, which stays in memory, with the s
 speed; and so does a plain ResNet over as many images, a yardstick that everybody has figures of.
 """
 
-import contextlib
 import tempfile
 import time
 import warnings
@@ -26,7 +25,7 @@ from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
 from src.models.build import Plan, build_module, build_net
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet, appearance_stream
-from src.training.loggers import build_loggers, close_loggers
+from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_net, set_tf32
@@ -273,8 +272,7 @@ def _fit(
     with tempfile.TemporaryDirectory() as folder:
         stage_dir = StageDir(Path(folder))
         loggers = build_loggers(cfg.logger, config, plan["stage"], stage_dir.path)
-        with contextlib.ExitStack() as stack:
-            stack.callback(close_loggers, loggers)
+        with closing(loggers):
             trainer = build_trainer(cfg, plan, [watch], stage_dir, loggers)
             trainer.callbacks = [  # type: ignore[attr-defined]
                 one

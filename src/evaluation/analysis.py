@@ -1,6 +1,7 @@
 """What video scores tell beyond their accuracy: by class, by confusion, by what fusion changes."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,25 @@ class Changes:
 
     fixed: tuple[str, ...]
     broke: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Scores that are the mean of others, called `name`."""
+
+    name: str
+    whole: VideoScores
+    parts: Mapping[str, VideoScores]
+
+    def changes(self) -> dict[str, Changes]:
+        """What the whole fixed and broke, against each part."""
+        return {part: changes(scores, self.whole) for part, scores in self.parts.items()}
+
+
+def fused_classifiers(scores: VideoScores) -> Fused | None:
+    """A net against its classifiers, None if it has one only."""
+    parts = scores.classifiers()
+    return Fused("both_classifiers", scores, parts) if parts else None
 
 
 def predictions(scores: VideoScores) -> Tensor:

@@ -106,7 +106,7 @@ def save_samples(
         _write_film(film, clip)
         says = {
             name: _said(one.scores[place], scores.labels[place], protocol, scores.classes)
-            for name, one in _classifiers(scores).items()
+            for name, one in {NET: scores, **scores.classifiers()}.items()
         }
         label = scores.classes[scores.labels[place]]
         samples.append(Sample(video, label, says, picture, film))
@@ -135,11 +135,6 @@ def load_samples(folder: Path) -> list[Sample]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("%s/samples.json cannot be read: %s", folder, error)
         return []
-
-
-def _classifiers(scores: VideoScores) -> dict[str, VideoScores]:
-    streams = scores.streams if len(scores.streams) > 1 else ()
-    return {NET: scores, **{stream: scores.of_stream(stream) for stream in streams}}
 
 
 def _said(

@@ -69,6 +69,12 @@ class VideoScores:
             streams={stream: rows + nothing for stream, rows in self.streams.items()},
         )._sorted()
 
+    def classifiers(self) -> dict[str, Self]:
+        """The scores of each classifier alone, of a net that has several."""
+        if len(self.streams) < 2:
+            return {}
+        return {stream: self.of_stream(stream) for stream in self.streams}
+
     def of_stream(self, stream: str) -> Self:
         """The scores of one classifier alone."""
         return replace(self, rows=self.streams[stream], streams={})
@@ -105,6 +111,14 @@ class VideoScores:
             for video, label, row in zip(self.videos, self.labels, self.rows, strict=True):
                 writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
         _protocol_file(path).write_text(f"{self.protocol}\n")
+
+    def save_all(self, folder: Path) -> list[Path]:
+        """Write the scores, and those of each classifier of several, into files of a folder."""
+        files = {scores_file(folder): self}
+        files |= {scores_file(folder, name): part for name, part in self.classifiers().items()}
+        for file, scores in files.items():
+            scores.save(file)
+        return list(files)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -152,6 +166,11 @@ class VideoScores:
             classes=classes,
             protocol=protocol,
         )
+
+
+def scores_file(folder: Path, stream: str | None = None) -> Path:
+    """Where the scores of a net, or of one of its streams, lie in a folder."""
+    return folder / (f"scores_{stream}.csv" if stream else "scores.csv")
 
 
 def _protocol_file(path: Path) -> Path:

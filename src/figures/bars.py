@@ -14,7 +14,7 @@ def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> 
         accuracies: of each way, by its name, for the same classes.
     """
     last = list(accuracies.values())[-1]
-    order = sorted(range(len(last)), key=lambda index: last[index].percent)
+    order = sorted(range(len(last)), key=lambda index: -last[index].percent)
     thickness = 0.8 / len(accuracies)
     height = max(2.5, len(last) * max(0.2, 0.14 * len(accuracies)) + 1)
     figure = Figure((7, height), layout="constrained")
@@ -29,13 +29,11 @@ def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> 
         )
     names = [f"{last[index].name} ({last[index].videos})" for index in order]
     axes.set_yticks(range(len(order)), names, fontsize=8)
-    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_ylim(len(order) - 0.4, -0.6)  # the best on top
     axes.set_xlim(0, 100)
     axes.set_xlabel("videos of the class that are right, in %")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if len(accuracies) > 1:
-        handles, labels = axes.get_legend_handles_labels()
-        # matplotlib stacks from below, the legend from above
-        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=4)
+        figure.legend(loc="outside upper center", ncols=4)
     return figure

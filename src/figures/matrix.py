@@ -20,7 +20,7 @@ def draw_confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Figure:
     side = max(4.5, 0.16 * size + 2.5) if size > WRITTEN else max(4.5, 0.42 * size + 2)
     figure = Figure((side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     small = 6 if size > WRITTEN else 9
     axes.set_xticks(range(size), classes, rotation=90, fontsize=small)
     axes.set_yticks(range(size), classes, fontsize=small)

@@ -20,7 +20,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from src.data.faults import Faults
 from src.errors import UserError
+from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
+from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result, save_results, show_results
 from src.hardware import peak_memory_gib
@@ -28,9 +30,10 @@ from src.models.build import Plan, build_datamodule, build_module, build_net, bu
 from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
-from src.training.loggers import build_loggers, close_loggers
+from src.training.dashboard import Tested, show_test
+from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve, stage_names
-from src.training.results import results_of_run
+from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.speed import compile_net, set_tf32, uncompiled
 from src.training.trainer import build_trainer
@@ -115,7 +118,7 @@ def run_stage(
     compile_net(net, config["compile"])
     set_tf32(config["tf32"])
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
-    try:
+    with closing(loggers):
         protocol = module.protocol.name
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
@@ -135,29 +138,31 @@ def run_stage(
             raise KeyboardInterrupt
         with uncompiled(config["compile"]):
             trainer.test(module, datamodule=data, verbose=False)
-    finally:
-        close_loggers(loggers)
+        if trainer.is_global_zero:
+            scores = collected.scores
+            files = scores.save_all(stage_dir.path)
+            samples = save_samples(
+                stage_dir.samples, data, scores, module.protocol, config["samples"], config["seed"]
+            )
+            fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
+            checkpoint = stage_dir.checkpoint
+            show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
     if trainer.is_global_zero:
-        faults = [*unreadable.faults, *collected.scores.faults]
-        _save_scores(collected.scores, faults, stage_dir, description, overrides)
+        _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
     trainer.strategy.barrier()
 
 
-def _save_scores(
+def _finish(
     scores: VideoScores,
     faults: Sequence[Faults],
     stage_dir: StageDir,
     description: Description,
     overrides: Sequence[str] | None,
 ) -> None:
-    scores.save(stage_dir.scores())
-    streams = {}
-    if len(scores.streams) > 1:
-        for stream in scores.streams:
-            scores.of_stream(stream).save(stage_dir.scores(stream))
-            streams[stream] = asdict(judge_videos(scores.of_stream(stream)))
     about = {
-        "streams": streams,
+        "streams": {
+            stream: asdict(judge_videos(part)) for stream, part in scores.classifiers().items()
+        },
         "faults": [asdict(one) for one in faults],
         "experiment": description.config["name"],
         "split": description.split,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from src.data.faults import Faults
+from src.evaluation.analysis import Fused
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import Accuracy, VideoScores, judge_videos
 from src.evaluation.table import Result
@@ -29,12 +30,25 @@ def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
                 results.append(Result(f"{stage}: {stream} classifier", stage, accuracy, protocol))
         faults = tuple(Faults(**about) for about in record.get("faults", ()))
         results.append(Result(stage, stage, Accuracy(**record["accuracy"]), protocol, faults))
-        streams = [stages[stream] for stream in STREAMS if stream in stages]
-        if stage == STREAMS[-1] and len(streams) == 2 and all(s.finished() for s in streams):
-            fused = fuse([_scores(stream) for stream in streams])
-            name = "late fusion of both"
-            results.append(Result(name, stage, judge_videos(fused), fused.protocol))
+        if fused := late_fusion(stages, stage, _scores(stage_dir)):
+            name, whole = "late fusion of both", fused.whole
+            results.append(Result(name, stage, judge_videos(whole), whole.protocol))
     return results
+
+
+def late_fusion(stages: Mapping[str, StageDir], stage: str, scores: VideoScores) -> Fused | None:
+    """The mean of the scores of the two streams, once the second has been tested.
+
+    Args:
+        stages: of the run.
+        stage: that has been tested; None comes out unless it is the second stream.
+        scores: its own.
+    """
+    first, second = STREAMS
+    if stage != second or first not in stages or not stages[first].finished():
+        return None
+    parts = {first: _scores(stages[first]), second: scores}
+    return Fused("late_fusion", fuse(list(parts.values())), parts)
 
 
 def _scores(finished: StageDir) -> VideoScores:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.evaluation.scores import Accuracy
+from src.evaluation.scores import Accuracy, scores_file
 from src.models.build import Plan
 from src.models.checkpoints import Description
 from src.models.temporal import STREAMS
@@ -36,7 +36,12 @@ class StageDir:
 
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
-        return self.path / (f"scores_{stream}.csv" if stream else "scores.csv")
+        return scores_file(self.path, stream)
+
+    @property
+    def samples(self) -> Path:
+        """Pictures of some test videos and what is said of them, see `src.evaluation.samples`."""
+        return self.path / "samples"
 
     @property
     def record(self) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing import (
     event_accumulator,
 )
 from torch import Tensor

@@ -167,23 +167,3 @@ def test_finished_stages_stay_when_a_later_one_fails(
             compose_config("train", *tiny, broken, "resume=force", f"paths.run_dir={copied_run}")
         )
     assert (copied_run / "appearance" / "stage.json").is_file()
-
-
-def test_wandb_runs_offline_one_per_stage(
-    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    cfg = compose_config(
-        "train",
-        *tiny,
-        "experiment=two_stream_two_movers",
-        "logger=wandb",
-        f"paths.run_dir={tmp_path}",
-    )
-    run_experiment(cfg)
-    for stage in ("appearance", "motion"):
-        assert len(list((tmp_path / stage / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
-    import wandb
-
-    assert wandb.run is None  # closed

@@ -1,0 +1,187 @@
+"""What loggers show of a stage's test: pictures, tables and files beside the numbers.
+
+CSV gets the numbers alone, TensorBoard pictures too, W&B also tables and artifacts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import wandb
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from src.evaluation.analysis import (
+    Fused,
+    class_accuracies,
+    confusion_matrix,
+    hardest_confusions,
+    predictions,
+)
+from src.evaluation.samples import Sample
+from src.evaluation.scores import VideoScores, judge_videos
+from src.figures.bars import draw_class_accuracies
+from src.figures.matrix import draw_confusion_matrix
+from src.models.checkpoints import Description
+from src.training.loggers import StageRun
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A stage that has been tested on whole videos.
+
+    Args:
+        scores: of the net.
+        fused: of its classifiers, or of this stream and the one that was trained before.
+        samples: some of the videos.
+        description: of the checkpoint.
+        checkpoint: the file.
+        score_files: where the scores lie.
+    """
+
+    scores: VideoScores
+    fused: Fused | None
+    samples: Sequence[Sample]
+    description: Description
+    checkpoint: Path
+    score_files: Sequence[Path] = field(default_factory=tuple)
+
+    def classifiers(self) -> dict[str, VideoScores]:
+        """What is compared class by class: each part and, last, the whole."""
+        if self.fused is None:
+            return {"all": self.scores}
+        return {**self.fused.parts, self.fused.name.replace("_", " "): self.fused.whole}
+
+
+def show_test(loggers: Sequence[Logger], tested: Tested) -> None:
+    """Tell every logger what it can show of a tested stage."""
+    for logger in loggers:
+        logger.log_metrics(_numbers(tested))
+        if isinstance(logger, StageRun):
+            _show_on_wandb(logger, tested)
+        elif isinstance(logger, TensorBoardLogger):
+            _show_on_tensorboard(logger.experiment, tested)
+
+
+def _numbers(tested: Tested) -> dict[str, float]:
+    fused = tested.fused
+    if fused is None:
+        return {}
+    numbers = {}
+    for part, changed in fused.changes().items():
+        numbers[f"test/{fused.name}/fixed_of_{part}"] = float(len(changed.fixed))
+        numbers[f"test/{fused.name}/broke_of_{part}"] = float(len(changed.broke))
+    if fused.whole is not tested.scores:
+        accuracy = judge_videos(fused.whole)
+        for name in ("top1", "top5", "mean_class"):  # 0..1, as all that is logged
+            numbers[f"test/{fused.name}/{name}"] = getattr(accuracy, name) / 100
+    return numbers
+
+
+def _show_on_tensorboard(writer: SummaryWriter, tested: Tested) -> None:
+    for name, figure in _figures(tested):
+        writer.add_figure(f"test/{name}", figure)
+    for number, sample in enumerate(tested.samples, start=1):
+        picture = cv2.imread(str(sample.picture))[..., ::-1]  # RGB
+        writer.add_image(f"test/videos/{number}", picture, dataformats="HWC")
+        writer.add_text(f"test/videos/{number}", _caption(sample))
+
+
+def _show_on_wandb(logger: StageRun, tested: Tested) -> None:
+    shown: dict[str, Any] = {
+        f"test/{name}": wandb.Image(figure) for name, figure in _figures(tested)
+    }
+    shown["test/videos"] = _samples_table(tested.samples)
+    shown["test/hardest_confusions"] = wandb.Table(
+        ["label", "prediction", "videos", "of"],
+        [[c.label, c.prediction, c.videos, c.of] for c in hardest_confusions(tested.scores)],
+    )
+    bars = wandb.Table(
+        ["class", "accuracy", "videos"],
+        [[one.name, one.percent, one.videos] for one in class_accuracies(tested.scores)],
+    )
+    shown["test/class_accuracy_bars"] = wandb.plot.bar(
+        bars, "class", "accuracy", title="Videos of each class that are right, %"
+    )
+    if tested.fused:
+        shown[f"test/{tested.fused.name}/changes"] = _changes_table(tested.fused)
+    logger.experiment.log(shown)
+    _keep_files(logger, tested)
+
+
+def _figures(tested: Tested) -> Iterator[tuple[str, Any]]:
+    counts = confusion_matrix(tested.scores)
+    yield "confusion", draw_confusion_matrix(counts, tested.scores.classes)
+    by_class = {name: class_accuracies(one) for name, one in tested.classifiers().items()}
+    yield "class_accuracy", draw_class_accuracies(by_class)
+
+
+def _caption(sample: Sample) -> str:
+    says = "; ".join(
+        f"{name}: {said.prediction} ({said.probability:.0%})" for name, said in sample.says.items()
+    )
+    return f"{sample.video} is {sample.label}. {says}"
+
+
+def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
+    classifiers = list(samples[0].says) if samples else []
+    columns = ["video", "clip", "frames and flow", "label", "right"]
+    for name in classifiers:
+        columns += [name, f"{name}: probability", f"{name}: of the label"]
+    table = wandb.Table(columns)
+    for sample in samples:
+        says = [sample.says[name] for name in classifiers]
+        table.add_data(
+            sample.video,
+            wandb.Video(str(sample.film), format="mp4"),
+            wandb.Image(str(sample.picture)),
+            sample.label,
+            sample.right,
+            *(value for s in says for value in (s.prediction, s.probability, s.of_label)),
+        )
+    return table
+
+
+def _changes_table(fused: Fused) -> wandb.Table:
+    after = _predicted(fused.whole)
+    label = dict(
+        zip(fused.whole.videos, (fused.whole.classes[i] for i in fused.whole.labels), strict=True)
+    )
+    rows = []
+    for part, changed in fused.changes().items():
+        before = _predicted(fused.parts[part])
+        for change, videos in (("fixed", changed.fixed), ("broke", changed.broke)):
+            rows += [[v, label[v], change, part, before[v], after[v]] for v in videos]
+    columns = ["video", "label", "change", "against", "prediction before", fused.name]
+    return wandb.Table(columns, rows)
+
+
+def _predicted(scores: VideoScores) -> dict[str, str]:
+    names = ("" if best < 0 else scores.classes[best] for best in predictions(scores).tolist())
+    return dict(zip(scores.videos, names, strict=True))
+
+
+def _keep_files(logger: StageRun, tested: Tested) -> None:
+    about = tested.description
+    name = f"{about.config['name']}-{about.plan['stage']}-split{about.split}"
+    name += f"-seed{about.config['seed']}"
+    metadata = {
+        "version": about.version,
+        "split": about.split,
+        "protocol": tested.scores.protocol,
+        "top1": judge_videos(tested.scores).top1,
+    }
+    scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=metadata)
+    for file in tested.score_files:
+        scores.add_file(str(file))
+    logger.experiment.log_artifact(scores)
+    if logger.keeps_checkpoints:
+        model = wandb.Artifact(name, type="model", metadata=metadata)
+        # immutable: not copied before it is uploaded; a finished stage's does not change
+        model.add_file(str(tested.checkpoint), policy="immutable")
+        with model.new_file("config.yaml", mode="w") as file:
+            file.write(OmegaConf.to_yaml(about.config))
+        logger.experiment.log_artifact(model)
