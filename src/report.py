@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from src.reporting.report import make_report
 
     runs = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
-    make_report(runs, cfg.output, cfg.baseline)
+    make_report(runs, cfg.output, cfg.baseline, most_details=cfg.details)
     print(f"written: report.md, report.html and report.csv in {cfg.output}")
 
 

@@ -37,18 +37,39 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """The content of an image file, its media type, and what stands below it."""
+
+    content: bytes
+    kind: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with a table, lines of text, or both; `code` are lines to copy as they are."""
+    """A heading with a table, lines of text, or both.
+
+    Args:
+        title: the heading.
+        table: None for none.
+        lines: of text.
+        code: lines to copy as they are.
+        pictures: for a page only.
+        folded: whether a page shows the heading alone until it is asked for more.
+    """
 
     title: str
     table: Table | None = None
     lines: Sequence[str] = ()
     code: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Document:
-    """A title and sections."""
+    """A title and sections; `details` are for a page only."""
 
     title: str
     sections: Sequence[Section] = field(default_factory=tuple)
+    details: Sequence[Section] = field(default_factory=tuple)

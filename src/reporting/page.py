@@ -1,11 +1,12 @@
 """A document as one web page that needs nothing else: style and script are inside."""
 
+import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-from src.reporting.document import Cell, Column, Document, Section, Table
+from src.reporting.document import Cell, Column, Document, Picture, Section, Table
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _SHORT = 12  # characters
@@ -13,13 +14,15 @@ _SHORT = 12  # characters
 
 def to_page(document: Document) -> str:
     """The whole page; names stand there as they are, whatever they contain."""
-    body = "\n".join(line for section in document.sections for line in _section(section))
+    sections = [*document.sections, *document.details]
+    body = "\n".join(line for section in sections for line in _section(section))
     template = Template(_TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=escape(document.title), sections=body)
 
 
 def _section(section: Section) -> Iterator[str]:
-    yield f"<section>\n<h2>{escape(section.title)}</h2>"
+    begin, end = ("<details>\n<summary>", "</summary>") if section.folded else ("<h2>", "</h2>")
+    yield f"<section>\n{begin}{escape(section.title)}{end}"
     if section.table is not None and section.table.rows:
         yield from _table(section.table)
     if section.lines:
@@ -28,7 +31,20 @@ def _section(section: Section) -> Iterator[str]:
         yield "</ul>"
     if section.code:
         yield f"<pre>{escape(chr(10).join(section.code))}</pre>"
-    yield "</section>"
+    captioned = [picture for picture in section.pictures if picture.caption]
+    for group in ([p for p in section.pictures if not p.caption], captioned):
+        if group:
+            yield '<div class="pictures">'
+            yield from map(_picture, group)
+            yield "</div>"
+    yield "</details>\n</section>" if section.folded else "</section>"
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.content).decode()
+    image = f'<img src="data:{picture.kind};base64,{data}" alt="{escape(picture.caption)}">'
+    below = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    return f"<figure>{image}{below}</figure>"
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The report: runs are collected, put into rows, compared, and written in every form."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from src import __version__
 from src.errors import UserError
 from src.reporting.collect import Collection, collect
+from src.reporting.details import details
 from src.reporting.document import Cell, Column, Document, Section, Table
 from src.reporting.markdown import to_markdown
 from src.reporting.page import to_page
@@ -30,7 +32,11 @@ PAIRED_COLUMNS = (
 
 
 def make_report(
-    runs: Sequence[str], output: str, baseline: str | None = None, console: Console | None = None
+    runs: Sequence[str],
+    output: str,
+    baseline: str | None = None,
+    console: Console | None = None,
+    most_details: int = 20,
 ) -> Document:
     """Report all finished runs on the terminal and in report.md, report.html and report.csv.
 
@@ -39,13 +45,14 @@ def make_report(
         output: folder for the files.
         baseline: a row's name or a part of it, to which all others are compared run by run.
         console: to print on; None is the terminal.
+        most_details: rows of which report.html shows a run with its curves, classes and videos.
 
     Raises:
         UserError: a folder does not exist or cannot be written to, or no row is the baseline.
     """
     collection = collect(runs)
     rows = sort_rows(group_rows(collection.runs))
-    document = _compose(rows, collection, baseline)
+    document = replace(_compose(rows, collection, baseline), details=details(rows, most_details))
     files = {
         "report.md": to_markdown(document),
         "report.html": to_page(document),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from src.cli import CONF_DIR
 from src.models.build import build_protocol
-from src.reporting.document import Cell, Column, Document, Section, Table
+from src.reporting.document import Cell, Column, Document, Picture, Section, Table
 from src.reporting.markdown import to_markdown
 from src.reporting.page import to_page
 from src.reporting.published import read_published
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += attrs
-        if tag not in ("meta", "link"):
+        if tag not in ("meta", "link", "img"):
             self.open.append(tag)
         if tag == "table":
             self.tables.append([])
@@ -192,7 +192,8 @@ def test_forms_agree(tmp_path: Path) -> None:
 def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     columns = (Column(ODD, ODD), Column("n", numeric=True))
     table = Table(columns, [[Cell(ODD, hover=ODD), Cell("1", 1.5)]])
-    text = to_page(Document(ODD, [Section(ODD, table, [ODD], [ODD])]))
+    shown = Section(ODD, pictures=[Picture(b"1", "image/png", ODD)], folded=True)
+    text = to_page(Document(ODD, [Section(ODD, table, [ODD], [ODD])], [shown]))
     page = Page(text)
     assert page.open == []
     assert page.tables == [[[ODD, "n"], [ODD, "1"]]]
@@ -200,7 +201,11 @@ def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     assert ("data-order", "1.5") in page.attributes
     assert "onclick" not in dict(page.attributes)
     assert "http" not in text
-    assert {key for key, _ in page.attributes} & {"src", "srcset", "action"} == set()
+    assert {key for key, _ in page.attributes} & {"srcset", "action"} == set()
+    assert [value for key, value in page.attributes if key == "src"] == [
+        "data:image/png;base64,MQ=="
+    ]
+    assert ("alt", ODD) in page.attributes
     assert [value for key, value in page.attributes if key == "href"] == ["data:,"]
     assert "@import" not in text
 
