@@ -2,13 +2,14 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 _warned: set[Path] = set()
@@ -46,11 +47,10 @@ def save_array(file: Path, array: npt.NDArray) -> bool:
 
 
 def _save(file: Path, write: Callable[[Path], object]) -> bool:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(file)
+        with whole(file) as draft:
+            write(draft)
     except OSError as error:
         if file.parent not in _warned:
             _warned.add(file.parent)

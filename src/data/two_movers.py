@@ -24,6 +24,7 @@ from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
+from src.whole_files import whole
 from src.workers import worker_pool
 
 if TYPE_CHECKING:
@@ -172,9 +173,8 @@ def _make_video(job: _Job) -> None:
     clip = make_clip(np.random.default_rng(job.seed), job.video.label)
     path = job.video.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    _encode(clip.frames, part)
-    part.replace(path)
+    with whole(path) as draft:
+        _encode(clip.frames, draft)
 
 
 def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
@@ -188,6 +188,5 @@ def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
-    part.replace(file)
+    with whole(file) as draft:
+        draft.write_text(text)

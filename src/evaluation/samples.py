@@ -23,6 +23,7 @@ from src.evaluation.analysis import UNREADABLE, predictions
 from src.evaluation.scores import VideoScores
 from src.figures.clips import clip_frames, draw_clip, flow_pictures
 from src.models.modules import VideoProtocol
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 NET = "net"  # the whole network, beside the names of its streams
@@ -111,7 +112,8 @@ def save_samples(
         label = scores.classes[scores.labels[place]]
         samples.append(Sample(video, label, says, picture, film))
     content = [asdict(s) | {"picture": s.picture.name, "film": s.film.name} for s in samples]
-    (folder / "samples.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with whole(folder / "samples.json") as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return samples
 
 

@@ -23,6 +23,7 @@ from src.flow.progress import Display, Tally
 from src.flow.settings import FlowSettings
 from src.flow.shards import Shard
 from src.flow.zip_writer import Image
+from src.whole_files import whole
 from src.workers import worker_pool
 
 REFRESH = 0.5  # seconds between two looks at the workers' progress
@@ -196,8 +197,9 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
     if not reasons:
         file.unlink(missing_ok=True)
         return
-    part = file.with_name(f".{file.name}.part")
-    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+    with (
+        whole(file) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
+    ):
         rows = csv.writer(table, lineterminator="\n")
         rows.writerows([("video", "reason"), *reasons.items()])
-    part.replace(file)

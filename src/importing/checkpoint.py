@@ -21,6 +21,7 @@ from src.importing.weights import Weight, fill, weights
 from src.models.build import build_module, build_net
 from src.models.checkpoints import KEY, Description
 from src.training.plan import make_plan, resolve
+from src.whole_files import whole
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Imported:
         if path.is_dir():
             raise UserError(f"output {path} is a folder: give the name of a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         content = {
             "state_dict": dict(self.state_dict),
             KEY: asdict(self.description),
@@ -59,11 +59,8 @@ class Imported:
             "global_step": 0,
             "pytorch-lightning_version": version("pytorch-lightning"),
         }
-        try:
-            torch.save(content, part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as draft:
+            torch.save(content, draft)
 
     def save_listing(self, path: Path) -> None:
         """Write a CSV file with the columns tensor, shape, source: what became of what."""

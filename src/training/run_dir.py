@@ -14,6 +14,7 @@ from src.models.checkpoints import Description
 from src.models.temporal import STREAMS
 from src.training.checkpoint_io import previous
 from src.training.plan import difference
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,8 @@ class StageDir:
             about: what else `src.report` tells: experiment, seed, command, version, ...
         """
         content = {"plan": plan, "protocol": protocol, "accuracy": asdict(accuracy), **about}
-        draft = self.record.with_suffix(".part")
-        draft.write_text(json.dumps(content, indent=2) + "\n")
-        draft.replace(self.record)
+        with whole(self.record) as draft:
+            draft.write_text(json.dumps(content, indent=2) + "\n")
         previous(self.checkpoint).unlink(missing_ok=True)  # nothing goes on from here
 
     def finished(self) -> dict[str, Any] | None:

@@ -295,7 +295,7 @@ def test_command(videos: list[Path], tmp_path: Path) -> None:
     assert run.returncode == 1, run.stderr
     assert "flow of 1 videos extracted, 0 already there, 1 failed; 5 frames" in run.stdout
     assert "failed: a: video" in run.stdout
-    assert "1/2 videos" in run.stdout  # a line of log, with the time left
+    assert "/2 videos, " in run.stdout  # a line of log, with the time left
     assert "Traceback" not in run.stderr
     settings = FlowSettings("dis", {"preset": "medium", "finest_scale": 0}, short_side=64)
     assert FlowSettings.load(output) == settings

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from src.data.verification.inspection import Look
 from src.errors import UserError
+from src.whole_files import whole
 
 
 class LookCache:
@@ -56,10 +57,8 @@ class LookCache:
         """Drop the looks at what has changed or gone since."""
         self._lines.close()
         kept = {key: self._looks[key] for key in keys if key in self._looks}
-        part = self.file.with_name(f"{self.file.name}.part")
-        with part.open("w") as lines:
+        with whole(self.file) as draft, draft.open("w") as lines:
             lines.writelines(_line(key, *look) for key, look in kept.items())
-        part.replace(self.file)
 
 
 def key_of(identity: Any) -> str:

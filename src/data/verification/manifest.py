@@ -32,6 +32,7 @@ from src.data.verification.lists import key_of
 from src.data.verification.problems import PROBLEMS, is_fatal
 from src.errors import UserError
 from src.flow.settings import FlowSettings
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of the format
@@ -111,15 +112,13 @@ class Manifest:
             UserError: they cannot be written.
         """
         head = {"version": VERSION, "places": self.places, "rows": len(self.rows), **self.about}
-        part = self.file.with_name(f"{self.file.name}.part")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             _head(self.file).unlink(missing_ok=True)
-            with part.open("w", newline="") as lines:
+            with whole(self.file) as draft, draft.open("w", newline="") as lines:
                 writer = csv.DictWriter(lines, [column.name for column in fields(Row)])
                 writer.writeheader()
                 writer.writerows(asdict(row) for row in self.rows.values())
-            part.replace(self.file)
             _head(self.file).write_text(json.dumps(head, indent=2) + "\n")
         except OSError as error:
             raise UserError(
