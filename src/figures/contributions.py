@@ -9,13 +9,8 @@ from src.figures.colours import COLOURS
 from src.inspection.contributions import Contribution
 
 
-def draw_contributions(found: Sequence[Contribution], clips: int) -> Figure:
-    """Draw each stage's signal, and the accuracy and logits without it.
-
-    Args:
-        found: of the connected stages.
-        clips: how many they were measured on.
-    """
+def draw_contributions(found: Sequence[Contribution]) -> Figure:
+    """Draw the signal of each connected stage, and the accuracy and logits without it."""
     names = [f"stage {each.stage}" for each in found]
     places = np.arange(len(found))
     figure = Figure(figsize=(10, 3.2), layout="constrained")
@@ -32,11 +27,11 @@ def draw_contributions(found: Sequence[Contribution], clips: int) -> Figure:
     signal.set_title("size of the signal, in sizes of what it enters", fontsize=9)
     signal.legend(fontsize=8, frameon=False)
     bars = accuracy.bar(places, [each.top1_without for each in found], 0.7, color=COLOURS[0])
-    accuracy.bar_label(bars, fmt="%.1f", fontsize=8)
+    accuracy.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", color="white")
     accuracy.axhline(found[0].top1, color=COLOURS[1], label=f"all on: {found[0].top1:.1f}")
-    accuracy.set_ylim(0, 105)
-    accuracy.set_title(f"clip-level top-1 % without it ({clips} clips)", fontsize=9)
-    accuracy.legend(fontsize=8, loc="upper right")
+    accuracy.set_ylim(0, 115)
+    accuracy.set_title(f"clip-level top-1 % without it ({found[0].clips} clips)", fontsize=9)
+    accuracy.legend(fontsize=8, frameon=False, loc="upper right")
     bars = logits.bar(places, [each.logit_change for each in found], 0.7, color=COLOURS[0])
     logits.bar_label(bars, fmt="%.2f", fontsize=8)
     logits.set_title("relative change of the logits without it", fontsize=9)

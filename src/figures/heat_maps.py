@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.data.sources import Uint8
-from src.figures.images import clip_images, show_strip, strip_height
+from src.figures.strips import Strip, clip_images, draw_strips
 from src.inspection.grad_cam import HeatMaps
 
-WIDTH = 7.0  # inches of a strip
-LABELS = 1.8  # beside it
+LABELS = 1.6  # inches
 STRENGTH = 0.65  # of the heat over the image
 _SEEN = {"appearance": "rgb", "motion": "flow"}
 
@@ -28,21 +27,13 @@ def draw_heat_maps(
         clip: which of the batch.
         title: such as the video and the class that is explained.
     """
-    images = clip_images(batch, clip)
-    rows: list[tuple[str, Uint8]] = []
-    for modality, own in images.items():
-        rows.append((modality, own))
+    strips = []
+    for modality, images in clip_images(batch, clip).items():
+        strips.append(Strip(modality, images))
         for each in found:
             if _SEEN.get(each.stream) == modality:
-                rows.append((_label(each), heated(own, each.maps[clip])))
-    heights = [strip_height(strip, WIDTH) for _, strip in rows]
-    figure = Figure(figsize=(WIDTH + LABELS, sum(heights) + 0.1 * len(rows) + 0.4))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(len(rows), squeeze=False, height_ratios=heights)[:, 0]
-    for each, (label, strip) in zip(axes, rows, strict=True):
-        show_strip(each, strip, label)
-    figure.suptitle(title)
-    return figure
+                strips.append(Strip(_label(each), heated(images, each.maps[clip])))
+    return draw_strips(strips, LABELS, title)
 
 
 def heated(images: Uint8, maps: Tensor) -> Uint8:
@@ -54,5 +45,5 @@ def heated(images: Uint8, maps: Tensor) -> Uint8:
 
 def _label(found: HeatMaps) -> str:
     if found.stream == found.classifier:
-        return f"{found.stream}:\nits classifier"
-    return f"{found.stream} reaching\n{found.classifier}'s classifier"
+        return f"{found.stream}\nfor its classifier"
+    return f"{found.stream} for the\n{found.classifier} classifier"

@@ -24,9 +24,7 @@ def draw_temporal_filters(found: Sequence[TemporalFilter]) -> Figure:
     for each in found:
         streams[each.stream].append(each)
     most = max(map(len, streams.values()))
-    figure = Figure(
-        figsize=(len(streams) * max(3.5, 0.62 * most + 1), 3.8), layout="constrained"
-    )
+    figure = Figure(figsize=(len(streams) * max(3.5, 0.62 * most + 1), 3.8), layout="constrained")
     panels = figure.subplots(1, len(streams), squeeze=False, sharey=True)[0]
     for axes, (stream, filters) in zip(panels, streams.items(), strict=True):
         heights = [0.0] * len(filters)
@@ -36,7 +34,7 @@ def draw_temporal_filters(found: Sequence[TemporalFilter]) -> Figure:
             heights = [low + value for low, value in zip(heights, values, strict=True)]
         for place, each in enumerate(filters):
             if each.distance is not None:
-                axes.text(place, 1.02, f"{each.distance:.2f}", ha="center", fontsize=8)
+                axes.text(place, 1.02, f"{each.distance:.2g}", ha="center", fontsize=8)
         names = [f"{each.stage}\n{each.name.rpartition('.')[2]}" for each in filters]
         axes.set_xticks(range(len(filters)), names, fontsize=8)
         axes.set_xlabel("stage and convolution", fontsize=8)

@@ -2,11 +2,10 @@
 
 from matplotlib.figure import Figure
 
-from src.figures.images import clip_images, show_strip, strip_height
+from src.figures.strips import Strip, clip_images, draw_strips
 from src.inspection.training_clips import TrainingClips
 
-WIDTH = 7.0  # inches of a strip
-LABELS = 0.5  # beside it
+LABELS = 0.5  # inches
 
 
 def draw_training_clips(clips: TrainingClips, count: int = 3) -> Figure:
@@ -16,20 +15,13 @@ def draw_training_clips(clips: TrainingClips, count: int = 3) -> Figure:
         clips: see `training_clips`; drawn is what the network gets, levels restored.
         count: how many clips, from the first.
     """
-    seen, titles = clips.restored(), clips.titles()
-    count = min(count, len(titles))
-    strips = [clip_images(seen, clip) for clip in range(count)]
-    rows = [(clip, modality) for clip in range(count) for modality in strips[clip]]
-    heights = [strip_height(strips[clip][modality], WIDTH) for clip, modality in rows]
-    figure = Figure(figsize=(WIDTH + LABELS, sum(heights) + 0.3 * count + 0.1 * len(rows) + 0.5))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(len(rows), squeeze=False, height_ratios=heights)[:, 0]
-    for each, (clip, modality) in zip(axes, rows, strict=True):
-        show_strip(each, strips[clip][modality], modality)
-        if modality == next(iter(strips[clip])):
-            each.set_title(f"{seen['video'][clip]}: {titles[clip]}", loc="left", fontsize=9)
-    figure.supxlabel(_about(clips), fontsize=8)
-    return figure
+    seen, strips = clips.restored(), []
+    for clip, trained_as in enumerate(clips.titles()[:count]):
+        title = f"{seen['video'][clip]}: {trained_as}"
+        for modality, images in clip_images(seen, clip).items():
+            strips.append(Strip(modality, images, title))
+            title = ""
+    return draw_strips(strips, LABELS, about=_about(clips))
 
 
 def _about(clips: TrainingClips) -> str:

@@ -1,5 +1,4 @@
-"""What the cross-stream connection contributes at each stage: how much of it there is, and what is
-lost without it."""
+"""What the cross-stream connection contributes at each stage, and what is lost without it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ class Contribution:
         top1: clip-level accuracy of the net as it is, in percent.
         top1_without: the same, but with nothing connected at this stage.
         logit_change: |z' - z| / |z| of the net's logits, with z' without this stage's connection.
+        clips: how many were measured.
     """
 
     stage: int
@@ -33,6 +33,7 @@ class Contribution:
     top1: float
     top1_without: float
     logit_change: float
+    clips: int
 
 
 @torch.no_grad()
@@ -84,6 +85,7 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
                 _top1(z, label),
                 _top1(z_without, label),
                 float(((z_without - z).norm(dim=1) / z.norm(dim=1)).mean()),
+                len(label),
             )
         )
     return found

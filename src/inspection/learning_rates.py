@@ -11,7 +11,7 @@ from src.models.build import build_factors, build_schedule
 from src.training.plan import make_plan, stage_names
 from src.training.trainer import passes
 
-POINTS = 200  # of a stage's curve
+POINTS = 1001  # of a stage's curve
 
 
 @dataclass(frozen=True)

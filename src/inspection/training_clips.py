@@ -32,7 +32,7 @@ class TrainingClips:
     class_names: tuple[str, ...]
 
     def restored(self) -> Batch:
-        """What the network gets, back as levels 0..255: the same as `loaded` if nothing is mixed."""
+        """What the network gets, as levels 0..255 again: `loaded`, if nothing is mixed."""
         levels = {name: self.normalise.restore(name, x) for name, x in self.net_input.items()}
         return self.loaded | levels
 
@@ -103,8 +103,3 @@ def ready(
     for batch in islice(loader, limit):
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         yield data.on_after_batch_transfer(moved, 0)
-
-
-def first_clips(batch: Batch, count: int) -> Batch:
-    """A batch with its first clips alone."""
-    return {name: values[:count] for name, values in batch.items()}
