@@ -12,7 +12,8 @@ from src.flow.colour import colour_wheel
 
 GAP, GREY = 2, 200  # pixels between frames, and their level: white is rest in flow
 WIDTH = 7.0  # inches of a strip
-TITLE, BETWEEN, MARGIN = 0.28, 0.08, 0.35  # inches above a titled strip, under each, at both ends
+TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
+EDGE, LINE = 0.08, 0.27  # at both ends, and more with a line of text there
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: 
     # Placed by hand: a layout engine cuts off labels beside images, whose aspect is fixed.
     width = labels + WIDTH + 0.1
     tops = [TITLE if strip.title else 0.0 for strip in strips]
-    height = 2 * MARGIN + sum(tops) + sum(strip.height + BETWEEN for strip in strips)
+    head, foot = (EDGE + LINE * bool(text) for text in (title, about))
+    height = head + foot + sum(tops) + sum(strip.height + BETWEEN for strip in strips)
     figure = Figure(figsize=(width, height))
-    y = height - MARGIN
+    y = height - head
     for top, strip in zip(tops, strips, strict=True):
         y -= top + strip.height
         axes = figure.add_axes(
@@ -90,6 +92,6 @@ def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: 
         axes.set_title(strip.title, loc="left", fontsize=9)
         y -= BETWEEN
     middle = (labels + WIDTH / 2) / width
-    figure.text(middle, 1 - 0.08 / height, title, ha="center", va="top")
-    figure.text(middle, 0.1 / height, about, ha="center", va="bottom", fontsize=8)
+    figure.text(middle, 1 - EDGE / height, title, ha="center", va="top")
+    figure.text(middle, EDGE / height, about, ha="center", va="bottom", fontsize=8)
     return figure

@@ -11,13 +11,14 @@ from src.models.two_stream import TwoStreamResNet
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode."""
-    training = module.training
+    """In evaluation mode; each of its parts is then as it was."""
+    training = {part: part.training for part in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, mode in training.items():
+            part.training = mode
 
 
 @contextlib.contextmanager

@@ -72,12 +72,13 @@ def temporal_filters(
 
 
 def shares(weight: Tensor) -> dict[str, float]:
-    """Shares of the squared norm of filters (Cout, Cin, 3, 1, 1) in each shape of `BASIS`."""
+    """Shares of the squared norm of filters (Cout, Cin, 3, 1, 1) in each shape of `BASIS`.
+
+    Filters that are all zero have none.
+    """
     taps = weight.flatten(2).double()  # (Cout, Cin, 3)
-    total = float(taps.square().sum())
-    return {
-        name: float((taps @ shape.to(taps)).square().sum()) / total for name, shape in BASIS.items()
-    }
+    parts = {name: float((taps @ shape.to(taps)).square().sum()) for name, shape in BASIS.items()}
+    return {name: part / (sum(parts.values()) or 1.0) for name, part in parts.items()}
 
 
 def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
