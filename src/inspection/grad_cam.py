@@ -59,8 +59,8 @@ def grad_cam(
     with evaluating(module), torch.enable_grad(), _recorded(module.net) as features:
         logits = module.classify(clips)
         scores = {stream: values.mean(1) for stream, values in logits.items()}  # (B, K)
-    if classes is None:
-        classes = mean_of_streams(scores).argmax(1)
+    whole = mean_of_streams(scores)
+    classes = whole.argmax(1) if classes is None else classes.to(whole.device)
     found = []
     for (stream, classifier), recorded in features.items():
         classifier = classifier or next(iter(scores))  # a stream alone has one
