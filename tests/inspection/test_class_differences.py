@@ -21,11 +21,11 @@ def scores(**predicted: int) -> VideoScores:
 
 
 def test_classes_by_what_they_gain() -> None:
-    one = scores(a1=0, a2=0, b1=0, b2=-1)
-    other = scores(b2=1, b1=0, a2=1, a1=0)  # in another order
+    one = scores(a1=0, a2=-1, a3=0, a4=0, b1=0, b2=-1)
+    other = scores(b2=1, b1=0, a4=1, a3=1, a2=1, a1=0)  # in another order
     assert class_differences(one, other) == [
         ClassDifference("b", 2, 0.0, 50.0),
-        ClassDifference("a", 2, 100.0, 50.0),
+        ClassDifference("a", 4, 75.0, 25.0),
     ]
     assert [each.points for each in class_differences(one, other)] == [50.0, -50.0]
 

@@ -1,6 +1,5 @@
 """Filters taken apart into averages and differences, from known starts."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -104,13 +103,15 @@ def test_a_run_s_stages_start_where_its_earlier_ones_have_ended(finished_run: Pa
     assert starting_weights(str(StageDir(finished_run / "motion").checkpoint)) == {}
 
 
-def test_a_run_that_was_moved(finished_run: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved"
-    for stage in ("appearance", "joint"):
-        (moved / stage).mkdir(parents=True)
-        own = StageDir(finished_run / stage)
-        StageDir(moved / stage).checkpoint.symlink_to(own.checkpoint)
-        record = json.loads(own.record.read_text())
-        StageDir(moved / stage).record.write_text(json.dumps(record))
-    start = starting_weights(str(StageDir(moved / "joint").checkpoint))
-    assert any(name.startswith("appearance.") for name in start)
+def test_a_run_that_was_moved_starts_from_what_is_beside_it(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    joint, beside = (StageDir(tmp_path / "moved" / stage) for stage in ("joint", "appearance"))
+    original = StageDir(finished_run / "joint")
+    for one in (joint, beside):
+        one.path.mkdir(parents=True)
+        one.checkpoint.symlink_to(original.checkpoint)  # not what lies at the old place
+    joint.record.write_text(original.record.read_text())
+    start = starting_weights(str(joint.checkpoint))
+    assert start["appearance.layer1.1.conv1.weight"].ndim == 5
+    assert start["motion.layer1.1.conv1.weight"].ndim == 4  # it is at the old place only
