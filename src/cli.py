@@ -83,6 +83,12 @@ for resolver in (count_classes, fingerprint):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
 
 
+def compose_config(name: str, *overrides: str) -> DictConfig:
+    """Compose one of the project's configs outside of a command, as notebooks and tests do."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return hydra.compose(name, overrides=list(overrides))
+
+
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of one config into a command line with Hydra overrides.
 

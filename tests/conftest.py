@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from src.cli import CONF_DIR
+from src.cli import compose_config as compose_config
 from src.training.pipeline import run_experiment
 
 # The real configuration, made small: 16 clips, narrow streams, one pass, no worker processes.
@@ -22,12 +20,6 @@ TINY = (
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
 )
-
-
-def compose_config(name: str, *overrides: str) -> DictConfig:
-    """Compose one of the project's own configs."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return compose(name, overrides=list(overrides))
 
 
 @pytest.fixture(autouse=True)

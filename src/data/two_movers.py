@@ -153,7 +153,8 @@ def _table(jobs: list[_Job]) -> str:
 def _make_videos(jobs: Sequence[_Job], workers: int) -> None:
     if not jobs:
         return
-    text, console = "Drawing two_movers", Console(stderr=True)
+    text = "Drawing two_movers"
+    console = Console(stderr=True, force_jupyter=False)  # a notebook would need widgets
     if workers == 1:
         for job in track(jobs, text, console=console):
             _make_video(job)

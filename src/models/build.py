@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from src.data.datamodule import VideoDataModule
 from src.models.modules import VideoClassifier, VideoProtocol
 from src.models.optimisation import Factors
+from src.models.schedules import Schedule
 
 Plan = dict[str, Any]
 # The protocol of ST-ResNet's released implementation, the default.
@@ -35,18 +36,27 @@ def build_net(plan: Plan) -> Any:
 
 def build_module(plan: Plan, net: Any) -> VideoClassifier:
     """The stage's LightningModule around its network."""
-    optimizer = dict(plan["optimizer"])
-    factors = Factors(**optimizer.pop("factors", {}))
+    optimizer = {key: value for key, value in plan["optimizer"].items() if key != "factors"}
     # called by itself, because Hydra would take apart those arguments that are dataclasses
     module = instantiate(plan["module"], _partial_=True, _convert_="all")
     return module(
         net=net,
         normalise=instantiate(plan["normalise"], _convert_="all"),
         optimizer=instantiate(optimizer, _convert_="all"),
-        factors=factors,
+        factors=build_factors(plan),
         num_classes=plan["data"]["num_classes"],
         protocol=build_protocol(plan),
     )
+
+
+def build_schedule(plan: Plan) -> Schedule:
+    """The stage's learning rate over its passes."""
+    return instantiate(plan["module"]["schedule"], _convert_="all")
+
+
+def build_factors(plan: Plan) -> Factors:
+    """What that rate is multiplied by, for each kind of parameter."""
+    return Factors(**plan["optimizer"].get("factors", {}))
 
 
 def build_protocol(plan: Plan) -> VideoProtocol:

@@ -63,6 +63,10 @@ class Connection:
         """Whether the streams meet at this stage, 1 to 4."""
         return self.kind != "none" and stage in self.stages
 
+    def into(self, stage: int) -> tuple[str, ...]:
+        """The streams that get something from the other at this stage, 1 to 4."""
+        return _INTO[self.direction] if self.at(stage) else ()
+
     def __call__(self, stage: int, x_a: Tensor, x_m: Tensor) -> tuple[Inputs, Inputs]:
         """What unit b of the appearance and of the motion stream work on.
 
@@ -71,7 +75,7 @@ class Connection:
             x_a, x_m: outputs (B * T, C, H, W) of unit a of both streams, before the ReLU.
         """
         a, m = F.relu(x_a), F.relu(x_m)
-        into = _INTO[self.direction] if self.at(stage) else ()
+        into = self.into(stage)
         return (
             self._fuse(x_a, a, m) if "appearance" in into else (a, a),
             self._fuse(x_m, m, a) if "motion" in into else (m, m),

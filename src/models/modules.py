@@ -136,11 +136,16 @@ class VideoClassifier(pl.LightningModule):
             for stream, scores in logits.items()
         }
 
-    def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits of each stream as training sees a uint8 batch, and their targets: see `loss`."""
+    def training_clips(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """What the net gets in training for a uint8 batch, and its targets: see `loss`."""
         clips, target = self.clips(batch), batch["label"]
         if self.mixing is not None:
             clips, target = self.mixing(clips, target, self.num_classes)
+        return clips, target
+
+    def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits of each stream as training sees a uint8 batch, and their targets: see `loss`."""
+        clips, target = self.training_clips(batch)
         return self.classify(clips), target
 
     def training_step(self, batch: Batch, _: int) -> Tensor:

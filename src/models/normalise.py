@@ -57,6 +57,11 @@ class Normalise(nn.Module):
         floats = clip.to(self.rgb_mean.dtype, memory_format=torch.channels_last_3d)
         return (floats - mean).div_(std)
 
+    def restore(self, modality: str, clip: Tensor) -> Tensor:
+        """The levels 0..255, uint8, that a normalised clip of "rgb" or "flow" was made from."""
+        mean, std = (getattr(self, f"{modality}_{what}") for what in ("mean", "std"))
+        return (clip * std + mean).round().clamp(0, 255).to(torch.uint8)
+
     def describe(self) -> dict[str, float | list[float]]:
         """The numbers, plain, for a checkpoint."""
         return {

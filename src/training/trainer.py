@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.errors import UserError
-from src.models.build import Plan
+from src.models.build import Plan, build_schedule
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
@@ -37,13 +37,11 @@ def build_trainer(
     cfg: DictConfig, plan: Plan, callbacks: list[pl.Callback], stage_dir: StageDir, loggers: Any
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
-    epochs = instantiate(plan["module"]["schedule"], _convert_="all").epochs
-    cap = plan["limits"]["max_epochs"]
     stop = EndAtSignals()
     checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
     trainer = instantiate_trainer(
         cfg.trainer,
-        max_epochs=epochs if cap is None else min(epochs, cap),
+        max_epochs=passes(plan),
         callbacks=[*callbacks, *build_callbacks(cfg), stop, checkpoint],
         plugins=build_plugins(),
         logger=loggers,
@@ -55,6 +53,12 @@ def build_trainer(
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant
     trainer.accumulate_grad_batches = accumulation(plan, trainer.world_size)
     return trainer
+
+
+def passes(plan: Plan) -> int:
+    """Passes over the train list: the schedule's, or fewer if the trainer is given fewer."""
+    epochs, cap = build_schedule(plan).epochs, plan["limits"]["max_epochs"]
+    return epochs if cap is None else min(epochs, cap)
 
 
 def build_plugins() -> list[Any]:

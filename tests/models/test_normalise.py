@@ -24,6 +24,7 @@ def test_a_number_for_each_flow_channel() -> None:
     assert normalise.describe()["flow_mean"] == means
     assert normalise.describe()["flow_std"] == deviations
     assert not normalise.state_dict()
+    assert torch.equal(normalise.restore("flow", normalise.flow(flow)), flow)
     assert normalise.double().flow(flow).dtype == torch.float64
 
 

@@ -1,0 +1,119 @@
+"""What the cross-stream connection contributes at each stage, and what is lost without it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError
+from src.inspection.modes import connected_by, evaluating
+from src.models.connection import STAGES, Connection, Inputs
+from src.models.modules import Batch, VideoClassifier, mean_of_streams
+from src.models.two_stream import TwoStreamResNet
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Of the connection at one stage; all are means over clips.
+
+    Args:
+        stage: 1 to 4.
+        ratios: for each stream that gets a signal there, by how much the signal changes what goes
+            into the residual branch: |fused - x| / |x|, where x is the stream's own sum. If the
+            connection is additive, that is |f(x_m)| / |x_a|.
+        top1: clip-level accuracy of the net as it is, in percent.
+        top1_without: the same, but with nothing connected at this stage.
+        logit_change: |z' - z| / |z| of the net's logits, with z' without this stage's connection.
+        clips: how many were measured.
+    """
+
+    stage: int
+    ratios: dict[str, float]
+    top1: float
+    top1_without: float
+    logit_change: float
+    clips: int
+
+
+@torch.no_grad()
+def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Contribution]:
+    """Measure every connected stage, by switching it off while the others stay.
+
+    Args:
+        module: a joint net, trained with a connection.
+        batches: labelled uint8 clips, on its device.
+
+    Raises:
+        UserError: the net has no connection, or there is no clip.
+    """
+    net = module.net
+    if not isinstance(net, TwoStreamResNet):
+        raise UserError("a stream alone has no connection: give the checkpoint of a joint stage")
+    connection = net.connection
+    stages = [stage for stage in STAGES if connection.at(stage)]
+    if not stages:
+        raise UserError("this network's streams are not connected: connection.kind=none")
+    ratios: list[dict[tuple[int, str], Tensor]] = []
+    labels: list[Tensor] = []
+    full: list[Tensor] = []
+    without: dict[int, list[Tensor]] = {stage: [] for stage in stages}
+    with evaluating(module):
+        for batch in batches:
+            measured = _Measured(connection, len(batch["label"]))
+            with connected_by(net, measured):
+                full.append(_logits(module, batch))
+            ratios.append(measured.ratios)
+            labels.append(batch["label"])
+            for stage in stages:
+                others = tuple(other for other in connection.stages if other != stage)
+                with connected_by(net, replace(connection, stages=others)):
+                    without[stage].append(_logits(module, batch))
+    if not labels:
+        raise UserError("there is no clip to measure contributions on")
+    label, z = torch.cat(labels), torch.cat(full)
+    found = []
+    for stage in stages:
+        z_without = torch.cat(without[stage])
+        found.append(
+            Contribution(
+                stage,
+                {
+                    stream: float(torch.cat([each[stage, stream] for each in ratios]).mean())
+                    for stream in connection.into(stage)
+                },
+                _top1(z, label),
+                _top1(z_without, label),
+                float(((z_without - z).norm(dim=1) / z.norm(dim=1)).mean()),
+                len(label),
+            )
+        )
+    return found
+
+
+class _Measured:
+    """A connection that keeps, for each clip, what it adds to its streams."""
+
+    def __init__(self, connection: Connection, clips: int) -> None:
+        self.connection, self.clips = connection, clips
+        self.ratios: dict[tuple[int, str], Tensor] = {}  # (B,) by stage and stream
+
+    def __call__(self, stage: int, x_a: Tensor, x_m: Tensor) -> tuple[Inputs, Inputs]:
+        into_a, into_m = self.connection(stage, x_a, x_m)
+        for stream in self.connection.into(stage):
+            x, fused = (x_a, into_a[1]) if stream == "appearance" else (x_m, into_m[1])
+            self.ratios[stage, stream] = self._norms(fused - x) / self._norms(x)
+        return into_a, into_m
+
+    def _norms(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.clips, -1)).flatten(1).norm(dim=1)  # (B * T, C, H, W) to (B,)
+
+
+def _logits(module: VideoClassifier, batch: Batch) -> Tensor:
+    """The net's logits (B, K), the mean over time and streams."""
+    streams = module.logits(batch)
+    return mean_of_streams({stream: values.mean(1) for stream, values in streams.items()})
+
+
+def _top1(logits: Tensor, label: Tensor) -> float:
+    return 100 * float((logits.argmax(1) == label).double().mean())

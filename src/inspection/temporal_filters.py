@@ -1,0 +1,126 @@
+"""What has become of temporal filters: still averages over time, or differences?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.models.checkpoints import Description
+from src.models.temporal_conv import TemporalConv
+from src.models.weights import net_weights, of_part, read_checkpoint
+from src.training.run_dir import StageDir, stage_dirs
+from src.training.warm_start import sources
+
+# Orthonormal: every filter of three taps is a sum of them, and so is its squared norm.
+BASIS = {
+    "average": torch.tensor([1.0, 1.0, 1.0]) / 3**0.5,
+    "first difference": torch.tensor([-1.0, 0.0, 1.0]) / 2**0.5,
+    "second difference": torch.tensor([1.0, -2.0, 1.0]) / 6**0.5,
+}
+
+
+@dataclass(frozen=True)
+class TemporalFilter:
+    """One temporal convolution, all its filters together.
+
+    Args:
+        name: in the network, e.g. "appearance.layer2.1.conv1".
+        shares: of the squared norm of its weights in each shape of `BASIS`; their sum is 1.
+        distance: from where it started, |w - w0| / |w0|; None if that is not known.
+    """
+
+    name: str
+    shares: dict[str, float]
+    distance: float | None
+
+    @property
+    def stream(self) -> str:
+        """Its stream; "" in a stream alone."""
+        return self.name.partition("layer")[0].rstrip(".")
+
+    @property
+    def stage(self) -> int:
+        """1 to 4."""
+        return int(self.name.partition("layer")[2][0])
+
+
+def temporal_filters(
+    net: nn.Module, start: Mapping[str, Tensor] | None = None
+) -> list[TemporalFilter]:
+    """Take every temporal convolution of a net apart into averages and differences over time.
+
+    Args:
+        net: any, with temporal filters or without.
+        start: the weights it started from, in its names: 1x1 filters, or temporal ones. Injected
+            filters need none.
+
+    Raises:
+        UserError: `start` is of another network.
+    """
+    found = []
+    for name, conv in net.named_modules():
+        if not isinstance(conv, TemporalConv):
+            continue
+        weight = conv.weight.detach()
+        began = _began(name, conv, start or {})
+        distance = None if began is None else float((weight - began).norm() / began.norm())
+        found.append(TemporalFilter(name, shares(weight), distance))
+    return found
+
+
+def shares(weight: Tensor) -> dict[str, float]:
+    """Shares of the squared norm of filters (Cout, Cin, 3, 1, 1) in each shape of `BASIS`.
+
+    Filters that are all zero have none.
+    """
+    taps = weight.flatten(2).double()  # (Cout, Cin, 3)
+    parts = {name: float((taps @ shape.to(taps)).square().sum()) for name, shape in BASIS.items()}
+    return {name: part / (sum(parts.values()) or 1.0) for name, part in parts.items()}
+
+
+def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
+    """The weights that a checkpoint's stage started from, those of them that are still there.
+
+    They are the final checkpoints of earlier stages of its run, or files; ImageNet's are left out.
+
+    Raises:
+        UserError: the checkpoint is not one of this project.
+    """
+    description, _ = Description.read(ckpt_path)
+    weights: dict[str, Tensor] = {}
+    for part, source in sources(description.plan).items():
+        file = source and _file_of(source, Path(ckpt_path).parent, description)
+        if file:
+            own = of_part(net_weights(read_checkpoint(file)), part)
+            weights |= {f"{part}.{name}" if part else name: value for name, value in own.items()}
+    return weights
+
+
+def _file_of(source: str, folder: Path, description: Description) -> Path | None:
+    """The checkpoint that a stage in this folder calls `source`."""
+    dirs = stage_dirs(description.config)
+    moved = (StageDir(folder).finished() or {}).get("stage_dirs", {})
+    candidates = [Path(source)]
+    if source in dirs:
+        beside = folder / moved.get(source, f"../{source}")
+        candidates = [StageDir(beside).checkpoint, dirs[source].checkpoint]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _began(name: str, conv: TemporalConv, start: Mapping[str, Tensor]) -> Tensor | None:
+    given = start.get(f"{name}.weight")
+    if given is None and name.endswith(".temporal"):  # of a unit matrix
+        return TemporalConv.injected(conv.in_channels, conv.initial).weight.detach().to(conv.weight)
+    if given is None:
+        return None
+    given = given.to(conv.weight)
+    began = conv.inflate(given) if given.ndim == 4 else given
+    if began.shape != conv.weight.shape:
+        raise UserError(
+            f"{name}.weight is {tuple(given.shape)} in the weights given as its start, which do "
+            f"not fit {tuple(conv.weight.shape)}"
+        )
+    return began

@@ -1,0 +1,105 @@
+"""Training clips as the network gets them: out of the loader, normalised, mixed."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from src.data.datamodule import VideoDataModule
+from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.models.modules import Batch
+from src.models.normalise import Normalise
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """A batch on its way into the network.
+
+    Args:
+        loaded: as the loader gives it, after crop, mirroring and augmentation, uint8.
+        net_input: what the network gets of each modality, normalised and mixed, (B, C, T, H, W).
+        target: labels (B,), or the shares of the classes (B, K) if clips are mixed.
+        normalise: what has normalised them.
+        class_names: in the order of the labels.
+    """
+
+    loaded: Batch
+    net_input: dict[str, Tensor]
+    target: Tensor
+    normalise: Normalise
+    class_names: tuple[str, ...]
+
+    def restored(self) -> Batch:
+        """What the network gets, as levels 0..255 again: `loaded`, if nothing is mixed."""
+        levels = {name: self.normalise.restore(name, x) for name, x in self.net_input.items()}
+        return self.loaded | levels
+
+    def titles(self) -> list[str]:
+        """What each clip is trained as, e.g. "walk", or "70 % walk, 30 % run" if mixed."""
+        if self.target.ndim == 1:
+            return [self.class_names[label] for label in self.target.tolist()]
+        return [
+            ", ".join(
+                f"{100 * share:.0f} % {self.class_names[label]}"
+                for label, share in sorted(enumerate(shares), key=lambda item: -item[1])
+                if share > 0
+            )
+            for shares in self.target.tolist()
+        ]
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Mean, deviation, minimum and maximum of what the network gets of each modality.
+
+        Of normalised input means are near 0, and deviations of RGB near 1.
+        """
+        return {
+            name: {
+                "mean": float(x.mean()),
+                "std": float(x.std()),
+                "min": float(x.min()),
+                "max": float(x.max()),
+            }
+            for name, x in self.net_input.items()
+        }
+
+
+def training_clips(plan: Plan, data: VideoDataModule | None = None) -> TrainingClips:
+    """The first batch of a stage's first pass, by the very code that trains on it.
+
+    Args:
+        plan: of the stage.
+        data: its data; None builds them from the plan.
+
+    Raises:
+        UserError: the data are not there.
+    """
+    data = data or build_datamodule(plan)
+    data.prepare_data()
+    data.setup()
+    with torch.device("meta"):  # only what comes before the network is run
+        net = build_net(plan)
+    module = build_module(plan, net)
+    loaded = next(ready(data, data.train_dataloader()))
+    net_input, target = module.training_clips(loaded)
+    return TrainingClips(loaded, net_input, target, module.normalise, data.videos.classes)
+
+
+def ready(
+    data: VideoDataModule,
+    loader: Iterable[Batch],
+    device: str | torch.device = "cpu",
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Batches of a loader on a device, their flow computed where that happens there.
+
+    Args:
+        data: the loader's.
+        loader: one of its loaders.
+        device: to move batches to.
+        limit: how many batches; None is all.
+    """
+    for batch in islice(loader, limit):
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        yield data.on_after_batch_transfer(moved, 0)

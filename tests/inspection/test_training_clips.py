@@ -1,0 +1,68 @@
+"""Clips as training gets them, from the loader to the network."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from src.inspection.training_clips import ready, training_clips
+from src.models.build import build_datamodule, build_module, build_net
+from src.training.plan import make_plan, resolve
+from tests.conftest import compose_config
+
+
+def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
+    plan = make_plan(resolve(compose_config("train", *tiny)), "joint")
+    clips = training_clips(plan)
+    data = build_datamodule(plan)
+    data.setup()
+    expected = next(iter(data.train_dataloader()))
+    assert clips.loaded["video"] == expected["video"]
+    restored = clips.restored()
+    for name in ("rgb", "flow"):
+        assert torch.equal(clips.loaded[name], expected[name])
+        assert torch.equal(restored[name], expected[name])  # normalised and back
+    labels = expected["label"].tolist()
+    assert clips.titles() == [data.videos.classes[label] for label in labels]
+    flow = clips.statistics()["flow"]
+    assert flow["max"] == pytest.approx((int(expected["flow"].max()) - 128) / 57.63)
+
+
+def test_training_gives_the_net_these_clips(tiny: tuple[str, ...]) -> None:
+    plan = make_plan(resolve(compose_config("train", *tiny, "mixing=mixup")), "joint")
+    loaded = training_clips(plan).loaded
+    module = build_module(plan, build_net(plan))
+    given: list[tuple[Tensor, ...]] = []
+    module.net.register_forward_pre_hook(lambda _module, inputs: given.append(inputs))
+    torch.manual_seed(1)
+    net_input, target = module.training_clips(loaded)
+    torch.manual_seed(1)
+    logits, target_of_loss = module.training_logits(loaded)
+    assert torch.equal(given[0][0], net_input["rgb"])
+    assert torch.equal(given[0][1], net_input["flow"])
+    assert torch.equal(target, target_of_loss)
+    assert set(logits) == {"appearance", "motion"}
+
+
+def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None:
+    plan = make_plan(resolve(compose_config("train", *tiny, "mixing=cutmix")), "joint")
+    clips = training_clips(plan)
+    restored = clips.restored()["rgb"].int()
+    rgb = clips.loaded["rgb"].int()
+    from_own, from_neighbour = restored == rgb, restored == rgb.roll(1, 0)
+    assert (from_own | from_neighbour).all()
+    share = float((~from_own.all(1)).double().mean())
+    assert (share > 0) == any("," in title for title in clips.titles())
+    assert_close(clips.target.sum(1), torch.ones(len(clips.target)))
+    for title, shares in zip(clips.titles(), clips.target.tolist(), strict=True):
+        assert title.startswith(f"{100 * max(shares):.0f} %")
+
+
+def test_flow_on_the_fly_is_there(tiny: tuple[str, ...]) -> None:
+    plan = make_plan(resolve(compose_config("train", *tiny, "data.flow=on_the_fly")), "joint")
+    data = build_datamodule(plan)
+    data.prepare_data()
+    data.setup()
+    (batch,) = ready(data, data.val_dataloader(), limit=1)
+    assert batch["flow"].shape[1] == 20
+    assert training_clips(plan, data).loaded["flow"].dtype == torch.uint8
