@@ -28,6 +28,27 @@ class ClassAccuracy:
 
 
 @dataclass(frozen=True)
+class ClassDifference:
+    """A class in two runs.
+
+    Args:
+        name: of the class.
+        videos: how many are of it.
+        one, other: accuracies on it, in percent.
+    """
+
+    name: str
+    videos: int
+    one: float
+    other: float
+
+    @property
+    def points(self) -> float:
+        """By how much the second run is better."""
+        return self.other - self.one
+
+
+@dataclass(frozen=True)
 class Confusion:
     """How many videos of the class `label`, out of `of`, were taken for the class `prediction`."""
 
@@ -107,6 +128,29 @@ def hardest_confusions(scores: VideoScores, most: int = 10) -> list[Confusion]:
     ]
 
 
+def class_differences(one: VideoScores, other: VideoScores) -> list[ClassDifference]:
+    """Compare the accuracies of the classes that occur, what gained most first.
+
+    Args:
+        one, other: labelled scores of the same videos.
+
+    Raises:
+        UserError: the videos or their labels differ.
+    """
+    labels = [_labels(each) for each in (one, other)]
+    if labels[0] != labels[1] or not labels[0]:
+        raise UserError(
+            f"the two runs are not of the same labelled videos ({len(labels[0])} and "
+            f"{len(labels[1])}): compare runs of one dataset and split"
+        )
+    after = {each.name: each.percent for each in class_accuracies(other)}
+    found = [
+        ClassDifference(each.name, each.videos, each.percent, after[each.name])
+        for each in class_accuracies(one)
+    ]
+    return sorted(found, key=lambda each: (-each.points, each.name))
+
+
 def changes(before: VideoScores, after: VideoScores) -> Changes:
     """What is right after but not before, and the other way round, in videos that both have.
 
@@ -127,6 +171,8 @@ def changes(before: VideoScores, after: VideoScores) -> Changes:
 
 
 def _labels(scores: VideoScores) -> dict[str, str]:
+    if len(scores.labels) != len(scores.videos):
+        raise UserError("scores without a column named label cannot be compared")
     names = (scores.classes[label] for label in scores.labels)
     return dict(zip(scores.videos, names, strict=True))
 

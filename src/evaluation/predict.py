@@ -17,9 +17,11 @@ from src.data.windows import sliding_windows
 from src.errors import UserError
 from src.evaluation.annotate import AnnotatedVideo, Labels
 from src.evaluation.inputs import output_names
-from src.evaluation.plot import Timeline, save_plot
 from src.evaluation.prediction_files import Prediction, PredictionFile, show_predictions
 from src.evaluation.predictor import HeldFrame, Memory, Predictor
+from src.evaluation.timeline import Timeline
+from src.figures.encode import to_png
+from src.figures.timeline import draw_timeline
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,12 @@ class _Job:
         try:
             yield
         finally:
-            if self.options.plot is not None:
+            times, values = timeline.points()
+            if self.options.plot is not None and times:
                 path = self.options.plot / f"{self.name}.png"
-                save_plot(path, timeline, self.predictor.class_names)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figure = draw_timeline(times, values, self.predictor.class_names)
+                path.write_bytes(to_png(figure))
 
 
 class _Display:

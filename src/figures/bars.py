@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from src.evaluation.analysis import ClassAccuracy
+from src.figures.colours import COLOURS
 
 
 def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> Figure:
@@ -25,6 +26,7 @@ def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> 
             [row + offset for row in range(len(order))],
             [ones[index].percent for index in order],
             height=thickness,
+            color=COLOURS[place % len(COLOURS)],
             label=name,
         )
     names = [f"{last[index].name} ({last[index].videos})" for index in order]

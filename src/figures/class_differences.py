@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from src.evaluation.analysis import ClassDifference
 from src.figures.colours import COLOURS
-from src.inspection.class_differences import ClassDifference
 
 
 def draw_class_differences(

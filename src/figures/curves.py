@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.figures.colours import COLOURS
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -34,6 +36,7 @@ def draw_curves(curves: Mapping[str, Curve], what: str) -> Figure:
 
 
 def _draw(axes: Axes, curves: Mapping[str, Curve], what: str, legend: bool = True) -> None:
+    axes.set_prop_cycle(color=COLOURS)
     for name, curve in curves.items():
         mark = "." if len(curve.passes) < 30 else None
         axes.plot(curve.passes, curve.values, marker=mark, label=name, linewidth=1.5)

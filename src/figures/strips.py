@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.data.sources import Uint8
-from src.flow.colour import colour_wheel
+from src.figures.clips import GAP, GREY, clip_frames, flow_pictures, joined
 
-GAP, GREY = 2, 200  # pixels between frames, and their level: white is rest in flow
 WIDTH = 7.0  # inches of a strip
 TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
 EDGE, LINE = 0.08, 0.27  # at both ends, and more with a line of text there
@@ -38,8 +36,7 @@ class Strip:
 
     def joined(self) -> Uint8:
         """One image (H, W', 3)."""
-        gap = np.full((self.images.shape[1], GAP, 3), GREY, dtype=np.uint8)
-        return np.concatenate([part for image in self.images for part in (image, gap)][:-1], axis=1)
+        return joined(list(self.images), axis=1)
 
 
 def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
@@ -51,16 +48,8 @@ def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
         batch: "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W).
         clip: which of the B.
     """
-    images: dict[str, Uint8] = {}
-    if "rgb" in batch:
-        images["rgb"] = batch["rgb"][clip].permute(1, 2, 3, 0).cpu().numpy()  # (T, H, W, 3)
-    if "flow" in batch:
-        stacks = batch["flow"][clip].cpu().numpy()  # (2L, T, H, W)
-        u = 2 * (len(stacks) // 4)  # u1, v1, u2, v2, ...
-        images["flow"] = np.stack(
-            [colour_wheel(*field) for field in zip(stacks[u], stacks[u + 1], strict=True)]
-        )
-    return images
+    draw = {"rgb": clip_frames, "flow": flow_pictures}
+    return {name: pictures(batch[name][clip]) for name, pictures in draw.items() if name in batch}
 
 
 def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: str = "") -> Figure:

@@ -9,7 +9,8 @@ from torch import Tensor
 from src.errors import UserError
 from src.inspection.modes import connected_by, evaluating
 from src.models.connection import STAGES, Connection, Inputs
-from src.models.modules import Batch, VideoClassifier, mean_of_streams
+from src.models.metrics import mean_of_streams
+from src.models.modules import Batch, VideoClassifier
 from src.models.two_stream import TwoStreamResNet
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from src.inspection.modes import evaluating
 from src.models.connection import STAGES
-from src.models.modules import Batch, VideoClassifier, mean_of_streams
+from src.models.metrics import mean_of_streams
+from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import UNIT_B, ResNet
 from src.models.two_stream import TwoStreamResNet
 

@@ -15,7 +15,7 @@ from src.data.sources import Uint8
 from src.evaluation import predict as prediction
 from src.evaluation.annotate import draw, legible
 from src.evaluation.inputs import find_inputs, output_names
-from src.evaluation.plot import POINTS, Timeline
+from src.evaluation.timeline import POINTS, Timeline
 from src.flow.colour import colour_wheel
 from tests.helpers import write_video
 

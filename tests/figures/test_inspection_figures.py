@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from src.errors import UserError
+from src.evaluation.analysis import ClassDifference
 from src.figures.class_differences import draw_class_differences
 from src.figures.colour_key import draw_colour_key
 from src.figures.contributions import draw_contributions
@@ -22,7 +23,6 @@ from src.figures.strips import clip_images
 from src.figures.temporal_filters import draw_temporal_filters
 from src.figures.training_clips import draw_training_clips
 from src.flow.colour import colour_wheel
-from src.inspection.class_differences import ClassDifference
 from src.inspection.contributions import Contribution
 from src.inspection.grad_cam import HeatMaps
 from src.inspection.learning_rates import StageRates

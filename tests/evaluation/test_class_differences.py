@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from src.errors import UserError
+from src.evaluation.analysis import ClassDifference, class_differences
 from src.evaluation.scores import VideoScores
-from src.inspection.class_differences import ClassDifference, class_differences
 
 
 def scores(**predicted: int) -> VideoScores:
