@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from src.data.sources import Uint8
-from src.flow.colour import colour_wheel
+from src.flow.colour import colour_wheel, usual_length
 
 GAP, GREY = 2, 200  # pixels between pictures, and their level: white is rest in flow
 
@@ -17,10 +17,14 @@ def clip_frames(rgb: Tensor) -> Uint8:
 
 
 def flow_pictures(flow: Tensor) -> Uint8:
-    """The middle field of every stack in colours (T, H, W, 3), of a uint8 clip (2L, T, H, W)."""
+    """The middle field of every stack in colours (T, H, W, 3), of a uint8 clip (2L, T, H, W).
+
+    The clip's fast motions have full colours, however fast they are.
+    """
     middle = len(flow) // 4 * 2  # u1, v1, u2, v2, ...
     fields = flow[middle : middle + 2].cpu().numpy()  # (2, T, H, W)
-    return np.stack([colour_wheel(u, v) for u, v in zip(*fields, strict=True)])
+    full = usual_length(*fields)
+    return np.stack([colour_wheel(u, v, full) for u, v in zip(*fields, strict=True)])
 
 
 def draw_clip(rgb: Tensor | None, flow: Tensor | None, columns: int = 5) -> Uint8:

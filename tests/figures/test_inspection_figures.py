@@ -22,7 +22,7 @@ from src.figures.learning_rates import draw_learning_rates
 from src.figures.strips import clip_images
 from src.figures.temporal_filters import draw_temporal_filters
 from src.figures.training_clips import draw_training_clips
-from src.flow.colour import colour_wheel
+from src.flow.colour import colour_wheel, usual_length
 from src.inspection.contributions import Contribution
 from src.inspection.grad_cam import HeatMaps
 from src.inspection.learning_rates import StageRates
@@ -76,8 +76,21 @@ def test_frames_and_the_middle_field_of_their_flow() -> None:
     batch = clips()
     images = clip_images(batch, 1)
     assert np.array_equal(images["rgb"][2, 3, 5], batch["rgb"][1, :, 2, 3, 5])
-    u, v = (batch["flow"][1, channel, 2].numpy() for channel in (10, 11))  # field L / 2
-    assert np.array_equal(images["flow"][2], colour_wheel(u, v))
+    u, v = (batch["flow"][1, channel].numpy() for channel in (10, 11))  # field L / 2
+    drawn = colour_wheel(u[2], v[2], full=usual_length(u, v))
+    assert np.array_equal(images["flow"][2], drawn)
+
+
+def test_the_fast_motions_of_a_clip_have_full_colours() -> None:
+    still = np.full((9, 9), 128, np.uint8)
+    moving = np.where(np.eye(9, dtype=bool), 128 + 40, still)
+    length = usual_length(moving, still)
+    assert abs(length - 40.5 / 127.5) < 0.01
+    colours = colour_wheel(moving, still, full=length)
+    assert colours[3, 3, 0] == 255  # to the right is red
+    assert colours[3, 3, 1:].max() < 10
+    assert colours[3, 4].tolist() == [255, 255, 255]
+    assert usual_length(still, still) == 1  # nothing moves
 
 
 def test_heat_is_laid_over_the_stream_that_it_is_of() -> None:
