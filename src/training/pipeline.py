@@ -30,9 +30,11 @@ from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
+from src.training.progress import progress_bars
 from src.training.results import results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.speed import compile_net, set_tf32, uncompiled
+from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
@@ -119,11 +121,14 @@ def run_stage(
         protocol = module.protocol.name
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
+        throughput = Throughput()
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             unreadable,
             EpochLine(name),
+            throughput,
+            *progress_bars(cfg.trainer, name, throughput),
             collected,
             LogProtocol(protocol),
         ]
