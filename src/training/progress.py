@@ -48,8 +48,9 @@ class StageProgress(ProgressBar):
         153.4 clips/s, 3 % waiting for data, loss 1.234, top-1 train 56.2 %, val 45.1 %
 
     The first bar is the whole training's, and so is the time that is left: of steps and validation
-    as in this call so far. Accuracies are those of clips, in the last pass. What is logged or printed meanwhile goes above. It is drawn between
-    steps, not by a thread of its own: processes may be forked at any time.
+    as in this call so far. Accuracies are those of clips, in the last pass. What is logged or
+    printed meanwhile goes above. It is drawn between steps, not by a thread of its own: processes
+    may be forked at any time.
 
     Args:
         title: the stage's name.
