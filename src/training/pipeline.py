@@ -7,27 +7,24 @@ run_dir/
 
 import logging
 import os
-import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
-from src.evaluation.table import Result, save_results, show_results
-from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
+from src.training.closing import close_run
 from src.training.loggers import build_loggers, close_loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.progress import progress_bars
@@ -77,7 +74,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     results = results_of_run(dirs)
     if not results:
         raise UserError(f"no stage in {run_dir} is finished")
-    _report(results, config, run_dir, time.monotonic() - start)
+    close_run(results, config, time.monotonic() - start)
     return results[-1].accuracy.top1
 
 
@@ -176,18 +173,3 @@ def _save_scores(
         "version": description.version,
     }
     stage_dir.finish(description.plan, judge_videos(scores), scores.protocol, about)
-
-
-@rank_zero_only
-def _report(
-    results: list[Result], config: Mapping[str, Any], run_dir: Path, seconds: float
-) -> None:
-    last = stage_dirs(config)[results[-1].stage]
-    title = f"{config['name']}, split {config['data']['split']}: video level"
-    save_results(results, run_dir / "results.csv")
-    show_results(results, title)
-    if config["remark"]:
-        print(textwrap.fill(config["remark"], 80))
-    print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
-    print(f"checkpoints, scores and logs of every stage: {last.path.parent}/<stage>/")
-    print(f"try: python -m src.evaluate ckpt_path={last.checkpoint}")

@@ -67,10 +67,16 @@ def terminal() -> Terminal:
 
 @pytest.fixture
 def train(
-    terminal: Terminal, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> Train:
     """Trains a stage of 4 steps in a pass, on a terminal for both streams and the log."""
-    monkeypatch.setattr(pipeline, "_report", lambda *_: None)
+    monkeypatch.setattr(pipeline, "close_run", lambda *_: None)
+    caplog.set_level(logging.INFO, "src")
+    caplog.set_level(logging.WARNING, "pytorch_lightning")
     monkeypatch.setattr(progress, "BETWEEN", 0.0)  # every step is drawn
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
@@ -93,8 +99,6 @@ def train(
             patch.setattr(sys, "stdout", stdout)
             patch.setattr(sys, "stderr", terminal)
             patch.setattr(logging.getLogger(), "handlers", [handler])
-            patch.setattr(logging.getLogger("src"), "level", logging.INFO)
-            patch.setattr(logging.getLogger("pytorch_lightning"), "level", logging.WARNING)
             try:
                 run_experiment(cfg)
             finally:
