@@ -30,7 +30,8 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.replay is not None:
         return replay(cfg)
     if cfg.summary:
-        return summarise(cfg)
+        summarise(cfg)
+        return None
     return run_on_all_devices(cfg, job)
 
 

@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,7 +173,7 @@ def test_what_goes_into_a_file_stays_in_it(train: Train, terminal: Terminal) -> 
 def test_time_left_is_that_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun in the middle: pass 3 of 4, after 2 of 10 batches, 5 seconds each."""
     now = 0.0
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, no_color=True)
     bar = progress.StageProgress("joint", console)
