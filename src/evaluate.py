@@ -22,12 +22,13 @@ def main(cfg: DictConfig) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.evaluate import evaluate_checkpoint, scores_beside
+    from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 
     output = cfg.output or scores_beside(cfg.ckpt_path)
     changes: Any = OmegaConf.to_container(cfg.data)
     protocol: Any = OmegaConf.to_container(cfg.protocol)
-    trainer = instantiate_trainer(cfg.trainer)
+    trainer = instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "test"))
     result = evaluate_checkpoint(cfg.ckpt_path, changes, trainer, output, protocol)
     rank_zero_only(_report)(result, cfg.ckpt_path, output)
 

@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.fuse_inputs import fuse_inputs
+    from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         config["inputs"],
         config["weights"],
         config["average"],
-        lambda: instantiate_trainer(cfg.trainer),
+        lambda: instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "test")),
         config["data"],
         config["protocol"],
     )

@@ -5,6 +5,7 @@ python -m src.train experiment=st_resnet_hmdb51 data.split=1
 python -m src.train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=8
 python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.start_from.motion=m.ckpt
 python -m src.train experiment=st_resnet_hmdb51 debug=replay    the step that stopped it
+python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, part by part
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
 
@@ -16,17 +17,21 @@ from src.cli import command
 
 
 @command("train")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimises."""
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.training.launch import run_on_all_devices
     from src.training.replay import replay
+    from src.training.summary import summarise
 
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
     if cfg.replay is not None:
         return replay(cfg)
+    if cfg.summary:
+        summarise(cfg)
+        return None
     return run_on_all_devices(cfg, job)
 
 

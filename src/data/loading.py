@@ -1,5 +1,6 @@
 """A DataLoader that tells which videos its workers were reading when it came to a stop."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
 
     dataset: UnderWay | FaultTolerant
     given = 0  # batches of this pass
+    waited = 0.0  # seconds that somebody waited for a batch, see `take_waited`
 
     def __init__(
         self,
@@ -80,6 +82,11 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
         # Not kept: with one that knew the other, workers would stay until garbage is collected.
         return _Named(super().__iter__(), self)
+
+    def take_waited(self) -> float:
+        """Seconds that somebody waited for batches since this was last asked."""
+        waited, self.waited = self.waited, 0.0
+        return waited
 
     def state_dict(self) -> dict[str, int]:
         """How far this pass has come."""
@@ -123,6 +130,7 @@ class _Named(Iterator[dict[str, Any]]):
         raise StopIteration
 
     def _next(self) -> dict[str, Any] | None:
+        begin = time.perf_counter()
         try:
             batch: dict[str, Any] | None = next(self._batches, None)
         except RuntimeError as error:
@@ -137,6 +145,7 @@ class _Named(Iterator[dict[str, Any]]):
                 f"{what}; under way: {names or 'no video'}. Look at them with "
                 "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
             ) from error
+        self._loader.waited += time.perf_counter() - begin
         self._loader.given += batch is not None
         return batch
 

@@ -11,6 +11,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
 from src.training.run_dir import stage_dirs
@@ -32,14 +33,7 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
             check_trusted(plan, f"stage {name}")
         except UserError as error:
             log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
-        data = build_datamodule(plan)
-        with torch.device("meta"):  # shapes only: no memory, no time
-            try:
-                module = build_module(plan, build_net(plan)).eval()
-                module.logits(_empty_batch(data))
-                module.build_optimizer()
-            except (ValueError, TypeError, RuntimeError) as error:
-                raise UserError(f"stage {name}: {error}") from error
+        module, _ = module_without_data(plan)
         rate = module.schedule.lr
         if plan["optimizer"]["_target_"].endswith(".AdamW") and rate > ADAMW_HIGH:
             log.warning(
@@ -48,10 +42,11 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
                 name,
                 rate,
             )
-        if module.mixing is not None and data.batch_size < 2:
+        batch_size = plan["data"]["batch_size"]
+        if module.mixing is not None and batch_size < 2:
             raise UserError(
                 f"stage {name}: mixing needs 2 clips or more in a step, not "
-                f"data.batch_size={data.batch_size}"
+                f"data.batch_size={batch_size}"
             )
         for part, source in sources(plan).items():
             if source is None and module.batch_norm != "train":
@@ -88,6 +83,25 @@ def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> None:
                 f"stage {plan['stage']}: optimizer.fused=true unscales the gradients of 16-mixed "
                 "itself, too late for trainer.gradient_clip_val: leave out one of them"
             )
+
+
+def module_without_data(plan: Plan) -> tuple[VideoClassifier, dict[str, torch.Tensor]]:
+    """A stage's module, in evaluation mode, and a training clip without content that it takes.
+
+    Both are on the meta device: they have shapes, but need no memory and no time.
+
+    Raises:
+        UserError: they do not fit, or there is no optimiser for the module.
+    """
+    data = build_datamodule(plan)
+    with torch.device("meta"):
+        try:
+            module, batch = build_module(plan, build_net(plan)).eval(), _empty_batch(data)
+            module.logits(batch)
+            module.build_optimizer()
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"stage {plan['stage']}: {error}") from error
+    return module, batch
 
 
 def _empty_batch(data: VideoDataModule) -> dict[str, torch.Tensor]:

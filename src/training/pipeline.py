@@ -7,16 +7,14 @@ run_dir/
 
 import logging
 import os
-import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from src.data.faults import Faults
 from src.errors import UserError
@@ -24,8 +22,6 @@ from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
-from src.evaluation.table import Result, save_results, show_results
-from src.hardware import peak_memory_gib
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
@@ -33,9 +29,12 @@ from src.training.checks import check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
 from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve, stage_names
+from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
+from src.training.run_end import end_run
 from src.training.speed import compile_net, set_tf32, uncompiled
+from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
@@ -78,7 +77,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     results = results_of_run(dirs)
     if not results:
         raise UserError(f"no stage in {run_dir} is finished")
-    _report(results, config, run_dir, time.monotonic() - start)
+    end_run(results, config, time.monotonic() - start)
     return results[-1].accuracy.top1
 
 
@@ -122,11 +121,14 @@ def run_stage(
         protocol = module.protocol.name
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
+        throughput = Throughput()
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             unreadable,
             EpochLine(name),
+            throughput,
+            *progress_bars(cfg.trainer, name, throughput),
             collected,
             LogProtocol(protocol),
         ]
@@ -176,18 +178,3 @@ def _finish(
         "version": description.version,
     }
     stage_dir.finish(description.plan, judge_videos(scores), scores.protocol, about)
-
-
-@rank_zero_only
-def _report(
-    results: list[Result], config: Mapping[str, Any], run_dir: Path, seconds: float
-) -> None:
-    last = stage_dirs(config)[results[-1].stage]
-    title = f"{config['name']}, split {config['data']['split']}: video level"
-    save_results(results, run_dir / "results.csv")
-    show_results(results, title)
-    if config["remark"]:
-        print(textwrap.fill(config["remark"], 80))
-    print(f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB")
-    print(f"checkpoints, scores and logs of every stage: {last.path.parent}/<stage>/")
-    print(f"try: python -m src.evaluate ckpt_path={last.checkpoint}")

@@ -1,6 +1,5 @@
 """Lightning's Trainer for one stage."""
 
-import sys
 import warnings
 from typing import Any
 
@@ -9,6 +8,7 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import ProgressBar
 
 from src.errors import UserError
 from src.models.build import Plan, build_schedule
@@ -22,9 +22,13 @@ from src.training.stop import EndAtSignals
 def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     """Lightning's Trainer as a config and further options describe it.
 
+    It shows no progress but by a bar among the callbacks, see `src.training.progress`.
+
     Raises:
         UserError: it would quietly use another precision than it is asked for.
     """
+    callbacks = options.get("callbacks") or ()
+    options["enable_progress_bar"] = any(isinstance(one, ProgressBar) for one in callbacks)
     trainer: pl.Trainer = instantiate(cfg, **options, _convert_="all")
     if isinstance(trainer.accelerator, CPUAccelerator) and str(cfg.precision) in ("16", "16-mixed"):
         raise UserError(
@@ -46,7 +50,6 @@ def build_trainer(
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),
-        enable_progress_bar=sys.stderr.isatty(),
         use_distributed_sampler=False,  # ours deals each test video to one rank only
     )
     if plan["module"]["batch_norm"] != "train":

@@ -65,6 +65,7 @@ class UnreadableVideos(pl.Callback):
         *_, index = step
         if (index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._agree(trainer)
+            pl_module.log("data/replaced_videos", float(len(self.known["train"])))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Agree, and log how many there are; validation of this pass is over by now."""

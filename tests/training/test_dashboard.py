@@ -32,6 +32,12 @@ KEYS = {  # what the dashboard shows of a joint stage
     "train/grad_norm_appearance",
     "train/grad_norm_motion",
     "train/skipped_videos",
+    "data/replaced_videos",
+    "time/data",
+    "time/step",
+    "time/data_share",
+    "throughput/clips_per_second",
+    "memory/peak_gib",
     "test/both_classifiers/fixed_of_motion",
 }
 
@@ -83,7 +89,7 @@ def test_csv_and_tensorboard_have_the_same_numbers(run_dir: Path, stage: str) ->
             last.update({key: float(value) for key, value in row.items() if value})
     tensorboard = EventAccumulator(str(run_dir / stage / "tensorboard")).Reload()
     shown = {k: tensorboard.Scalars(k)[-1].value for k in tensorboard.Tags()["scalars"]}
-    names = {key for key in ours if key.startswith(("train/", "val/", "test/", "lr-"))}
+    names = {key for key in ours if key.startswith(("train/", "val/", "test/", "lr-", "time/"))}
     names = {key for key in names if not key.endswith(("/width", "/height", "/size"))}
     names -= {key for key in names if key.endswith(("/nrows", "/ncols"))}
     assert names

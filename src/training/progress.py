@@ -1,0 +1,227 @@
+"""One view of a stage on a terminal: how far it is, how fast, and how well it does."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Table
+from rich.text import Text
+
+from src.models.modules import VideoClassifier
+from src.training.throughput import Throughput
+
+BETWEEN = 0.25  # seconds from one drawing to the next
+_ACCURACIES = {"train/clip/top1": "top-1 train", "val/clip/top1": "val"}
+
+
+def progress_bars(
+    trainer: DictConfig, title: str, throughput: Throughput | None = None
+) -> list[pl.Callback]:
+    """The progress bar of a stage; none where there is no terminal, or none is wanted.
+
+    Args:
+        trainer: its config, with or without `enable_progress_bar`.
+        title: see `StageProgress`.
+        throughput: likewise.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    # A variable like FORCE_COLOR makes the console take a file for a terminal.
+    shown = console.is_interactive and sys.stderr.isatty()
+    wanted = trainer.get("enable_progress_bar", True)
+    return [StageProgress(title, console, throughput)] if shown and wanted else []
+
+
+class StageProgress(ProgressBar):
+    """Shows training, validation and test of a stage, and leaves one line of it.
+
+        joint: pass 3 of 80 ━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━ batch 12 of 57, 1:12:34 left
+        validation          ━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━ batch 20 of 30
+        153.4 clips/s, 3 % waiting for data, loss 1.234, top-1 train 56.2 %, val 45.1 %
+
+    The first bar is the whole training's, and so is the time that is left: of steps and validation
+    as in this call so far. Accuracies are those of clips, in the last pass. What is logged or
+    printed meanwhile goes above. It is drawn between steps, not by a thread of its own: processes
+    may be forked at any time.
+
+    Args:
+        title: the stage's name.
+        console: where to draw; its `soft_wrap` keeps long lines of others whole.
+        throughput: knows how fast training is; None if nothing is trained.
+    """
+
+    def __init__(self, title: str, console: Console, throughput: Throughput | None = None) -> None:
+        super().__init__()
+        self.title, self.console, self.throughput = title, console, throughput
+        self._enabled = True
+        self._live: Live | None = None
+        self._logs: dict[logging.StreamHandler[Any], Any] = {}  # where they wrote before
+        self._drawn, self._start = 0.0, time.perf_counter()
+        self._trained = 0  # batches in this call
+        self._bars: dict[str, tuple[str, float, float, str]] = {}  # title, done, of, words
+        self._numbers: dict[str, str] = {}
+
+    def disable(self) -> None:
+        """Show nothing, as on all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show it again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin, in the middle of a stage perhaps."""
+        self._start, self._trained = time.perf_counter(), 0
+        self._open()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
+    ) -> None:
+        """Show the step, if the last drawing is a while ago."""
+        self._trained += 1
+        batch = step[2] + 1
+        if not self._due(last=batch == trainer.num_training_batches):
+            return
+        batches, passes = int(trainer.num_training_batches), trainer.max_epochs or 1
+        done, of = trainer.current_epoch * batches + batch, passes * batches
+        left = (time.perf_counter() - self._start) / self._trained * (of - done)
+        self._bars["train"] = (
+            f"{self.title}: pass {trainer.current_epoch + 1} of {passes}",
+            done,
+            of,
+            f"batch {batch} of {batches}, {_in_words(left)} left",
+        )
+        if self.throughput is not None:
+            recent = self.throughput.recent
+            self._numbers["speed"] = f"{recent.clips_per_second:.1f} clips/s"
+            self._numbers["data"] = f"{100 * recent.data_share:.0f} % waiting for data"
+        if isinstance(pl_module, VideoClassifier):
+            loss = sum(float(loss) for loss in pl_module.last_losses.values())
+            self._numbers["loss"] = f"loss {loss:.3f}"
+        self._draw()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
+    ) -> None:
+        """Show how far validation is."""
+        self._evaluated("validation", step[2] + 1, trainer.num_val_batches)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training goes on."""
+        self._bars.pop("validation", None)
+        self._draw()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the accuracies of the pass from now on."""
+        metrics: Mapping[str, Any] = trainer.callback_metrics
+        for key, name in _ACCURACIES.items():
+            if key in metrics:
+                self._numbers[key] = f"{name} {100 * float(metrics[key]):.1f} %"
+        self._draw()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave nothing but what was logged; the test follows."""
+        self._close()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the test."""
+        self._bars, self._numbers = {}, {}
+        self._open()
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
+    ) -> None:
+        """Show how far the test is."""
+        title = f"{self.title}: test" if self.throughput else "test"
+        self._evaluated(title, step[2] + 1, trainer.num_test_batches)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the line of the stage."""
+        self._close()
+        if not self._enabled or self.throughput is None:
+            return
+        parts = [f"{self.title}: {_in_words(time.perf_counter() - self._start)}"]
+        stage = self.throughput.stage
+        if stage.steps:
+            parts.append(f"{stage.clips_per_second:.1f} clips/s")
+            parts.append(f"{100 * stage.data_share:.0f} % of training waiting for data")
+        top1 = trainer.callback_metrics.get("test/video/top1")
+        if top1 is not None:
+            parts.append(f"top-1 of test videos {100 * float(top1):.1f} %")
+        self.console.print(Text(", ".join(parts), style="bold"))
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._close()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above."""
+        self.console.print(*args)
+
+    def _evaluated(self, title: str, batch: int, batches: list[int | float]) -> None:
+        of = sum(batches)
+        if self._due(last=batch == of):
+            self._bars["validation"] = (title, batch, of, f"batch {batch} of {of:.0f}")
+            self._draw()
+
+    def _due(self, last: bool) -> bool:
+        return self._live is not None and (last or time.perf_counter() - self._drawn >= BETWEEN)
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(self._view(), refresh=True)
+            self._drawn = time.perf_counter()
+
+    def _view(self) -> RenderableType:
+        bars = Table.grid(padding=(0, 1), expand=True)
+        bars.add_column(no_wrap=True)
+        bars.add_column(ratio=1)
+        bars.add_column(no_wrap=True)
+        for title, done, of, words in self._bars.values():
+            bars.add_row(title, Bar(total=of, completed=done), words)
+        numbers = Text(", ".join(self._numbers.values()), no_wrap=True, overflow="ellipsis")
+        return Group(bars, numbers) if self._numbers else bars
+
+    def _open(self) -> None:
+        if not self._enabled or self._live is not None:
+            return
+        # What goes into a file stays in it.
+        out, err = (stream.isatty() for stream in (sys.stdout, sys.stderr))
+        written = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
+        self._live = Live(
+            "",
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=out,
+            redirect_stderr=err,
+        )
+        self._live.start()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in written:
+                self._logs[handler] = handler.stream
+                handler.setStream(getattr(sys, written[id(handler.stream)]))
+
+    def _close(self) -> None:
+        if self._live is None:
+            return
+        for handler, stream in self._logs.items():
+            handler.setStream(stream)
+        self._logs.clear()
+        self._live.stop()
+        self._live = None
+
+
+def _in_words(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))

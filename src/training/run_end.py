@@ -1,0 +1,97 @@
+"""What a run says at its end: its results, where everything is, and what can be done with it."""
+
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from src.evaluation.table import Result, save_results, show_results
+from src.hardware import peak_memory_gib
+from src.models.temporal import STREAMS
+from src.training.run_dir import StageDir, stage_dirs
+
+WIDTH = 80  # of text; paths are never broken
+_BESIDE = {
+    "logs": ("csv", "tensorboard"),
+    "W&B": ("wandb",),
+    "pictures": ("samples",),
+    "unreadable": ("unreadable.txt",),
+}
+
+
+@rank_zero_only
+def end_run(results: Sequence[Result], config: Mapping[str, Any], seconds: float) -> None:
+    """Save the table of results, and print it with the run's files and the next commands.
+
+    Args:
+        results: of all finished stages; the last is what the run was for.
+        config: the resolved config.
+        seconds: that this call took.
+    """
+    run_dir = Path(config["paths"]["run_dir"])
+    table = run_dir / "results.csv"
+    save_results(list(results), table)
+    title = f"{config['name']}, split {config['data']['split']}: video level"
+    show_results(list(results), title)
+    last, stages = results[-1], stage_dirs(config)
+    shown = list(STREAMS) if last.name != last.stage else [last.stage]  # late fusion, or a stage
+    others = {n: one for n, one in stages.items() if n not in shown and one.finished()}
+    lines = [
+        *textwrap.wrap(config["remark"] or "", WIDTH),
+        f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB",
+        "",
+        "written:",
+        *_listed(_files([stages[name] for name in shown], table, others)),
+        "",
+        "next:",
+        *_commands([stages[name].checkpoint for name in shown], run_dir),
+    ]
+    Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+def _files(
+    stages: Sequence[StageDir], table: Path, others: Mapping[str, StageDir]
+) -> dict[str, list[Path]]:
+    """Of the stages that are told about, of the run, and the folders of its other stages."""
+    beside = {
+        title: [stage.path / name for stage in stages for name in names]
+        for title, names in _BESIDE.items()
+    }
+    files = {
+        "checkpoint": [stage.checkpoint for stage in stages],
+        "scores": [stage.scores() for stage in stages],
+        **{title: [path for path in paths if path.exists()] for title, paths in beside.items()},
+        "table": [table],
+    }
+    return files | {f"stage {name}": [one.path] for name, one in others.items()}
+
+
+def _listed(files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """A line for each path, its title before the first of several."""
+    indent = max(map(len, files)) + 2
+    return [
+        f"  {'' if number else title:{indent}}{path}"
+        for title, paths in files.items()
+        for number, path in enumerate(paths)
+    ]
+
+
+def _commands(checkpoints: Sequence[Path], run_dir: Path) -> list[str]:
+    """What to do next, to be copied."""
+    several = len(checkpoints) > 1
+    inputs = ",".join(map(str, checkpoints))
+    commands = (
+        ("fuse", f"inputs=[{inputs}]", "average=softmax")
+        if several
+        else ("evaluate", f"ckpt_path={inputs}", "protocol=ten_crops"),
+        ("predict", f"ckpt_path={checkpoints[-1]}", "input=video.mp4"),
+        ("report", f"runs={run_dir}"),
+    )
+    return [
+        f"  python -m src.{name} {' '.join(map(shlex.quote, overrides))}"
+        for name, *overrides in commands
+    ]
