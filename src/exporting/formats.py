@@ -100,9 +100,7 @@ class OnnxFormat(Format):
         session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(clips: Clips) -> Clips:
-            inputs = {
-                name: clip.numpy() for name, clip in zip(self.modalities, clips, strict=True)
-            }
+            inputs = {name: clip.numpy() for name, clip in zip(self.modalities, clips, strict=True)}
             return tuple(torch.from_numpy(logits) for logits in session.run(self.streams, inputs))
 
         return run

@@ -96,12 +96,16 @@ def trace(network: Exportable, shape: ClipShape) -> ExportedProgram:
     free = {0: Dim("batch"), 2: Dim("frames", min=shape.least_frames)}
     clips = shape.random(2, shape.several_frames)
     try:
-        return torch.export.export(network, clips, dynamic_shapes={"clips": (free,) * len(clips)})
+        program = torch.export.export(
+            network, clips, dynamic_shapes={"clips": (free,) * len(clips)}
+        )
     except torch._dynamo.exc.UserError as error:
         raise UserError(
             f"{type(network.module.net).__name__} cannot be exported for any number of clips and "
             f"frames: {error}"
         ) from error
+    program.example_inputs = None  # they would be saved, and may be larger than the network
+    return program
 
 
 def output_names(network: Exportable, shape: ClipShape) -> Sequence[str]:
