@@ -16,7 +16,8 @@ from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.exporting.check import Difference, compare
 from src.exporting.description import describe
-from src.exporting.formats import Format, OnnxFormat, TorchFormat
+from src.exporting.formats import ONNX_LIBRARIES, Format, OnnxFormat, TorchFormat
+from src.exporting.libraries import check_installed
 from src.exporting.network import ClipShape, Exportable, output_names, trace
 from src.models.checkpoints import Description
 
@@ -107,7 +108,7 @@ def export_checkpoint(ckpt_path: str, options: Options) -> Export:
             exported, or a file computes something else.
     """
     if "onnx" in options.formats:
-        OnnxFormat((), (), options.opset).check_installed()
+        check_installed("format=onnx", *ONNX_LIBRARIES)
     module, description = load_module(ckpt_path)
     data: dict[str, Any] = description.plan["data"]
     size: Any = options.size or (data["crop_size"],) * 2

@@ -175,7 +175,8 @@ class _Extractor(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         part = self.data.test_list
-        for video, label, vectors in sorted(sum(of_all_ranks(self.found), []), key=lambda r: r[0]):
+        found = [row for rows in of_all_ranks(self.found) for row in rows]
+        for video, label, vectors in sorted(found, key=lambda row: row[0]):
             self.features.add(video, part, label, vectors)
         unreadable = dict(self.data.absent[part])
         for one in of_all_ranks(self.data.unreadable["test"]):

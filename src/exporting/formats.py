@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 
 from src.errors import UserError
 from src.exporting.description import as_texts
-from src.exporting.libraries import check_installed
 from src.exporting.network import AXES, Clips
 
 Run = Callable[[Clips], Clips]
+ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Format(ABC):
@@ -25,9 +25,6 @@ class Format(ABC):
 
     name: str
     ending: str
-
-    def check_installed(self) -> None:
-        """Refuse to begin if a library is missing."""
 
     @abstractmethod
     def write(self, program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
@@ -69,10 +66,6 @@ class OnnxFormat(Format):
 
     def __init__(self, modalities: Sequence[str], streams: Sequence[str], opset: int) -> None:
         self.modalities, self.streams, self.opset = list(modalities), list(streams), opset
-
-    def check_installed(self) -> None:
-        """Refuse to begin if a library is missing."""
-        check_installed("format=onnx", "onnx", "onnxscript", "onnxruntime")
 
     def write(self, program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
         """Write it; the description is its metadata_props."""

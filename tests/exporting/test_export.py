@@ -1,11 +1,12 @@
 """Exported networks against the checkpoints that they come from."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from torch.testing import assert_close
 from src import __version__, export
 from src.evaluation.evaluate import load_module
 from src.exporting import libraries
+from src.exporting.check import compare
 from src.exporting.export import Options, export_checkpoint
-from src.exporting.formats import OnnxFormat
-from src.exporting.network import Clips
+from src.exporting.formats import TorchFormat
+from src.exporting.network import Clips, ClipShape
 from tests.exporting.made_up import made_up
 
 ort = pytest.importorskip("onnxruntime")
@@ -31,7 +33,7 @@ class Exported:
     checkpoint: Path
     name: str
 
-    def session(self) -> "ort.InferenceSession":
+    def session(self) -> Any:
         path = self.folder / f"{self.name}.onnx"
         return ort.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -41,30 +43,30 @@ class Exported:
             return list(module.logits(clips).values())
 
 
-NETWORKS = {
-    "appearance": ("appearance", 1),
-    "motion": ("motion", 1),
-    "joint": ("joint", 1),
-    "joint_pooled": ("joint_pooled", 7),
-    "multiplier": ("joint", 6, "experiment=st_multiplier_two_movers"),
-    "resnet18": (
+# Stage, smallest number of frames, overrides.
+NETWORKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "motion": ("motion", 1, ()),
+    "joint_pooled": ("joint_pooled", 7, ()),
+    "st_multiplier": (
         "joint",
-        1,
-        "model/backbone=resnet18",
-        "model.backbone.pretrained=null",
-        "model.net.temporal_filters.kind=injected",
+        6,
+        (
+            "experiment=st_multiplier_two_movers",
+            "model/backbone=resnet18",
+            "model.backbone.pretrained=null",
+        ),
     ),
 }
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    stage, _, *overrides = NETWORKS[request.param]
+    stage, least_frames, overrides = NETWORKS[request.param]
     folder = tmp_path_factory.mktemp("exported")
-    checkpoint = made_up(folder / "net.ckpt", str(stage), *map(str, overrides))
+    checkpoint = made_up(folder / "net.ckpt", stage, *overrides)
     result = export_checkpoint(str(checkpoint), Options(folder, request.param))
     assert [file.format for file in result.files] == ["torch", "onnx"]
-    assert result.about["least_frames"] == NETWORKS[request.param][1]
+    assert result.about["least_frames"] == least_frames
     return Exported(folder, checkpoint, request.param)
 
 
@@ -80,7 +82,7 @@ def test_both_files_compute_what_the_checkpoint_does(exported: Exported) -> None
     session = exported.session()
     inputs = {one.name: one.shape[1] for one in session.get_inputs()}
     program = torch.export.load(exported.folder / f"{exported.name}.pt2").module()
-    for batch, frames in ((1, 8), (4, 15)):
+    for batch, frames in ((1, 8), (4, 12)):
         clips = dict(zip(inputs, random_clips(inputs, batch, frames), strict=True))
         expected = exported.expected(clips)
         given = session.run(None, {name: clip.numpy() for name, clip in clips.items()})
@@ -91,9 +93,9 @@ def test_both_files_compute_what_the_checkpoint_does(exported: Exported) -> None
             scale = float(ours.abs().max())
             assert_close(torch.from_numpy(onnx), ours, rtol=0, atol=1e-5 * scale)
             assert_close(torchs, ours, rtol=0, atol=1e-5 * scale)
-    if exported.name != "joint":
+    if exported.name != "joint_pooled":
         return
-    clips = dict(zip(inputs, random_clips(inputs, 2, 3, size=64), strict=True))
+    clips = dict(zip(inputs, random_clips(inputs, 2, 8, size=64), strict=True))
     with pytest.raises(Exception, match=r"invalid dimensions.*(?s:.)*Got: 64 Expected: 56"):
         session.run(None, {name: clip.numpy() for name, clip in clips.items()})
 
@@ -142,32 +144,51 @@ def test_size_and_type_can_be_chosen(
     module, _ = load_module(str(checkpoint))
     with torch.inference_mode():
         expected = module.logits({"rgb": clip})["appearance"]
-    np.testing.assert_allclose(given, expected.numpy(), rtol=0, atol=1e-5 * expected.abs().max())
+    scale = float(expected.abs().max())
+    assert_close(torch.from_numpy(given), expected, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize(
-    "wrong", [lambda x: x * 1.001, lambda x: x * float("nan"), lambda x: x[:, :1]]
-)
 def test_a_file_that_computes_something_else_gets_no_name(
-    wrong: Callable[[Tensor], Tensor],
     tmp_path: Path,
     call: Call,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = made_up(tmp_path / "net.ckpt", "appearance")
-    load = OnnxFormat.load
+    load = TorchFormat.load
 
-    def spoilt(self: OnnxFormat, path: Path) -> Callable[[Clips], Clips]:
+    def spoilt(self: TorchFormat, path: Path) -> Callable[[Clips], Clips]:
         run = load(self, path)
-        return lambda clips: tuple(wrong(logits) for logits in run(clips))
+        return lambda clips: tuple(1.001 * logits for logits in run(clips))
 
-    monkeypatch.setattr(OnnxFormat, "load", spoilt)
-    arguments = (f"ckpt_path={checkpoint}", f"output={tmp_path}", "name=net", "format=[onnx]")
+    monkeypatch.setattr(TorchFormat, "load", spoilt)
+    arguments = (f"ckpt_path={checkpoint}", f"output={tmp_path}", "name=net", "format=[torch]")
     assert call(export.main, *arguments) == 1
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error:"))
-    assert "net.unchecked.onnx does not compute what the checkpoint computes" in line
-    assert not (tmp_path / "net.onnx").exists()
+    assert "net.unchecked.pt2 does not compute what the checkpoint computes" in line
+    assert not (tmp_path / "net.pt2").exists()
+    assert not (tmp_path / "net.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "relative"),
+    [
+        (lambda logits: logits, 0.0),
+        (lambda logits: -logits, 2.0),
+        (lambda logits: logits[:, :1], math.inf),
+        (lambda logits: logits * math.nan, math.nan),
+    ],
+)
+def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: float) -> None:
+    shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8, least_frames=2, step=1)
+
+    def network(clips: Clips) -> Clips:
+        return (clips[0].float().mean((-2, -1)).transpose(1, 2),)
+
+    found = compare(network, lambda clips: (change(*network(clips)),), ["appearance"], shape)
+    assert [(one.batch, one.frames) for one in found] == [(1, 2), (3, 6)]
+    for one in found:
+        assert one.relative == pytest.approx(relative, nan_ok=True)
 
 
 @pytest.mark.parametrize(

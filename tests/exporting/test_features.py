@@ -1,6 +1,7 @@
 """Features, which the classifiers turn into the scores of the same videos."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,27 @@ def test_files_from_anywhere(
     np.testing.assert_allclose(  # flow is stored as JPEG there
         found["appearance"][0], same["appearance"][row], rtol=0.2, atol=0.05
     )
+
+
+def test_a_broken_video_of_a_list_is_left_out_and_told(
+    finished_run: Path,
+    tiny: tuple[str, ...],
+    call: Call,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    root, output = tmp_path / "data", tmp_path / "features.npz"
+    shutil.copytree(tiny[-1].split("=")[1], root)
+    broken = sorted(root.glob("videos/*/*.mp4"))[-1]
+    broken.write_text("no video")
+    arguments = (f"output={output}", "lists=[train,test]", f"+data.dataset.root={root}")
+    checkpoint = f"ckpt_path={finished_run / 'appearance' / 'last.ckpt'}"
+    assert call(features.main, checkpoint, *arguments) == 1
+    (line,) = (x for x in capfd.readouterr().err.splitlines() if x.startswith("left out:"))
+    assert broken.stem in line
+    found = np.load(output)["video"].tolist()
+    assert len(found) == 23
+    assert broken.stem not in found
 
 
 def test_nothing_is_lost_by_a_stop_while_writing(
