@@ -45,7 +45,6 @@ class Exported:
 
 # Stage, smallest number of frames, overrides.
 NETWORKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "motion": ("motion", 1, ()),
     "joint_pooled": ("joint_pooled", 7, ()),
     "st_multiplier": (
         "joint",
