@@ -115,19 +115,19 @@ def export_checkpoint(ckpt_path: str, options: Options) -> Export:
     shape = ClipShape.of(module, data["stack"], size, DTYPES[options.dtype])
     network = Exportable(module).eval()
     streams = output_names(network, shape)
-    about = describe(description, module.protocol, shape, streams)
     formats: dict[str, Format] = {
         "torch": TorchFormat(),
         "onnx": OnnxFormat(list(shape.channels), streams, options.opset),
     }
-    if "onnx" in options.formats:
-        about["opset"] = options.opset
     options.output.mkdir(parents=True, exist_ok=True)
     name = options.name or _name_of(description)
     begin = time.perf_counter()
     log.info("tracing the network at %d x %d pixels", *shape.size)
-    program = trace(network, shape)
+    program, shape = trace(network, shape)
     log.info("traced in %.1f s", time.perf_counter() - begin)
+    about = describe(description, module.protocol, shape, streams)
+    if "onnx" in options.formats:
+        about["opset"] = options.opset
     export = Export(options.output / f"{name}.json", about)
     for chosen in options.formats:
         kind = formats[chosen]

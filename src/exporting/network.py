@@ -1,7 +1,7 @@
 """The network that is exported: uint8 clips in, logits of each stream out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,15 @@ class ClipShape:
         channels: of each modality, by its name.
         size: height and width in pixels.
         dtype: of the values.
+        several_frames: a T that stands for any.
         least_frames: the smallest T.
-        step: frames that it takes for one more T'.
     """
 
     channels: dict[str, int]
     size: tuple[int, int]
     dtype: torch.dtype
-    least_frames: int
-    step: int
+    several_frames: int
+    least_frames: int = 1
 
     @classmethod
     def of(
@@ -67,14 +67,8 @@ class ClipShape:
         """
         channels = {"rgb": 3, "flow": 2 * stack}
         pool = getattr(module.net, "temporal_pool", None)
-        # torch.export takes an axis of length 1 for another kind of tensor: T' is at least 2.
-        least, step = (pool.size + pool.stride, pool.stride) if pool else (1, 1)
-        return cls({name: channels[name] for name in module.modalities}, size, dtype, least, step)
-
-    @property
-    def several_frames(self) -> int:
-        """A number of frames that stands for any."""
-        return self.least_frames + 2 * self.step + 1
+        several = pool.size + 3 * pool.stride if pool else 4  # T' of 1 would stand for 1 alone
+        return cls({name: channels[name] for name in module.modalities}, size, dtype, several)
 
     def random(self, batch: int, frames: int, seed: int = 0) -> Clips:
         """Random clips in 0..255, the same for the same seed."""
@@ -87,13 +81,16 @@ class ClipShape:
         )
 
 
-def trace(network: Exportable, shape: ClipShape) -> ExportedProgram:
+def trace(network: Exportable, shape: ClipShape) -> tuple[ExportedProgram, ClipShape]:
     """The network as a graph, of clips of any number and length.
+
+    Returns:
+        The graph, and the shape with the smallest T that it takes.
 
     Raises:
         UserError: the network does something that no graph can hold.
     """
-    free = {0: Dim("batch"), 2: Dim("frames", min=shape.least_frames)}
+    free = dict.fromkeys(AXES, Dim.DYNAMIC)
     clips = shape.random(2, shape.several_frames)
     try:
         program = torch.export.export(
@@ -105,11 +102,21 @@ def trace(network: Exportable, shape: ClipShape) -> ExportedProgram:
             f"frames: {error}"
         ) from error
     program.example_inputs = None  # they would be saved, and may be larger than the network
-    return program
+    return program, replace(shape, least_frames=_least_frames(program))
+
+
+def _least_frames(program: ExportedProgram) -> int:
+    (clip, *_) = (
+        node.meta["val"]
+        for node in program.graph.find_nodes(op="placeholder")
+        if node.name in program.graph_signature.user_inputs
+    )
+    least = int(program.range_constraints[clip.shape[2].node.expr].lower)
+    return 1 if least == 2 else least  # torch says 2 of whatever has no bound
 
 
 def output_names(network: Exportable, shape: ClipShape) -> Sequence[str]:
     """The streams, in the order of the outputs."""
-    clips = shape.random(1, shape.least_frames)
+    clips = shape.random(1, shape.several_frames)
     with torch.inference_mode():
         return list(network.module.logits(dict(zip(shape.channels, clips, strict=True))))

@@ -179,7 +179,7 @@ def test_a_file_that_computes_something_else_gets_no_name(
     ],
 )
 def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: float) -> None:
-    shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8, least_frames=2, step=1)
+    shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8, several_frames=5, least_frames=2)
 
     def network(clips: Clips) -> Clips:
         return (clips[0].float().mean((-2, -1)).transpose(1, 2),)
