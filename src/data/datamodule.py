@@ -36,6 +36,8 @@ class VideoDataModule(pl.LightningDataModule):
     replaced, and whoever counts has to count them. `absent` tells which videos of the "train" and
     the "test" list were not there from the beginning.
 
+    `test_list` says which of the two lists is tested on, "test" unless somebody changes it.
+
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
         rgb: where frames lie: "videos" for the dataset's video files, or a folder or zip archive
@@ -156,6 +158,7 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler, rescale_flow)
         self.test_view = WholeVideo(test_frames, short_side, rescale_flow)
+        self.test_list = "test"
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: RGBLibrary | None = None
         self.flow: FlowLibrary | None = None
@@ -249,8 +252,9 @@ class VideoDataModule(pl.LightningDataModule):
         return self._loader("val", self.videos.test, self.val_view, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Every test video whole."""
-        return self._loader("test", self.videos.test, self.test_view, self.test_batch_size)
+        """Every video of `test_list` whole."""
+        videos: Sequence[Video] = getattr(self.videos, self.test_list)
+        return self._loader("test", videos, self.test_view, self.test_batch_size)
 
     def test_video(self, name: str) -> Sample:
         """One video of the test list as the test sees it, without the batch's dimension.

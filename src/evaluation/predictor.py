@@ -1,6 +1,7 @@
 """A checkpoint that classifies frames from anywhere; flow is computed from them."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -19,9 +20,12 @@ from src.evaluation.evaluate import load_module
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 from src.models.build import build_datamodule
+from src.models.checkpoints import Description
 from src.models.metrics import mean_of_streams
+from src.models.modules import VideoClassifier
 
 log = logging.getLogger(__name__)
+Load = Callable[[str], tuple[VideoClassifier, Description]]
 Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
 
 
@@ -43,6 +47,7 @@ class Predictor:
         ckpt_path: a checkpoint of this project.
         flow: how to compute the flow; None as the checkpoint's training flow was made.
         device: to run the network on.
+        load: makes the module out of the checkpoint, `load_module` or what changes its outcome.
 
     Raises:
         UserError: the checkpoint cannot be used.
@@ -53,8 +58,9 @@ class Predictor:
         ckpt_path: str,
         flow: FlowSettings | None = None,
         device: str | torch.device = "cpu",
+        load: Load = load_module,
     ) -> None:
-        self._module, description = load_module(ckpt_path)
+        self._module, description = load(ckpt_path)
         self._module.to(device)
         self._device = device
         self._data = build_datamodule(description.plan)
@@ -69,8 +75,8 @@ class Predictor:
                     trained_on.algorithm,
                 )
         settings = flow or trained_on
-        self._settings = settings if settings and "flow" in self._data.modalities else None
-        self._algorithm = self._settings.make(str(device)) if self._settings else None
+        self.flow = settings if settings and "flow" in self._data.modalities else None
+        self._algorithm = self.flow.make(str(device)) if self.flow else None
 
     def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
         """Probabilities (K,) of a whole video, seen as in testing.
@@ -86,13 +92,17 @@ class Predictor:
         fields = self._flow(frames)
         if fields and memory is not None:
             fields = RememberedFlow(fields, 0, memory)
-        return self._probabilities(frames, fields, name)
+        return self._probabilities(self._streams(frames, fields, name))
+
+    def streams(self, frames: RGBSource, name: str) -> dict[str, Tensor]:
+        """Scores (K,) of each stream for a whole video, seen as in testing; see `video`."""
+        return self._streams(frames, self._flow(frames), name)
 
     def hold(self, frame: TimedFrame) -> HeldFrame:
         """Keep of a frame what its windows need."""
         size = frame.image.shape[:2]
         seen = resize(frame.image, size_at(size, self._data.test_view.short_side))
-        at = size_at(size, self._settings.short_side) if self._settings else seen.shape[:2]
+        at = size_at(size, self.flow.short_side) if self.flow else seen.shape[:2]
         moving = seen if at == seen.shape[:2] else resize(frame.image, at)
         return HeldFrame(frame.index, frame.time, frame.duration, seen, moving)
 
@@ -112,11 +122,12 @@ class Predictor:
             del memory[place]
         fps = len(frames) / (window.end - window.start)
         fields = self._flow(HeldFrames([frame.moving for frame in frames], fps))
-        return self._probabilities(
+        streams = self._streams(
             HeldFrames([frame.seen for frame in frames], fps),
             RememberedFlow(fields, first, memory) if fields else None,
             name,
         )
+        return self._probabilities(streams)
 
     def labels(self, probabilities: Tensor, top_k: int) -> Labels:
         """The most probable classes out of probabilities (K,)."""
@@ -127,12 +138,14 @@ class Predictor:
         ]
 
     def _flow(self, frames: RGBSource) -> FlowSource | None:
-        if self._algorithm is None or self._settings is None:
+        if self._algorithm is None or self.flow is None:
             return None
-        settings = self._settings
+        settings = self.flow
         return ComputedFlow(frames, self._algorithm, settings.short_side, settings.bound)
 
-    def _probabilities(self, frames: RGBSource, fields: FlowSource | None, name: str) -> Tensor:
+    def _streams(
+        self, frames: RGBSource, fields: FlowSource | None, name: str
+    ) -> dict[str, Tensor]:
         data, rng = self._data, np.random.default_rng(0)
         rgb = frames if "rgb" in data.modalities else None
         try:
@@ -142,4 +155,7 @@ class Predictor:
         batch = {name: each.unsqueeze(0).to(self._device) for name, each in sample.items()}
         with torch.inference_mode():
             streams = self._module.video_scores(batch)
-        return self._module.protocol.probabilities(mean_of_streams(streams)[0]).cpu()
+        return {stream: scores[0].cpu() for stream, scores in streams.items()}
+
+    def _probabilities(self, streams: dict[str, Tensor]) -> Tensor:
+        return self._module.protocol.probabilities(mean_of_streams(streams))

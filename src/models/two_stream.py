@@ -60,8 +60,15 @@ class TwoStreamResNet(nn.Module):
             flow: normalised flow stacks (B, 2L, T, H, W) of the same frames and crop.
 
         Raises:
-            ValueError: the clip is shorter than the temporal pool.
+            ValueError: the clip is shorter than the temporal pool, or rgb and flow differ in B
+                or T.
         """
+        # Before all else: an exporter then knows one batch size and one length, not two of each.
+        if (rgb.shape[0], rgb.shape[2]) != (flow.shape[0], flow.shape[2]):
+            raise ValueError(
+                f"rgb {tuple(rgb.shape)} and flow {tuple(flow.shape)} are not of the same clips: "
+                "their B and T differ"
+            )
         frames = rgb.shape[2]
         a, m = self.appearance.stem(rgb), self.motion.stem(flow)
         for stage, units_a, units_m in zip(

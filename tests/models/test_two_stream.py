@@ -350,3 +350,9 @@ def test_a_clip_shorter_than_the_pool_is_refused() -> None:
     net = two_streams(temporal_pool=TemporalPool(5, 2))
     with pytest.raises(ValueError, match="4 frames is shorter than the temporal pool of 5"):
         net(*clips(4, 32, 32))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 64, 64), (1, 4, 5, 64, 64)])
+def test_streams_of_different_clips_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="not of the same clips"):
+        two_streams()(torch.zeros(2, 3, 5, 64, 64), torch.zeros(shape))

@@ -1,0 +1,187 @@
+"""Features of videos: what a checkpoint's classifiers see, averaged by its protocol.
+
+Videos go the way that they go in testing. Only the classifiers are taken away: what would be the
+mean of logits then is the mean of what they see.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from src.choices import check_choices
+from src.data.datamodule import VideoDataModule
+from src.data.faults import UNREADABLE, Faults
+from src.data.frames_in_order import Upright, is_stream
+from src.errors import UserError
+from src.evaluation.evaluate import load_module
+from src.evaluation.inputs import find_inputs
+from src.evaluation.predictor import Predictor
+from src.exporting.feature_files import NO_LABEL, Features
+from src.flow.settings import FlowSettings
+from src.models.build import build_datamodule
+from src.models.checkpoints import Description
+from src.models.modules import Batch, VideoClassifier
+from src.models.resnet import ResNet
+from src.ranks import of_all_ranks
+
+LISTS = ("train", "test")
+
+
+def load_without_classifiers(
+    ckpt_path: str,
+    data_changes: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+) -> tuple[VideoClassifier, Description]:
+    """What `load_module` returns, but with features (B, T', C) in the place of logits.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        data_changes: keys of the checkpoint's data config to change.
+        protocol: keys of its protocol to change; the average is always that of the features.
+
+    Raises:
+        UserError: the checkpoint cannot be used.
+    """
+    protocol = {**(protocol or {}), "average": "logits"}
+    module, description = load_module(ckpt_path, data_changes, protocol)
+    streams = [part for part in module.net.modules() if isinstance(part, ResNet)]
+    if not streams:
+        raise UserError(f"{ckpt_path} has no ResNet, whose features these would be")
+    for stream in streams:
+        stream.fc = nn.Identity()  # type: ignore[assignment]
+    return module, description
+
+
+def features_of_lists(
+    ckpt_path: str,
+    lists: Sequence[str],
+    data_changes: Mapping[str, Any],
+    trainer: pl.Trainer,
+    protocol: Mapping[str, Any] | None = None,
+) -> Features:
+    """Features of all videos of the train or test list of a checkpoint's split.
+
+    Videos that cannot be read are left out, and told in the features' faults.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        lists: "train", "test" or both.
+        data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
+        trainer: runs the network.
+        protocol: keys of its protocol to change; None leaves one as it is.
+
+    Raises:
+        UserError: an unknown list, or the checkpoint and the data do not go together.
+    """
+    try:
+        check_choices("lists", lists, LISTS)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not lists:
+        raise UserError(f"lists=[]: choose from {', '.join(LISTS)}")
+    module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
+    data = build_datamodule(description.plan)
+    data.prepare_data()
+    data.setup()
+    description.check_fits(data, ckpt_path)
+    features = Features(_about(module, description), list(data.videos.classes))
+    for part in lists:
+        data.test_list = part
+        trainer.test(_Extractor(module, data, features), datamodule=data, verbose=False)
+    return features
+
+
+def features_of_files(
+    ckpt_path: str,
+    named: str | Sequence[str],
+    data_changes: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    flow: FlowSettings | None = None,
+    device: str | torch.device = "cpu",
+) -> Features:
+    """Features of video files; their flow is computed, their labels are unknown.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        named: files, folders or patterns, as for `src.predict`.
+        data_changes: keys of the checkpoint's data config to change.
+        protocol: keys of its protocol to change; None leaves one as it is.
+        flow: how to compute the flow; None as the checkpoint's training flow was made.
+        device: to run the network on.
+
+    Raises:
+        UserError: nothing is named, or the checkpoint cannot be used.
+    """
+    sources, failed = find_inputs([named] if isinstance(named, str) else [str(n) for n in named])
+    for source in filter(is_stream, sources):
+        raise UserError(f"input {source} has no end: features are of whole videos")
+    module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
+    predictor = Predictor(ckpt_path, flow, device, load=lambda _: (module, description))
+    made_by = {"flow": asdict(predictor.flow) if predictor.flow else None}
+    features = Features(_about(module, description) | made_by, description.class_names)
+    console = Console(stderr=True)
+    for source in track(
+        sources, "features", console=console, disable=not console.is_terminal, transient=True
+    ):
+        try:
+            features.add(source, "input", NO_LABEL, predictor.streams(Upright(source), source))
+        except UNREADABLE as error:
+            failed[source] = str(error)
+    if failed:
+        of = len(sources) + len(failed.keys() - set(sources))
+        features.faults.append(Faults("videos cannot be read", of, failed))
+    return features
+
+
+def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
+    averaged = module.protocol.name.removesuffix("logits") + "features"
+    return {
+        "experiment": description.config.get("name"),
+        "stage": description.plan.get("stage"),
+        "features": "pooled activations before dropout and fc, mean over views and time steps",
+        "protocol": averaged,
+        "split": description.split,
+        "flow": description.flow,
+        "normalisation": description.normalisation,
+        "version": description.version,
+    }
+
+
+class _Extractor(pl.LightningModule):
+    """Adds the features of each video of the data's `test_list`, of all ranks, sorted by name."""
+
+    def __init__(self, module: VideoClassifier, data: VideoDataModule, features: Features) -> None:
+        super().__init__()
+        self.module, self.data, self.features = module, data, features
+        self.found: list[tuple[str, int, dict[str, torch.Tensor]]] = []
+
+    def on_test_epoch_start(self) -> None:
+        self.data.unreadable["test"].clear()
+
+    def test_step(self, batch: Batch, _: int) -> None:  # noqa: PT019
+        streams = {name: rows.cpu() for name, rows in self.module.video_scores(batch).items()}
+        for number, (video, label) in enumerate(
+            zip(batch["video"], batch["label"].tolist(), strict=True)
+        ):
+            self.found.append(
+                (video, label, {name: rows[number] for name, rows in streams.items()})
+            )
+
+    def on_test_epoch_end(self) -> None:
+        part = self.data.test_list
+        found = [row for rows in of_all_ranks(self.found) for row in rows]
+        for video, label, vectors in sorted(found, key=lambda row: row[0]):
+            self.features.add(video, part, label, vectors)
+        unreadable = dict(self.data.absent[part])
+        for one in of_all_ranks(self.data.unreadable["test"]):
+            unreadable |= one
+        if unreadable:
+            of = len(getattr(self.data.listed, part))
+            what = f"videos of the {part} list are missing or cannot be read"
+            self.features.faults.append(Faults(what, of, unreadable))

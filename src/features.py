@@ -1,0 +1,48 @@
+"""Features of videos out of a checkpoint: what its classifiers see, averaged as in testing.
+
+    python -m src.features ckpt_path=joint.ckpt lists=[train,test] output=features.npz
+    python -m src.features ckpt_path=joint.ckpt input=my_videos output=features.parquet
+
+One vector per video and stream: the pooled activations before dropout and fc, averaged over the
+views and time steps of the protocol, so that fc of it is the stream's score of the video.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.cli import command
+
+
+@command("features")
+def main(cfg: DictConfig) -> None:
+    """Write the features, print their shapes and the protocol."""
+    # Imported here: --help and mistakes in the config do not wait for torch.
+    from hydra.utils import instantiate
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from src.exporting.feature_files import check_output
+    from src.exporting.features import features_of_files, features_of_lists
+    from src.training.trainer import instantiate_trainer
+
+    config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
+    output = check_output(Path(config["output"]))
+    trainer = instantiate_trainer(cfg.trainer)
+    ckpt_path, data, protocol = str(config["ckpt_path"]), config["data"], config["protocol"]
+    if config["input"] is None:
+        features = features_of_lists(ckpt_path, config["lists"], data, trainer, protocol)
+    else:
+        flow, device = instantiate(cfg.flow), trainer.strategy.root_device
+        features = features_of_files(ckpt_path, config["input"], data, protocol, flow, device)
+    rank_zero_only(features.save)(output)
+    rank_zero_only(print)(f"{features}\nwritten to {output}")
+    for fault in features.faults:
+        rank_zero_only(print)(f"left out: {fault}", file=sys.stderr)
+    if features.faults:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Checkpoints of networks that nobody has trained."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from src.flow.settings import FlowSettings
+from src.models.build import build_module, build_net
+from src.models.checkpoints import KEY, Description
+from src.training.plan import make_plan, resolve
+from tests.conftest import compose_config
+from tests.helpers import randomise
+
+
+def made_up(path: Path, stage: str, *overrides: str) -> Path:
+    """A checkpoint of a stage of an experiment, narrow, with random weights."""
+    config = resolve(compose_config("train", "model.backbone.width=4", *overrides))
+    plan = make_plan(config, stage)
+    net = build_net(plan)
+    randomise(net)
+    net.float()
+    description = Description(
+        config=config,
+        plan=plan,
+        class_names=[f"class {number}" for number in range(plan["data"]["num_classes"])],
+        split=1,
+        normalisation=build_module(plan, net).normalise.describe(),
+        flow=asdict(FlowSettings()),
+    )
+    weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": weights, KEY: asdict(description)}, path)
+    return path
