@@ -20,6 +20,7 @@ from src.exporting.formats import ONNX_LIBRARIES, Format, OnnxFormat, TorchForma
 from src.exporting.libraries import check_installed
 from src.exporting.network import ClipShape, Exportable, output_names, trace
 from src.models.checkpoints import Description
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 FORMATS = ("torch", "onnx")
@@ -141,9 +142,8 @@ def export_checkpoint(ckpt_path: str, options: Options) -> Export:
         path = options.output / f"{name}{kind.ending}"
         draft.replace(path)
         export.files.append(ExportedFile(path, kind.name, seconds, differences))
-    draft = export.beside.with_suffix(".part")
-    draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    draft.replace(export.beside)
+    with whole(export.beside) as draft:
+        draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return export
 
 

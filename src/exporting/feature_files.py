@@ -12,6 +12,7 @@ from torch import Tensor
 from src.data.faults import Faults
 from src.errors import UserError
 from src.exporting.libraries import check_installed
+from src.whole_files import whole
 
 NO_LABEL = -1
 _ENDINGS = (".npz", ".parquet")
@@ -66,22 +67,23 @@ class Features:
             reasons = "; ".join(map(str, self.faults))
             raise UserError(f"there are no features to write{reasons and ': '}{reasons}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.stem}.part{path.suffix}")
-        (self._save_npz if path.suffix == ".npz" else self._save_parquet)(draft)
-        draft.replace(path)
+        save = self._save_npz if path.suffix == ".npz" else self._save_parquet
+        with whole(path) as draft:
+            save(draft)
 
     def _save_npz(self, path: Path) -> None:
         """Arrays video, list, label, class_names, about (JSON), and (N, C) of each stream."""
         vectors: dict[str, Any] = {name: self.vectors(name).numpy() for name in self.streams}
-        np.savez(
-            path,
-            video=np.array(self.videos),
-            list=np.array(self.lists),
-            label=np.array(self.labels),
-            class_names=np.array(self.class_names),
-            about=np.array(json.dumps(self.about)),
-            **vectors,
-        )
+        with path.open("wb") as file:  # to a name numpy would add an ending
+            np.savez(
+                file,
+                video=np.array(self.videos),
+                list=np.array(self.lists),
+                label=np.array(self.labels),
+                class_names=np.array(self.class_names),
+                about=np.array(json.dumps(self.about)),
+                **vectors,
+            )
 
     def _save_parquet(self, path: Path) -> None:
         """Columns video, list, label (a class name or null) and one of vectors for each stream."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -132,8 +133,8 @@ def test_nothing_is_lost_by_a_stop_while_writing(
     made = feature_files.Features({"protocol": "none"}, ["walk"])
     made.add("video", "test", 0, {"appearance": torch.ones(3)})
 
-    def stopped(path: Path, **_: object) -> None:
-        path.write_text("half")
+    def stopped(file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
