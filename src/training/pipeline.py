@@ -165,7 +165,13 @@ def run_stage(
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
             samples = save_samples(
-                stage_dir.samples, data, scores, module.protocol, config["samples"], config["seed"]
+                stage_dir.samples,
+                data,
+                scores,
+                module.protocol,
+                config["samples"],
+                config["seed"],
+                trainer.strategy.root_device,
             )
             fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
             checkpoint = stage_dir.checkpoint
