@@ -7,15 +7,18 @@ import pytest
 import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
 from src.cli import CONF_DIR, folder_name
 from src.models.build import build_net
+from src.models.temporal import STREAMS
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 
-SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
+SEARCH = "search"  # no grid: Optuna draws its jobs
+SWEEPS = sorted({path.stem for path in (CONF_DIR / "sweep").glob("*.yaml")} - {SEARCH})
 JOBS = {
     "claim": 25,
     "cross_stream": 13,
@@ -28,12 +31,15 @@ JOBS = {
 
 def jobs_of(sweep: str) -> list[list[str]]:
     """The overrides of each job, as Hydra's own sweeper multiplies them out."""
-    params: Any = OmegaConf.load(CONF_DIR / "sweep" / f"{sweep}.yaml").hydra.sweeper.params
-    overrides = OverridesParser.create().parse_overrides(
-        [f"{key}={value}" for key, value in params.items()]
-    )
+    overrides = parsed(sweep)
     (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return batch
+
+
+def parsed(sweep: str) -> list[Override]:
+    """What a sweep draws from."""
+    params: Any = OmegaConf.load(CONF_DIR / "sweep" / f"{sweep}.yaml").hydra.sweeper.params
+    return OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
 
 
 def test_all_sweeps_are_known() -> None:
@@ -72,6 +78,30 @@ def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> Non
             plans.setdefault(folder, set()).add(str(make_plan(config, stream)))
     assert len(plans) == 2 * (2 if sweep == "claim" else 1)
     assert all(len(same) == 1 for same in plans.values())
+
+
+@pytest.mark.parametrize("experiment", ["st_resnet_two_movers", "st_multiplier_ucf101"])
+def test_a_search_draws_joint_networks_that_share_the_streams(experiment: str) -> None:
+    """The lowest and the highest value of each range, the first and the last of each choice."""
+    drawn: dict[str, list[str]] = {}
+    for override in parsed(SEARCH):
+        sweep: Any = override.value()
+        if isinstance(sweep, IntervalSweep):
+            values: list[Any] = [sweep.start, sweep.end]
+        else:
+            values = list(override.sweep_string_iterator())
+        drawn[override.get_key_element()] = [str(values[0]), str(values[-1])]
+    base = [f"experiment={experiment}", f"sweep={SEARCH}"]
+    streams, joint = set(), set()
+    for end in (0, 1):
+        job = [f"{key}={values[end]}" for key, values in drawn.items()]
+        config = resolve(compose_config("train", *base, *job))
+        plan = make_plan(config, "joint")
+        joint.add(str(plan))
+        assert plan["module"]["schedule"]["lr"] == float(drawn["stages.joint.schedule.lr"][end])
+        assert build_net(plan).appearance.dropout.p == float(drawn["model.net.dropout"][end])
+        streams |= {(stage_dirs(config)[s].path, str(make_plan(config, s))) for s in STREAMS}
+    assert len(joint) == len(streams) == 2
 
 
 def test_a_jobs_folder_needs_no_quoting() -> None:
