@@ -54,7 +54,7 @@ def overrides() -> list[Named]:
     In tables `.key=value` and `value` go on from the key before them, as the last two do in
     model.net.connection.kind=none, additive; .path=direct.
     """
-    found = []
+    found: list[Named] = []
     for path in DOCUMENTS:
         for before, token in pairwise(_MARKDOWN.parse(path.read_text())):
             if token.type == "inline":
