@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "data" / "README.md", *sorted(ROOT.glob("docs/*.md")))
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
-_COMMAND = re.compile(r"python -m src\.(.*)")
-_END_OF_COMMAND = re.compile(r"\s+(?:#|&|[|;>]+\s)")  # a comment, or more for the shell
+# Up to a comment, or whatever else is for the shell.
+_COMMAND = re.compile(r"python -m src\.(.+?)(?=\s+(?:#|&|[|;>]+\s)|\s*$)")
 _OVERRIDE = re.compile(r"([+~]{0,2}[a-z][\w./@]*)=.+")
 _VALUE = re.compile(r"\w[\w-]*")
 _ONE_MORE = re.compile(r"(\s*\([^()]*\))?,?\s*(or )?")
@@ -39,13 +39,12 @@ class Named:
 
 def commands() -> list[Named]:
     """Every command of the project, in blocks of code, shell scripts, tables and text."""
-    found = []
-    for path in DOCUMENTS:
-        for code in _code(path):
-            if match := _COMMAND.search(code.text):
-                text = _END_OF_COMMAND.split(match[1])[0]
-                found.append(Named(code.where, " ".join(text.split())))
-    return found
+    return [
+        Named(code.where, " ".join(command.split()))
+        for path in DOCUMENTS
+        for code in _code(path)
+        for command in _COMMAND.findall(code.text)
+    ]
 
 
 def overrides() -> list[Named]:
