@@ -109,8 +109,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 if QUEUED in os.environ:
                     with errors_for_the_queue():
                         return function(cfg)
-                # Hydra would announce an error before handing it on.
-                with contextlib.nullcontext() if asked_for_traceback else one_line_errors():
+                # Hydra would announce an error before handing it on; a search goes on without.
+                handed_on = asked_for_traceback or cfg.get("trial")
+                with contextlib.nullcontext() if handed_on else one_line_errors():
                     return function(cfg)
 
             decorated = hydra.main(

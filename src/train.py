@@ -9,6 +9,8 @@ python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, pa
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
 
+from contextlib import nullcontext
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -23,6 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     from src.training.launch import run_on_all_devices
     from src.training.replay import replay
     from src.training.summary import summarise
+    from src.training.trial import fails_alone
 
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
@@ -32,7 +35,8 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.summary:
         summarise(cfg)
         return None
-    return run_on_all_devices(cfg, job)
+    with fails_alone() if cfg.trial else nullcontext():
+        return run_on_all_devices(cfg, job)
 
 
 if __name__ == "__main__":

@@ -256,8 +256,12 @@ class VideoDataModule(pl.LightningDataModule):
         videos: Sequence[Video] = getattr(self.videos, self.test_list)
         return self._loader("test", videos, self.test_view, self.test_batch_size)
 
-    def test_video(self, name: str) -> Sample:
+    def test_video(self, name: str, device: str | torch.device = "cpu") -> Sample:
         """One video of the test list as the test sees it, without the batch's dimension.
+
+        Args:
+            name: of the video.
+            device: where its flow is computed, if it is computed on a device.
 
         Raises:
             UserError: no such video is on the list. Whatever reading raises is raised as it is.
@@ -267,7 +271,9 @@ class VideoDataModule(pl.LightningDataModule):
             raise UserError(f"{name} is not on the test list")
         videos = self.videos.test
         dataset = VideoDataset(videos, self.rgb, self.flow, self.test_view, self.stack, self.seed)
-        batch = self.on_after_batch_transfer(collate([dataset[places[name], 0]]), 0)
+        batch = collate([dataset[places[name], 0]])
+        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        batch = self.on_after_batch_transfer(batch, 0)
         return {key: values[0] for key, values in batch.items()}
 
     def _loader(

@@ -87,17 +87,27 @@ def save_samples(
     protocol: VideoProtocol,
     count: int,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> list[Sample]:
     """Read `count` videos of the test list again, draw them, and say how they were classified.
 
     A video that can no longer be read is left out.
+
+    Args:
+        folder: for the files.
+        data: that was tested on.
+        scores: of the test.
+        protocol: of the test.
+        count: of videos, see `choose_samples`.
+        seed: for choosing them.
+        device: where flow is computed, if it is computed on a device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
     for place in choose_samples(scores, count, seed):
         video = scores.videos[place]
         try:
-            clip = data.test_video(video)
+            clip = data.test_video(video, device)
         except (OSError, UserError, RuntimeError, ValueError) as error:  # whatever decoders raise
             log.warning("no picture of %s: %s", video, error)
             continue

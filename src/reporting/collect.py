@@ -69,14 +69,25 @@ def _stage_folders(places: Sequence[str]) -> list[Path]:
     """Folders of stages, finished or not; one that is reached in several ways is there once."""
     found: dict[Path, Path] = {}
     visited: set[Path] = set()
-    for place in places:
-        starts = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
-        if not starts:
-            raise UserError(f"runs={place} does not exist: give folders with finished runs")
-        for start in starts:
-            for folder in _walk(Path(start), visited):
-                found.setdefault(folder.resolve(), folder)
+    for start in starts(places):
+        for folder in _walk(start, visited):
+            found.setdefault(folder.resolve(), folder)
     return sorted(found.values())
+
+
+def starts(places: Sequence[str]) -> list[Path]:
+    """The folders that are named by themselves or by patterns.
+
+    Raises:
+        UserError: there is none.
+    """
+    found: list[Path] = []
+    for place in places:
+        named = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
+        if not named:
+            raise UserError(f"runs={place} does not exist: give folders with finished runs")
+        found += map(Path, named)
+    return found
 
 
 def _walk(start: Path, visited: set[Path]) -> Iterator[Path]:
@@ -111,6 +122,10 @@ def _why_unfinished(folder: Path) -> str:
     overrides = overrides_beside(folder.parent)
     if overrides is None:
         return f"not finished: {began}"
+    if any(override.startswith("trial=") for override in overrides):
+        began = "a trial of a search, which may have pruned it"
+        overrides = tuple(one for one in overrides if not one.startswith("trial="))
+        overrides = ("hydra.mode=RUN", *overrides)
     if not any(override.startswith("paths.run_dir=") for override in overrides):
         # A job of a sweep has been given its directory by the sweep.
         overrides = (*overrides, f'paths.run_dir="{folder.parent}"')

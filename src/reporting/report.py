@@ -17,6 +17,7 @@ from src.reporting.pairs import Paired, pair_rows
 from src.reporting.results_section import missing_numbers, results_section, sort_rows
 from src.reporting.rows import Row, group_rows
 from src.reporting.runs_file import runs_csv
+from src.reporting.searches import search_sections
 from src.reporting.terminal import show_document
 
 PAIRED_COLUMNS = (
@@ -52,7 +53,8 @@ def make_report(
     """
     collection = collect(runs)
     rows = sort_rows(group_rows(collection.runs))
-    document = replace(_compose(rows, collection, baseline), details=details(rows, most_details))
+    document = _compose(rows, collection, baseline, search_sections(runs))
+    document = replace(document, details=details(rows, most_details))
     files = {
         "report.md": to_markdown(document),
         "report.html": to_page(document),
@@ -69,13 +71,16 @@ def make_report(
     return document
 
 
-def _compose(rows: Sequence[Row], collection: Collection, baseline: str | None) -> Document:
+def _compose(
+    rows: Sequence[Row], collection: Collection, baseline: str | None, searches: Sequence[Section]
+) -> Document:
     sections = [results_section(rows)]
     faults = [f"{run.folder}: {one}" for row in rows for run in row.runs for one in run.faults]
     if faults:
         sections.append(Section("Missing or broken videos", lines=faults))
     if baseline is not None:
         sections.append(_paired_section(pair_rows(rows, baseline), baseline))
+    sections += searches
     commands = [one.command for one in missing_numbers(rows) if one.command]
     if commands:
         why = ["All splits, one after the other; what is finished is not trained again."]

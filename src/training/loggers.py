@@ -82,7 +82,10 @@ class StageRun(WandbLogger):
 
 
 def _run_id(file: Path) -> str:
-    """The id that the stage's earlier runs had, else a new one."""
+    """The id that the stage's earlier runs had, else a new one; in a W&B sweep the agent's."""
+    given = os.environ.get("WANDB_RUN_ID")
+    if given and os.environ.get("WANDB_SWEEP_ID"):
+        return given
     if file.is_file():
         return file.read_text().strip()
     run_id = secrets.token_hex(4)

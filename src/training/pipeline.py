@@ -6,6 +6,7 @@ run_dir/
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from src.training.run_end import end_run
 from src.training.speed import compile_net, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
+from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import start_from
 
@@ -73,7 +75,9 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
             )
             log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
         else:
-            run_stage(cfg, config, plan, stage_dir, overrides)
+            done = run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1])
+            if not done:
+                return math.nan
     results = results_of_run(dirs)
     if not results:
         raise UserError(f"no stage in {run_dir} is finished")
@@ -87,8 +91,21 @@ def run_stage(
     plan: Plan,
     stage_dir: StageDir,
     overrides: Sequence[str] | None = None,
-) -> None:
-    """Train one stage, test it on whole videos, and record both in its directory."""
+    last: bool = True,
+) -> bool:
+    """Train one stage, test it on whole videos, and record both in its directory.
+
+    Args:
+        cfg: the composed config.
+        config: the same, resolved.
+        plan: of the stage.
+        stage_dir: its directory.
+        overrides: of the command line, for the record.
+        last: whether it is the experiment's last.
+
+    Returns:
+        Whether it is finished; a search may have pruned it.
+    """
     name = plan["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     stage_dir.path.mkdir(parents=True, exist_ok=True)
@@ -122,12 +139,14 @@ def run_stage(
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         throughput = Throughput()
+        prune = pruning(config, last)
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             unreadable,
             EpochLine(name),
             throughput,
+            *prune,
             *progress_bars(cfg.trainer, name, throughput),
             collected,
             LogProtocol(protocol),
@@ -138,13 +157,21 @@ def run_stage(
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if any(one.pruned for one in prune):
+            return False
         with uncompiled(config["compile"]):
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
             samples = save_samples(
-                stage_dir.samples, data, scores, module.protocol, config["samples"], config["seed"]
+                stage_dir.samples,
+                data,
+                scores,
+                module.protocol,
+                config["samples"],
+                config["seed"],
+                trainer.strategy.root_device,
             )
             fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
             checkpoint = stage_dir.checkpoint
@@ -152,6 +179,7 @@ def run_stage(
     if trainer.is_global_zero:
         _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
     trainer.strategy.barrier()
+    return True
 
 
 def _finish(

@@ -1,17 +1,22 @@
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.loggers import StageRun, closing, code_version
 from src.training.pipeline import run_experiment
+from src.training.plan import resolve
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
 
@@ -178,3 +183,33 @@ def test_a_run_is_closed_as_failed_before_the_next_begins(
         pass
     ids = {file.stem for file in (tmp_path / "motion" / "wandb").glob("offline-run-*/*.wandb")}
     assert ids == {f"run-{second.about.run_id}"}
+
+
+def test_a_sweep_of_wandb_drives_the_entry_point(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As W&B's agent does it: each parameter drawn, filled into the command, and composed."""
+    file = CONF_DIR.parent / "docs" / "wandb_sweep.yaml"
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    kept = OfflineRun(run_dir / "joint").logged
+    assert sweep["metric"]["name"] in kept
+    drawn = {
+        key: {"value": one["values"][-1] if "values" in one else one["max"]}
+        for key, one in sweep["parameters"].items()
+    }
+    filled = create_sweep_command_args({"args": drawn})
+    filled |= {"env": [], "interpreter": ["python"], "program": [sweep["program"]]}
+    command = [
+        part
+        for one in sweep["command"]
+        for part in (filled[one[2:-1]] if one.startswith("${") else [one])
+    ]
+    assert command[:3] == ["python", "-m", "src.train"]
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    config = resolve(compose_config("train", *command[3:]))
+    assert config["paths"]["run_dir"].endswith("abc123")
+    assert config["stages"]["joint"]["schedule"]["lr"] == drawn["stages.joint.schedule.lr"]["value"]
+    assert config["stages"]["joint"]["data"]["stride"] == [5, 15]
+    assert config["model"]["net"]["dropout"] == 0.8
+    assert StageRun(str(tmp_path), "p", "e", [], checkpoints=False).version == "abc123"

@@ -1,0 +1,1 @@
+"""Hydra looks for plugins in packages of this name alone."""
