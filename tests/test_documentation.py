@@ -16,6 +16,7 @@ import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
@@ -32,12 +33,10 @@ from tests.importing.released_mat import base_stream, joined
 FILLED = {
     "ckpt_path=...": "ckpt_path=joint.ckpt",
     "experiment=...": "experiment=st_resnet_two_movers",
-    "data.dataset.root=...": "data.dataset.root=data/ucf101",
-    "data.flow=...": "data.flow=data/ucf101/tvl1_flow",
 }
 PLUGINS = {
     "hydra/launcher=slurm": "hydra_plugins.hydra_submitit_launcher",
-    "hydra/sweeper=optuna": "hydra_plugins.hydra_optuna_sweeper",
+    "hydra/sweeper=optuna": "optuna",
 }
 
 # What makes the commands small.
@@ -102,6 +101,7 @@ def released(place: Path, run: Path) -> None:
 def a_checkpoint(place: Path, run: Path) -> None:
     shutil.copyfile(run / "joint" / "last.ckpt", place / "joint.ckpt")
     shutil.copyfile(run / "motion" / "scores.csv", place / "idt.csv")
+    moving(place / "my_videos" / "still" / "a.mp4", 1)
     moving(place / "clip.mp4", 0)
     moving(place / "film.mp4", 2, frames=150)
 
@@ -162,21 +162,31 @@ RUN = {
         released,
         {
             "import_matconvnet input=ucf101-ST-ResNet50-split=1.mat output=released.ckpt": (),
-            "evaluate ckpt_path=released.ckpt +data.dataset.root=... +data.flow=...": (
-                *CPU,
-                "+data.test_frames=6",
-            ),
+            "evaluate ckpt_path=released.ckpt +data.dataset.root=data/ucf101 "
+            "+data.flow=data/ucf101/tvl1_flow": (*CPU, "+data.test_frames=6"),
         },
         ("evaluation/scores.csv",),
     ),
     "a checkpoint": Story(
         a_checkpoint,
         {
-            "predict ckpt_path=... input=clip.mp4": (),
-            "predict ckpt_path=... input=film.mp4 window=4 step=1 plot=out annotate=out": (),
+            "evaluate ckpt_path=joint.ckpt protocol=ten_crops": CPU,
+            "predict ckpt_path=joint.ckpt input=clip.mp4": (),
+            "predict ckpt_path=joint.ckpt input=film.mp4 window=4 step=1 plot=out annotate=out": (),
             "fuse inputs=[joint.ckpt,idt.csv] weights=[1,0.5] average=softmax": CPU,
+            "features ckpt_path=joint.ckpt lists=[train,test] output=features.npz": CPU,
+            "features ckpt_path=joint.ckpt input=my_videos output=features.parquet": CPU,
+            "train experiment=st_resnet_hmdb51 debug=summary": (),
         },
-        ("predictions.csv", "out/film.png", "out/film_annotated.mp4", "fused_scores.csv"),
+        (
+            "evaluation/scores.csv",
+            "predictions.csv",
+            "out/film.png",
+            "out/film_annotated.mp4",
+            "fused_scores.csv",
+            "features.npz",
+            "features.parquet",
+        ),
     ),
     "extension": Story(
         extension,
@@ -195,15 +205,23 @@ RUN = {
 COMPOSED = {
     "train sweep=claim": "25 trainings",
     "train experiment=st_resnet_hmdb51 sweep=splits": "three trainings",
-    "train experiment=... debug=replay": "needs a run that failed, see training/test_health.py",
+    "train experiment=st_resnet_hmdb51 sweep=search": "many trainings, see training/test_optuna.py",
+    "train experiment=st_resnet_hmdb51 debug=replay": (
+        "needs a run that failed, see training/test_health.py"
+    ),
+    "train experiment=st_resnet_ucf101 data.rgb=data/ucf101/ucf101_jpegs_256.zip.001 "
+    "data.flow=data/ucf101/ucf101_tvl1_flow.zip.001": (
+        "needs the published archives, see training/test_archives.py"
+    ),
+    "export ckpt_path=joint.ckpt": "takes 15 seconds, see exporting/test_export.py",
     "train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=4 trainer.num_nodes=2": (
         "needs two nodes of four GPUs"
     ),
     "train -m experiment=st_resnet_hmdb51 data.split=1,2,3 trainer=ddp trainer.devices=4 "
     "hydra/launcher=slurm hydra.launcher.partition=gpu": "needs a cluster, see cluster/",
-    "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna hydra.sweeper.n_jobs=1 "
-    "hydra.sweeper.direction=maximize schedule=cosine 'schedule.lr=interval(1e-4,1e-2)'": (
-        "20 trainings, see training/test_optuna.py"
+    "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna schedule=cosine "
+    "'schedule.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
+        "many trainings, see training/test_optuna.py"
     ),
     "benchmark target=[loader,decode,extract,flow,memory,network,step,startup] "
     "clips=<folder of videos>": "takes minutes, see benchmarks/test_targets.py",
@@ -321,6 +339,7 @@ TAKERS: list[tuple[str, ...]] = [
     PUBLISHED,
     ("train", "experiment=st_resnet_folder"),
     ("train",),
+    ("train", "hydra/sweeper=optuna"),
     *sorted((file.stem,) for file in CONF_DIR.glob("*.yaml") if file.stem != "train"),
 ]
 
@@ -343,8 +362,11 @@ def test_override_composes(named: Named) -> None:
         pytest.fail(f"{named}: {'; '.join(refusals) or 'no command knows its key'}")
     if taker == PUBLISHED:  # Hydra takes any value; the network says which there are
         plan = make_plan(resolve(cfg), "joint")
-        with torch.device("meta"):
-            build_module(plan, build_net(plan))
+        try:
+            with torch.device("meta"):
+                build_module(plan, build_net(plan))
+        except (HydraException, ValueError) as error:
+            pytest.fail(f"{named}: {find_mistake(error) or error}")
 
 
 def test_links_lead_somewhere() -> None:
