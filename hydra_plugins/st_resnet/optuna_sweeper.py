@@ -71,12 +71,15 @@ class OptunaSweeper(Sweeper):
         self.pruner = (pruner, _plain(pruner_options))
         self.launcher: Launcher | None = None
         self.exhausted = False
+        self.incidental: set[str] = set()  # keys in which a search that goes on may differ
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Remember what launches jobs."""
         self.config_loader = hydra_context.config_loader
+        # They say where, how fast and for whom, not what.
+        self.incidental = set(config.hydra.job.config.override_dirname.exclude_keys)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -85,7 +88,7 @@ class OptunaSweeper(Sweeper):
         """Run trials until there are enough.
 
         Returns:
-            The best value.
+            The best value; NaN if every trial was pruned.
 
         Raises:
             UserError: there is nothing to search, or the file holds another search.
@@ -108,8 +111,7 @@ class OptunaSweeper(Sweeper):
         self._run_again(study)
         while (left := self.trials - _finished(study)) > 0 and not self.exhausted:
             self._run(study, space, fixed, min(left, self.together))
-        self._save_best(study)
-        return study.best_value
+        return self._save_best(study)
 
     def _open(self, fixed: Sequence[str]) -> "optuna.Study":
         self.journal.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ class OptunaSweeper(Sweeper):
         study.sampler = choose(optuna.samplers, name, options, "hydra.sweeper.sampler")
         study.pruner = choose(optuna.pruners, *self.pruner, "hydra.sweeper.pruner")
         known = study.user_attrs.get(ARGUMENTS, list(fixed))
-        if known != list(fixed):
+        if self._essential(known) != self._essential(fixed):
             raise UserError(
                 f"{self.journal} is a search with other arguments ({' '.join(known)}): give "
                 "another hydra.sweeper.journal, or the same arguments to go on"
@@ -133,6 +135,9 @@ class OptunaSweeper(Sweeper):
         study.set_user_attr(ARGUMENTS, list(fixed))
         study.set_user_attr(PRUNER, self.pruner)
         return study
+
+    def _essential(self, arguments: Sequence[str]) -> set[str]:
+        return {one for one in arguments if one.partition("=")[0] not in self.incidental}
 
     def _stop(self) -> None:
         self.exhausted = True
@@ -180,11 +185,17 @@ class OptunaSweeper(Sweeper):
                 raise failed
             log.warning("trial %d failed: %s", trial.number, mistake)
 
-    def _save_best(self, study: "optuna.Study") -> None:
+    def _save_best(self, study: "optuna.Study") -> float:
+        from optuna.trial import TrialState
+
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            log.warning("all trials were pruned: there is no best one")
+            return math.nan
         best = study.best_trial
         content = {"name": "optuna", "best_params": best.params, "best_value": best.value}
         file = self.journal.with_name("optimization_results.yaml")  # as Hydra's own sweepers do
         OmegaConf.save(OmegaConf.create(content), file)
+        return study.best_value
 
 
 def _tell(study: "optuna.Study", trial: "optuna.Trial", job: JobReturn) -> Exception | None:

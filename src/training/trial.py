@@ -37,6 +37,8 @@ class Prune(pl.Callback):
         """Report; validation of this pass is over by now."""
         value = trainer.callback_metrics.get(WATCHED)
         if value is None:
+            if trainer.is_global_zero and not trainer.current_epoch:
+                log.warning("without validation no trial is pruned: there is no %s", WATCHED)
             return
         done = trainer.current_epoch + 1
         prune = trainer.is_global_zero and self._should_end(done, float(value))

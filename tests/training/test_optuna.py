@@ -1,5 +1,6 @@
 """Searches by Optuna: trials are jobs, bad ones end early, and a stopped search goes on."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from hydra_plugins.st_resnet.optuna_sweeper import OptunaSweeper
 from src.errors import UserError
 from src.reporting.collect import collect
 from src.reporting.report import make_report
-from src.training.study import open_study
+from src.training.study import PRUNED, open_study
 from tests.conftest import TINY
 
 optuna = pytest.importorskip("optuna")
@@ -97,6 +98,7 @@ def search(
     defaults: dict[str, Any] = {"trials": 4, "together": 1, "failures": 1, "direction": "maximize"}
     defaults |= {"seed": 0, "sampler": "RandomSampler", "pruner": "NopPruner"}
     sweeper = OptunaSweeper(str(folder / "x.study"), **(defaults | options))
+    sweeper.incidental = {"trainer.devices"}
     launcher: Any = Launcher(job)
     sweeper.launcher = launcher
     sweeper.config_loader = ConfigLoaderImpl(create_config_search_path(None))
@@ -136,7 +138,7 @@ def test_a_stopped_search_goes_on_with_the_trial_that_was_under_way(tmp_path: Pa
     space = "x=interval(0.0,1.0)"
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, stops, space)
-    study, batches = search(tmp_path, parabola, space)
+    study, batches = search(tmp_path, parabola, space, "trainer.devices=2")
     assert batches[0][0]["x"] == started[2]
     assert len(batches) == 2
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -164,6 +166,26 @@ def test_a_trial_fails_alone_but_many_do_not(
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no such key"):
         search(tmp_path / "other", mistaken, "x=interval(0.0,1.0)")
+
+
+def test_a_search_of_which_all_trials_are_pruned_has_no_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pruned(job: dict[str, str]) -> float:
+        study = open_study(tmp_path / "x.study")
+        trial = study.get_trials(deepcopy=False)[-1]
+        optuna.trial.Trial(study, trial._trial_id).set_user_attr(PRUNED, 1)
+        return math.nan
+
+    study, batches = search(tmp_path, pruned, "x=interval(0.0,1.0)", trials=2)
+    assert len(batches) == 2
+    assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
+    assert "all trials were pruned" in caplog.text
+    document = make_report([str(tmp_path)], str(tmp_path), console=Console(quiet=True))
+    (section,) = [one for one in document.sections if one.title.startswith("Search")]
+    assert section.table is not None
+    assert [row[2].text for row in section.table.rows] == ["pruned after pass 1"] * 2
+    assert not section.code
 
 
 def test_all_combinations_end_a_search(tmp_path: Path) -> None:
