@@ -25,11 +25,12 @@ def main(cfg: DictConfig) -> None:
 
     from src.exporting.feature_files import check_output
     from src.exporting.features import features_of_files, features_of_lists
+    from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
     output = check_output(Path(config["output"]))
-    trainer = instantiate_trainer(cfg.trainer)
+    trainer = instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "features"))
     ckpt_path, data, protocol = str(config["ckpt_path"]), config["data"], config["protocol"]
     if config["input"] is None:
         features = features_of_lists(ckpt_path, config["lists"], data, trainer, protocol)

@@ -25,10 +25,12 @@ from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
 from src.models.build import Plan, build_module, build_net
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet, appearance_stream
+from src.training.callbacks import SeedSteps
 from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_net, set_tf32
+from src.training.throughput import Throughput
 from src.training.trainer import build_trainer, instantiate_trainer
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, in 0..255
@@ -273,7 +275,8 @@ def _fit(
         stage_dir = StageDir(Path(folder))
         loggers = build_loggers(cfg.logger, config, plan["stage"], stage_dir.path)
         with closing(loggers):
-            trainer = build_trainer(cfg, plan, [watch], stage_dir, loggers)
+            callbacks = [watch, SeedSteps(config["seed"]), Throughput()]
+            trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
             trainer.callbacks = [  # type: ignore[attr-defined]
                 one
                 for one in trainer.callbacks  # type: ignore[attr-defined]

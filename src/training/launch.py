@@ -21,16 +21,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import ParallelStrategy
 
-from src.cli import find_mistake, quieten
+from src.cli import find_mistake
 from src.errors import UserError
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
 from src.training.stop import SIGNALS, await_signals, end_at_signals, ignore_signals
+from src.training.trainer import instantiate_trainer
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
@@ -52,7 +52,6 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
         SystemExit: the first process ended with an error, which it has told; or a signal
             came that ends it.
     """
-    quieten()  # in the processes of a queue nobody else has
     group = Group.found()
     tell_lightning(group)
     count = processes_to_start(cfg, group)
@@ -96,7 +95,7 @@ def processes_to_start(cfg: DictConfig, group: Group | None = None) -> int:
     Raises:
         UserError: the group is another than the trainer's.
     """
-    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
     if group is not None:
         group.check_fits(trainer)
         return 1

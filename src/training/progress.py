@@ -140,7 +140,7 @@ class StageProgress(ProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
     ) -> None:
         """Show how far the test is."""
-        title = f"{self.title}: test" if self.throughput else "test"
+        title = f"{self.title}: test" if self.throughput else self.title
         self._evaluated(title, step[2] + 1, trainer.num_test_batches)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

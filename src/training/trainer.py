@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ProgressBar
 
+from src.cli import quieten
 from src.errors import UserError
 from src.models.build import Plan, build_schedule
 from src.training.checkpoint_io import WholeFiles
@@ -27,6 +28,7 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     Raises:
         UserError: it would quietly use another precision than it is asked for.
     """
+    quieten()  # again: Lightning has set its own level when it was imported
     callbacks = options.get("callbacks") or ()
     options["enable_progress_bar"] = any(isinstance(one, ProgressBar) for one in callbacks)
     trainer: pl.Trainer = instantiate(cfg, **options, _convert_="all")

@@ -1,5 +1,6 @@
 """Choices of optimisation beside the papers': composed, remembered, checked early, and trained."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from src.models.schedules import PiecewiseConstant, WarmupCosine
 from src.training.checks import check_plans
 from src.training.pipeline import run_experiment
 from src.training.plan import difference, make_plan, resolve, stage_names
+from src.training.trainer import instantiate_trainer
 from tests.conftest import compose_config
 
 UCF101 = "experiment=st_resnet_ucf101"
@@ -210,3 +212,10 @@ def test_sgds_rates_with_adamw_are_told(caplog: pytest.LogCaptureFixture) -> Non
         caplog.clear()
         check_plans({name: make_plan(config, name) for name in names}, config)
         assert sum("which suits SGD" in message for message in caplog.messages) == told
+
+
+def test_a_trainer_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)  # as its import sets it
+    with caplog.at_level(logging.INFO):
+        instantiate_trainer(compose_config("train").trainer, logger=False)
+    assert [record.message for record in caplog.records if "lightning" in record.name] == []
