@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
 from src.data.faults import FAILED, FaultTolerant
+from src.data.hold_out import hold_out
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
 from src.data.loading import UnderWay, VideoLoader
 from src.data.sampling import STRIDED_RUN, ClipSampler
@@ -74,6 +75,8 @@ class VideoDataModule(pl.LightningDataModule):
         start_method: how workers start: fork, spawn or forkserver; None is the system's.
         manifest: what `src.verify_data` has written. It tells which videos are there and sound, so
             that no folder has to be listed; None, no such file or one for other places is none.
+        hold_out: the share of the training list that is tested on in the place of the test list,
+            which is not used, see `src.data.hold_out`; None tests on the test list.
         max_broken: the share of the training list that may turn out unreadable before the run
             stops, 0..1.
     """
@@ -110,6 +113,7 @@ class VideoDataModule(pl.LightningDataModule):
         start_method: str | None = None,
         manifest: str | None = None,
         max_broken: float = 0.01,
+        hold_out: float | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -141,6 +145,9 @@ class VideoDataModule(pl.LightningDataModule):
                 raise UserError(
                     f"data.{name}={choice}: choose from {', '.join(str(c) for c in choices)}"
                 )
+        if hold_out is not None and not (isinstance(hold_out, int | float) and 0 < hold_out < 1):
+            raise UserError(f"data.hold_out={hold_out}: needs a share above 0, below 1, or null")
+        self.hold_out = hold_out
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
         self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
         self.cache_dir, self.prefetch = cache_dir, prefetch
@@ -172,6 +179,8 @@ class VideoDataModule(pl.LightningDataModule):
         if self.videos.classes:
             return
         listed = self.dataset()
+        if self.hold_out is not None:
+            listed = hold_out(listed, self.hold_out)
         if len(listed.classes) != self.num_classes:
             raise UserError(
                 f"data.num_classes={self.num_classes}, but the lists name "

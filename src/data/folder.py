@@ -106,7 +106,12 @@ def read_folder(
 
     def videos(part: Iterable[Entry]) -> tuple[Video, ...]:
         return tuple(
-            Video(Path(entry.path).stem, Path(root, entry.path), classes.index(entry.label))
+            Video(
+                name=Path(entry.path).stem,
+                path=Path(root, entry.path),
+                label=classes.index(entry.label),
+                group=entry.group,
+            )
             for entry in part
         )
 

@@ -1,10 +1,15 @@
 """The official train and test lists of HMDB51 and UCF101, read from where they were downloaded."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.errors import UserError
+
+# v_<Class>_g<group>_c<clip>; <film>_<action>_<body>_<camera>_np<people>_<side>_<quality>_<clip>
+UCF101_NAME = re.compile(r"(?P<group>v_.+_g\d+)_c\d+")
+HMDB51_NAME = re.compile(r"(?P<group>.+)_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+")
 
 
 @dataclass(frozen=True)
@@ -16,11 +21,14 @@ class Video:
         path: where the file is expected; its case, and whether it is there, is found out by
             `src.data.library`, for it may lie in an archive instead.
         label: index of its class.
+        group: what it shares with videos that look like it, such as their film; None if nobody
+            knows. Where it is known, it follows from the name.
     """
 
     name: str
     path: Path
     label: int
+    group: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -136,9 +144,17 @@ def _split(
 ) -> Split:
     def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
         inside = ((_inside(path, lists), label) for path, label in entries)
-        return tuple(Video(path.stem, videos / path, label) for path, label in inside)
+        return tuple(
+            Video(path.stem, videos / path, label, group_of(path.stem)) for path, label in inside
+        )
 
     return Split(classes, listed(train), listed(test))
+
+
+def group_of(name: str) -> str | None:
+    """The scene of a video of UCF101, the film and action of one of HMDB51, by its name."""
+    match = UCF101_NAME.fullmatch(name) or HMDB51_NAME.fullmatch(name)
+    return match["group"] if match else None
 
 
 def _inside(entry: str, lists: Path) -> Path:

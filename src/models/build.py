@@ -71,5 +71,6 @@ def build_protocol(plan: Plan) -> VideoProtocol:
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         mirror=protocol["mirror"] and data["mirror"],
+        held_out=data.get("hold_out"),  # not known to older plans
         _convert_="all",
     )

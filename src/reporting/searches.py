@@ -37,7 +37,7 @@ def _section(file: Path) -> Section:
         *(Column(key) for key in keys),
     ]
     rows = [[*_cells(trial), *(_value(trial.params.get(key)) for key in keys)] for trial in trials]
-    lines = ["The value chooses on the test list: another split must confirm what it finds."]
+    lines = ["The best of many owes something to the videos it was chosen by: test it on others."]
     if not any(trial.value is not None for trial in trials):
         return Section(title, Table(columns, rows), lines)
     best = study.best_trial

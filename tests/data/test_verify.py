@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from src import verify_data
-from src.data.splits import Split, Video, read_hmdb51, read_ucf101
+from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
 from src.data.verification.lists import Lists, key_of, read_lists
 from src.data.verification.report import report
 from src.data.verification.scan import Lost, in_parallel
@@ -288,7 +288,10 @@ class TestInParallel:
 class TestLists:
     def lists(self, train: list[str], test: list[str]) -> Lists:
         part = [
-            tuple(Video(name, Path("videos", "wave", f"{name}.avi"), 0) for name in names)
+            tuple(
+                Video(name, Path("videos", "wave", f"{name}.avi"), 0, group_of(name))
+                for name in names
+            )
             for names in (train, test)
         ]
         return read_lists(lambda split: Split(("wave",), *part))

@@ -1,19 +1,15 @@
 """All official lists of a dataset together, and what may not be in two parts of one of them."""
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.data.splits import Split, Video
+from src.data.splits import HMDB51_NAME, Split, Video
 from src.errors import UserError
 
 _NUMBERS = (1, 2, 3)
-# v_<Class>_g<group>_c<clip>; <film>_<action>_<body>_<camera>_np<people>_<side>_<quality>_<clip>
-_UCF101 = re.compile(r"(?P<group>v_.+_g\d+)_c\d+")
-_HMDB51 = re.compile(r"(?P<group>.+)_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+")
 
 
 @dataclass(frozen=True)
@@ -111,10 +107,9 @@ def _mentioned(dataset: Any) -> set[str]:
 
 def _group(video: Video) -> str:
     """Videos of one group and class are alike: clips of one film, or of one scene."""
-    match = _UCF101.fullmatch(video.name) or _HMDB51.fullmatch(video.name)
-    return match["group"] if match else video.name
+    return video.group or video.name
 
 
 def _film(video: Video, split: Split) -> str | None:
-    match = _HMDB51.fullmatch(video.name)
+    match = HMDB51_NAME.fullmatch(video.name)
     return match["group"].removesuffix(f"_{split.classes[video.label]}") if match else None
