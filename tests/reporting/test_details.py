@@ -120,7 +120,12 @@ def test_a_browser_shows_the_page_without_loading_anything(page: Path, tmp_path:
     probed.write_text(text, encoding="utf-8")
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'b'}"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'b'}",
+    ]
     command = [str(BROWSER), *flags, *root, "--dump-dom"]
     done = subprocess.run([*command, probed.as_uri()], capture_output=True, text=True, timeout=120)
     answer = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.S)
