@@ -101,5 +101,4 @@ def ready(
         limit: how many batches; None is all.
     """
     for batch in islice(loader, limit):
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        yield data.on_after_batch_transfer(moved, 0)
+        yield data.ready(batch, device)
