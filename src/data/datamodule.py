@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.augment import Augmentation
@@ -247,6 +248,10 @@ class VideoDataModule(pl.LightningDataModule):
         """Compute the flow on the device, if that is where it is computed."""
         return self._flow_after_transfer(batch) if FRAMES in batch else batch
 
+    def ready(self, batch: Batch, device: str | torch.device) -> Batch:
+        """A loader's batch as a network gets it from a trainer: moved, and with its flow."""
+        return self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every training video once, in random order, one random clip of each."""
         loader = self._loader("train", self.videos.train, self.train_view, self.batch_size)
@@ -280,9 +285,7 @@ class VideoDataModule(pl.LightningDataModule):
             raise UserError(f"{name} is not on the test list")
         videos = self.videos.test
         dataset = VideoDataset(videos, self.rgb, self.flow, self.test_view, self.stack, self.seed)
-        batch = collate([dataset[places[name], 0]])
-        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        batch = self.on_after_batch_transfer(batch, 0)
+        batch = self.ready(collate([dataset[places[name], 0]]), device)
         return {key: values[0] for key, values in batch.items()}
 
     def _loader(

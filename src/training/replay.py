@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -57,7 +58,7 @@ def replay(cfg: DictConfig) -> float:
     )
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     module = precision.convert_module(module.to(device)).train()
-    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in step.batch.items()}
+    batch = move_data_to_device(step.batch, device)
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autograd.set_detect_anomaly(True):
         set_random_state(step.random, device)
