@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
@@ -94,12 +95,7 @@ def score_videos(
     ckpt_path: str,
 ) -> VideoScores:
     """What `evaluate_checkpoint` does, with what `load_module` has returned; gives the scores."""
-    data = build_datamodule(description.plan)
-    data.prepare_data()
-    data.setup()
-    description.check_fits(data, ckpt_path)
-    if list(data.videos.classes) != description.class_names:
-        raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
+    data = data_of(description, ckpt_path)
     protocol = build_protocol(description.plan).name
     collected = CollectScores(data, protocol)
     trainer.callbacks += [collected, LogProtocol(protocol)]  # type: ignore[attr-defined]
@@ -108,6 +104,21 @@ def score_videos(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         collected.scores.save(Path(output))
     return collected.scores
+
+
+def data_of(description: Description, ckpt_path: str) -> VideoDataModule:
+    """The data that a checkpoint was trained and is tested on, set up.
+
+    Raises:
+        UserError: they are of another split, were made with other flow, or have other classes.
+    """
+    data = build_datamodule(description.plan)
+    data.prepare_data()
+    data.setup()
+    description.check_fits(data, ckpt_path)
+    if list(data.videos.classes) != description.class_names:
+        raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
+    return data
 
 
 def scores_beside(ckpt_path: str) -> str:

@@ -19,12 +19,11 @@ from src.data.datamodule import VideoDataModule
 from src.data.faults import UNREADABLE, Faults
 from src.data.frames_in_order import Upright, is_stream
 from src.errors import UserError
-from src.evaluation.evaluate import load_module
+from src.evaluation.evaluate import data_of, load_module
 from src.evaluation.inputs import find_inputs
 from src.evaluation.predictor import Predictor
 from src.exporting.feature_files import NO_LABEL, Features
 from src.flow.settings import FlowSettings
-from src.models.build import build_datamodule
 from src.models.checkpoints import Description
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
@@ -86,10 +85,7 @@ def features_of_lists(
     if not lists:
         raise UserError(f"lists=[]: choose from {', '.join(LISTS)}")
     module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
-    data = build_datamodule(description.plan)
-    data.prepare_data()
-    data.setup()
-    description.check_fits(data, ckpt_path)
+    data = data_of(description, ckpt_path)
     features = Features(_about(module, description), list(data.videos.classes))
     for part in lists:
         data.test_list = part
