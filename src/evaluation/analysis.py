@@ -10,6 +10,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
 
+BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class
 
 
@@ -68,7 +69,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Fused:
-    """Scores that are the mean of others, called `name`."""
+    """Scores that are the mean of others, called `name`, in words."""
 
     name: str
     whole: VideoScores
@@ -82,7 +83,7 @@ class Fused:
 def fused_classifiers(scores: VideoScores) -> Fused | None:
     """A net against its classifiers, None if it has one only."""
     parts = scores.classifiers()
-    return Fused("both_classifiers", scores, parts) if parts else None
+    return Fused(BOTH, scores, parts) if parts else None
 
 
 def predictions(scores: VideoScores) -> Tensor:
@@ -137,7 +138,7 @@ def class_differences(one: VideoScores, other: VideoScores) -> list[ClassDiffere
     Raises:
         UserError: the videos or their labels differ.
     """
-    labels = [_labels(each) for each in (one, other)]
+    labels = [labels_by_video(each) for each in (one, other)]
     if labels[0] != labels[1] or not labels[0]:
         raise UserError(
             f"the two runs are not of the same labelled videos ({len(labels[0])} and "
@@ -157,11 +158,11 @@ def changes(before: VideoScores, after: VideoScores) -> Changes:
     Raises:
         UserError: both have no video in common, or give one another label.
     """
-    labels, was, now = _labels(before), _right(before), _right(after)
+    labels, was, now = labels_by_video(before), _right(before), _right(after)
     common = [video for video in after.videos if video in was]
     if not common:
         raise UserError("these scores have no video in common")
-    for video, label in _labels(after).items():
+    for video, label in labels_by_video(after).items():
         if labels.get(video, label) != label:
             raise UserError(f"video {video} is {labels[video]} in one file and {label} in another")
     return Changes(
@@ -170,7 +171,12 @@ def changes(before: VideoScores, after: VideoScores) -> Changes:
     )
 
 
-def _labels(scores: VideoScores) -> dict[str, str]:
+def labels_by_video(scores: VideoScores) -> dict[str, str]:
+    """The names of the classes that videos are of.
+
+    Raises:
+        UserError: the scores have no labels.
+    """
     if len(scores.labels) != len(scores.videos):
         raise UserError("scores without a column named label cannot be compared")
     names = (scores.classes[label] for label in scores.labels)

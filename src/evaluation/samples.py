@@ -55,6 +55,16 @@ class Sample:
         """Whether the net is right."""
         return self.says[NET].prediction == self.label
 
+    @property
+    def caption(self) -> str:
+        """In words: which video, and what each classifier says of it."""
+        says = "; ".join(
+            f"{'' if name == NET else f'{name}: '}{said.prediction} {said.probability:.0%}"
+            for name, said in self.says.items()
+        )
+        right = "right" if self.right else "wrong"
+        return f"{right}: {self.video} is {self.label}. Said: {says}"
+
 
 def choose_samples(scores: VideoScores, count: int, seed: int) -> list[int]:
     """Places in `scores` of at most `count` videos: half of them wrong ones, if there are as many.

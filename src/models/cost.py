@@ -1,6 +1,7 @@
 """What the parts of a network hold and compute."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,14 @@ class Cost:
     shape: tuple[int, ...] | None = None
 
 
+def count_parameters(net: nn.Module) -> dict[Place, int]:
+    """The parameters of every part of every stream that has any; see `costs` for their names."""
+    streams, counts = _streams(net), Counter[Place]()
+    for name, parameter in net.named_parameters():
+        counts[_place(name, streams)] += parameter.numel()
+    return dict(counts)
+
+
 def costs(net: nn.Module, run: Callable[[], object]) -> tuple[dict[Place, Cost], dict[str, Cost]]:
     """The costs of every part of every stream, and of the temporal filters that are in them.
 
@@ -40,20 +49,14 @@ def costs(net: nn.Module, run: Callable[[], object]) -> tuple[dict[Place, Cost],
         net: on the meta device, where nothing is computed, or on another; in evaluation mode.
         run: has it take an input once, forwards.
     """
-    streams = [name for name, module in net.named_modules() if isinstance(module, ResNet)]
-
-    def place_of(name: str) -> Place:
-        stream = next((s for s in streams if s and name.startswith(f"{s}.")), "")
-        part = name.removeprefix(f"{stream}." if stream else "").split(".")[0]
-        return stream, _PARTS.get(part, part) if stream in streams else part
-
+    streams = _streams(net)
     modules = {name: module for name, module in net.named_modules() if name not in ("", *streams)}
     shapes: dict[Place, tuple[int, ...]] = {}
 
     def look_at(name: str) -> Callable[[nn.Module, object, object], None]:
         def look(_: nn.Module, __: object, output: object) -> None:
             if isinstance(output, Tensor):
-                shapes[place_of(name)] = tuple(output.shape)
+                shapes[_place(name, streams)] = tuple(output.shape)
 
         return look
 
@@ -65,16 +68,16 @@ def costs(net: nn.Module, run: Callable[[], object]) -> tuple[dict[Place, Cost],
         for hook in hooks:
             hook.remove()
     counts = counter.get_flop_counts()
-    parameters: dict[Place, int] = {}
+    parameters = count_parameters(net)
     flops: dict[Place, int] = {}
     temporal: dict[str, Cost] = {}
-    for name, parameter in net.named_parameters():
-        place = place_of(name)
-        parameters[place] = parameters.get(place, 0) + parameter.numel()
     for name, module in modules.items():
         if next(module.children(), None) is not None:
             continue  # its count is that of its children, if it was called at all
-        place, own = place_of(name), sum(counts.get(f"{type(net).__name__}.{name}", {}).values())
+        place, own = (
+            _place(name, streams),
+            sum(counts.get(f"{type(net).__name__}.{name}", {}).values()),
+        )
         flops[place] = flops.get(place, 0) + own
         if isinstance(module, TemporalConv):
             size = sum(parameter.numel() for parameter in module.parameters())
@@ -85,3 +88,14 @@ def costs(net: nn.Module, run: Callable[[], object]) -> tuple[dict[Place, Cost],
         for place in dict.fromkeys([*flops, *parameters])
     }
     return {place: cost for place, cost in found.items() if cost != Cost()}, temporal
+
+
+def _streams(net: nn.Module) -> list[str]:
+    return [name for name, module in net.named_modules() if isinstance(module, ResNet)]
+
+
+def _place(name: str, streams: Sequence[str]) -> Place:
+    """The stream and the part that a module or a parameter of this name belongs to."""
+    stream = next((s for s in streams if s and name.startswith(f"{s}.")), "")
+    part = name.removeprefix(f"{stream}." if stream else "").split(".")[0]
+    return stream, _PARTS.get(part, part) if stream in streams else part

@@ -4,19 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from src.errors import UserError
-from src.evaluation.analysis import (
-    Fused,
-    class_accuracies,
-    confusion_matrix,
-    hardest_confusions,
-)
+from src.evaluation.analysis import BOTH, Fused, hardest_confusions
 from src.evaluation.fusion import fuse
-from src.evaluation.samples import NET, Sample, load_samples
+from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, scores_file
-from src.figures.bars import draw_class_accuracies
 from src.figures.curves import draw_curves, draw_training
 from src.figures.encode import to_svg
-from src.figures.matrix import draw_confusion_matrix
+from src.figures.scores import draw_scores
 from src.models.temporal import STREAMS
 from src.reporting.collect import LATE_FUSION
 from src.reporting.curves import ACCURACIES, LOSSES, VALIDATION, in_percent, read_curves
@@ -26,7 +20,6 @@ from src.reporting.rows import Row
 from src.training.run_dir import StageDir
 
 SVG = "image/svg+xml"
-BOTH = "both classifiers"
 
 
 def details(rows: Sequence[Row], most: int) -> list[Section]:
@@ -69,7 +62,7 @@ def _section(row: Row) -> Section:
     except UserError as error:
         return Section(title, lines=[*lines, str(error)], pictures=pictures, folded=True)
     lines += _words(scores, fused)
-    pictures += _score_pictures(scores, fused)
+    pictures += [Picture(to_svg(figure), SVG) for figure in draw_scores(scores, fused).values()]
     pictures += _samples(run)
     return Section(title, lines=lines, pictures=pictures, folded=True)
 
@@ -110,25 +103,9 @@ def _words(scores: VideoScores, fused: Fused | None) -> Iterator[str]:
         yield f"most often taken for another: {', '.join(worst)}"
 
 
-def _score_pictures(scores: VideoScores, fused: Fused | None) -> Iterator[Picture]:
-    by_class = {part: class_accuracies(one) for part, one in fused.parts.items()} if fused else {}
-    by_class[fused.name if fused else "all"] = class_accuracies(scores)
-    yield Picture(to_svg(draw_class_accuracies(by_class)), SVG)
-    drawn = draw_confusion_matrix(confusion_matrix(scores), scores.classes)
-    yield Picture(to_svg(drawn), SVG)
-
-
 def _samples(run: Run) -> Iterator[Picture]:
     for sample in load_samples(StageDir(run.folder).samples):
         try:
-            yield Picture(sample.picture.read_bytes(), "image/jpeg", _caption(sample))
+            yield Picture(sample.picture.read_bytes(), "image/jpeg", sample.caption)
         except OSError:  # moved away
             continue
-
-
-def _caption(sample: Sample) -> str:
-    says = "; ".join(
-        f"{'' if name == NET else f'{name}: '}{said.prediction} {said.probability:.0%}"
-        for name, said in sample.says.items()
-    )
-    return f"{'right' if sample.right else 'wrong'}: {sample.video} is {sample.label}. Said: {says}"

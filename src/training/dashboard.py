@@ -3,7 +3,7 @@
 CSV gets the numbers alone, TensorBoard pictures too, W&B also tables and artifacts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from torch.utils.tensorboard import SummaryWriter
 from src.evaluation.analysis import (
     Fused,
     class_accuracies,
-    confusion_matrix,
     hardest_confusions,
+    labels_by_video,
     predictions,
 )
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
-from src.figures.bars import draw_class_accuracies
-from src.figures.matrix import draw_confusion_matrix
+from src.figures.scores import draw_scores
 from src.models.checkpoints import Description
 from src.training.loggers import StageRun
 
@@ -49,12 +48,6 @@ class Tested:
     checkpoint: Path
     score_files: Sequence[Path] = field(default_factory=tuple)
 
-    def classifiers(self) -> dict[str, VideoScores]:
-        """What is compared class by class: each part and, last, the whole."""
-        if self.fused is None:
-            return {"all": self.scores}
-        return {**self.fused.parts, self.fused.name.replace("_", " "): self.fused.whole}
-
 
 def show_test(loggers: Sequence[Logger], tested: Tested) -> None:
     """Tell every logger what it can show of a tested stage."""
@@ -70,30 +63,34 @@ def _numbers(tested: Tested) -> dict[str, float]:
     fused = tested.fused
     if fused is None:
         return {}
-    numbers = {}
+    numbers, key = {}, _key(fused)
     for part, changed in fused.changes().items():
-        numbers[f"test/{fused.name}/fixed_of_{part}"] = float(len(changed.fixed))
-        numbers[f"test/{fused.name}/broke_of_{part}"] = float(len(changed.broke))
+        numbers[f"test/{key}/fixed_of_{part}"] = float(len(changed.fixed))
+        numbers[f"test/{key}/broke_of_{part}"] = float(len(changed.broke))
     if fused.whole is not tested.scores:
         accuracy = judge_videos(fused.whole)
         for name in ("top1", "top5", "mean_class"):  # 0..1, as all that is logged
-            numbers[f"test/{fused.name}/{name}"] = getattr(accuracy, name) / 100
+            numbers[f"test/{key}/{name}"] = getattr(accuracy, name) / 100
     return numbers
 
 
+def _key(fused: Fused) -> str:
+    """Its name in keys of loggers."""
+    return fused.name.replace(" ", "_")
+
+
 def _show_on_tensorboard(writer: SummaryWriter, tested: Tested) -> None:
-    for name, figure in _figures(tested):
+    for name, figure in draw_scores(tested.scores, tested.fused).items():
         writer.add_figure(f"test/{name}", figure)
     for number, sample in enumerate(tested.samples, start=1):
         picture = cv2.imread(str(sample.picture))[..., ::-1]  # RGB
         writer.add_image(f"test/videos/{number}", picture, dataformats="HWC")
-        writer.add_text(f"test/videos/{number}", _caption(sample))
+        writer.add_text(f"test/videos/{number}", sample.caption)
 
 
 def _show_on_wandb(logger: StageRun, tested: Tested) -> None:
-    shown: dict[str, Any] = {
-        f"test/{name}": wandb.Image(figure) for name, figure in _figures(tested)
-    }
+    figures = draw_scores(tested.scores, tested.fused)
+    shown: dict[str, Any] = {f"test/{name}": wandb.Image(one) for name, one in figures.items()}
     shown["test/videos"] = _samples_table(tested.samples)
     shown["test/hardest_confusions"] = wandb.Table(
         ["label", "prediction", "videos", "of"],
@@ -107,23 +104,9 @@ def _show_on_wandb(logger: StageRun, tested: Tested) -> None:
         bars, "class", "accuracy", title="Videos of each class that are right, %"
     )
     if tested.fused:
-        shown[f"test/{tested.fused.name}/changes"] = _changes_table(tested.fused)
+        shown[f"test/{_key(tested.fused)}/changes"] = _changes_table(tested.fused)
     logger.experiment.log(shown)
     _keep_files(logger, tested)
-
-
-def _figures(tested: Tested) -> Iterator[tuple[str, Any]]:
-    counts = confusion_matrix(tested.scores)
-    yield "confusion", draw_confusion_matrix(counts, tested.scores.classes)
-    by_class = {name: class_accuracies(one) for name, one in tested.classifiers().items()}
-    yield "class_accuracy", draw_class_accuracies(by_class)
-
-
-def _caption(sample: Sample) -> str:
-    says = "; ".join(
-        f"{name}: {said.prediction} ({said.probability:.0%})" for name, said in sample.says.items()
-    )
-    return f"{sample.video} is {sample.label}. {says}"
 
 
 def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
@@ -147,9 +130,7 @@ def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
 
 def _changes_table(fused: Fused) -> wandb.Table:
     after = _predicted(fused.whole)
-    label = dict(
-        zip(fused.whole.videos, (fused.whole.classes[i] for i in fused.whole.labels), strict=True)
-    )
+    label = labels_by_video(fused.whole)
     rows = []
     for part, changed in fused.changes().items():
         before = _predicted(fused.parts[part])

@@ -48,7 +48,7 @@ def late_fusion(stages: Mapping[str, StageDir], stage: str, scores: VideoScores)
     if stage != second or first not in stages or not stages[first].finished():
         return None
     parts = {first: _scores(stages[first]), second: scores}
-    return Fused("late_fusion", fuse(list(parts.values())), parts)
+    return Fused("late fusion", fuse(list(parts.values())), parts)
 
 
 def _scores(finished: StageDir) -> VideoScores:

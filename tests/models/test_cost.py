@@ -1,6 +1,6 @@
 """Parameters by stream and part."""
 
-from src.inspection.parameters import count_parameters
+from src.models.cost import count_parameters
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 
