@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from src.data.find_videos import ENDINGS, check_names, videos_below
+from src.data.folds import fold_of_groups
 from src.data.splits import Split, Video
 from src.errors import UserError
 
 _COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
-_DIGITS = 9  # that shares are compared to: sums of them depend on the order
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,10 @@ def lists_of(
     if entries[0].part:
         _check_apart(entries, str(lists))
         return entries, {entry.path: int(entry.part == "test") for entry in entries}
-    fold_of = _folds(entries, test_share, seed)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in entries:
+        counts[entry.group][entry.label] += 1
+    fold_of = fold_of_groups(counts, test_share, seed)
     return entries, {entry.path: fold_of[entry.group] for entry in entries}
 
 
@@ -276,37 +277,3 @@ def _check_apart(entries: Iterable[Entry], lists: str) -> None:
     for group, both in parts.items():
         if len(both) > 1:
             raise UserError(f"{lists} has the group {group} in train and test: put it in one")
-
-
-def _folds(entries: Sequence[Entry], share: float, seed: int) -> dict[str, int]:
-    """The split that tests each group, 0 for none.
-
-    One group after the other, large ones first, goes where its classes lack most.
-    """
-    classes = {label: index for index, label in enumerate(sorted({e.label for e in entries}))}
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for entry in entries:
-        counts[entry.group][classes[entry.label]] += 1
-    groups = sorted(counts)
-    members = np.array([[counts[group][index] for index in classes.values()] for group in groups])
-    shares = members / members.sum(0)  # (groups, classes): of each class
-    groups_of_class = (members > 0).sum(0)
-    splits = int(1 / share + 1e-9)
-    rest = max(0.0, 1 - splits * share)
-    # What is there less what should be, of each class; 0 is for those that are never tested.
-    filled = np.repeat([[-rest], *[[-share]] * splits], len(classes), axis=1)
-    first = 0 if rest > 1e-9 else 1
-
-    fold_of = {}
-    order = np.random.default_rng(seed).permutation(len(groups))
-    for place in sorted(order, key=lambda place: -round(shares[place].sum(), _DIGITS)):
-        own, has = shares[place], members[place] > 0
-        lacking = (filled @ own).round(_DIGITS)
-        # The first splits test all classes that can be tested; else all splits grow alike.
-        scarce = bool((groups_of_class[has] < splits).any())
-        sizes = np.zeros(len(filled)) if scarce else filled.sum(1).round(_DIGITS)
-        best = min(range(first, len(filled)), key=lambda fold: (lacking[fold], sizes[fold], fold))
-        fold = 0 if (groups_of_class[has] == 1).any() else best
-        filled[fold] += own
-        fold_of[groups[place]] = fold
-    return fold_of
