@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(RUN) -m src.train
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

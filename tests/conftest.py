@@ -1,5 +1,6 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,15 @@ TINY = (
     "trainer.log_every_n_steps=1",
 )
 
+# One thread here and in all that tests start: more only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def repeatable() -> None:
-    """The same random numbers in every test, and one thread: more only wait for each other."""
+    """The same random numbers in every test."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,6 @@ def executed(name: str) -> tuple[str, int]:
     return printed, sum("image/png" in data for data in shown)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 def test_explore_data(tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERRIDES", " ".join(tiny))
     printed, figures = executed("explore_data.ipynb")

@@ -87,7 +87,7 @@ def test_scores_are_the_same_on_any_number_of_processes(
 ) -> None:
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "scores.csv"
     printed = run("src.evaluate", f"ckpt_path={checkpoint}", f"output={output}", *on(devices))
-    assert printed.count("video level") == 1
+    assert printed.count("protocol: ") == 1
     alone, together = (read(path) for path in (finished_run / "joint" / "scores.csv", output))
     assert list(together) == list(alone)
     for video, scores in alone.items():
