@@ -334,6 +334,7 @@ class _InOrder:
     def __init__(self, path: Path) -> None:
         self._path, self.size, self.fps = path, (0, 0), 25.0
         reason, stated, count = "no frame in it", 0, 0
+        cause: Exception | None = None
         try:
             with _open(path) as container:
                 stream = _stream_of(container)
@@ -343,12 +344,12 @@ class _InOrder:
                     for frame in container.decode(stream):
                         count, self.size = count + 1, (frame.height, frame.width)
         except (av.FFmpegError, ValueError) as error:
-            reason = _first_line(error)
+            reason, cause = _first_line(error), error
         if not count:
             raise UserError(
                 f"video {path} cannot be decoded ({reason}): "
                 "replace the file or take it out of the list"
-            )
+            ) from cause
         self._decodable = count
         self.num_frames = max(count, stated)  # `rgb` tells where it breaks off
 
@@ -359,6 +360,7 @@ class _InOrder:
                 "replace the file or take it out of the list"
             )
         wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
+        cause: Exception | None = None
         try:
             with _open(self._path) as container:
                 stream = _stream_of(container)
@@ -370,5 +372,5 @@ class _InOrder:
                             if index == indices[-1]:
                                 return
         except (av.FFmpegError, ValueError) as error:
-            reason = _first_line(error)
-        raise UserError(f"video {self._path} changed while it was read ({reason})")
+            reason, cause = _first_line(error), error
+        raise UserError(f"video {self._path} changed while it was read ({reason})") from cause
