@@ -105,6 +105,24 @@ class TestFaults:
         assert 0 < damaged.checked <= 2 * len(planted) + 4
         assert damaged.checked + damaged.cached == 2 * len(small.videos) - 2
 
+    def test_what_is_there_and_no_file(self, small: Small) -> None:
+        """Links that lead nowhere or to themselves, a folder and a pipe under videos' names."""
+        files = [on_disk(video) for video in small.videos[:4]]
+        for file in files:
+            file.unlink()
+        nowhere, itself, folder, pipe = files
+        nowhere.symlink_to("/nowhere.avi")
+        itself.symlink_to(itself.name)
+        folder.mkdir()
+        os.mkfifo(pipe)
+        for _ in range(2):  # nothing of them is kept that hides them the next time
+            keys = {code: sorted(names) for code, names in found(small.verify()).items()}
+            named = [key_of(video) for video in small.videos[:4]]
+            assert keys == {"rgb_broken": sorted(named[:3]), "rgb_empty": named[3:]}
+        nowhere.unlink()
+        small.tree.write_clip(nowhere)
+        assert key_of(small.videos[0]) not in found(small.verify())["rgb_broken"]
+
     def test_only_full_sees_the_middle_of_everything(self, small: Small) -> None:
         file = image(small.tree.flow / "u" / small.videos[0].name, 3)
         small.tree.replace(file, file.read_bytes()[:-200])
