@@ -65,7 +65,7 @@ class Description:
                     raise TypeError(name)
             if found.flow is not None:
                 FlowSettings(**found.flow)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
             ) from error
