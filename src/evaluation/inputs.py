@@ -3,14 +3,12 @@
 import re
 from collections.abc import Sequence
 from glob import glob, has_magic
-from hashlib import sha256
 from pathlib import Path
 
 from src.data.find_videos import find_videos
 from src.data.frames_in_order import is_stream
 from src.errors import UserError
-
-LONGEST_STEM = 200  # bytes; file systems take 255 with the ending
+from src.text import short_name
 
 
 def find_inputs(named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -49,21 +47,13 @@ def _stands_for(name: str) -> list[str]:
     return [str(path) for path in find_videos(Path(name))]
 
 
-def file_stem(name: str) -> str:
-    """A name short enough for a file with an ending: addresses of streams may be very long."""
-    if len(name.encode()) <= LONGEST_STEM:
-        return name
-    short = name.encode()[: LONGEST_STEM - 9].decode(errors="ignore")
-    return f"{short}_{sha256(name.encode()).hexdigest()[:8]}"
-
-
 def output_names(sources: Sequence[str]) -> dict[str, str]:
     """A file name's stem for each input: its own, with a number where two share one."""
     names: dict[str, str] = {}
     for source in sources:
         # of a stream all but a password
         stem = re.sub("//.*@", "//", source) if is_stream(source) else Path(source).stem
-        stem = file_stem(re.sub(r"[^\w.-]+", "_", stem).strip("_") or "video")
+        stem = short_name(re.sub(r"[^\w.-]+", "_", stem).strip("_") or "video", source)
         taken = {name.lower() for name in names.values()}
         name, number = stem, 2
         while name.lower() in taken:

@@ -63,6 +63,8 @@ class Description:
             for name, kind in _KINDS.items():
                 if not isinstance(getattr(found, name), kind):
                     raise TypeError(name)
+            if not all(isinstance(name, str) for name in found.class_names):
+                raise TypeError("class_names")
             if found.flow is not None:
                 FlowSettings(**found.flow)
         except (KeyError, TypeError, ValueError) as error:
