@@ -17,7 +17,7 @@ import pytest
 from src import verify_data
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
 from src.data.verification.lists import Lists, key_of, read_lists
-from src.data.verification.report import report
+from src.data.verification.report import report, write_report
 from src.data.verification.scan import Lost, in_parallel
 from src.data.verification.verify import Verification, verify
 from src.errors import UserError
@@ -122,6 +122,17 @@ class TestFaults:
         nowhere.unlink()
         small.tree.write_clip(nowhere)
         assert key_of(small.videos[0]) not in found(small.verify())["rgb_broken"]
+
+    def test_odd_names_are_told(self, small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of another encoding, or with what a terminal obeys."""
+        for name in ("caf\udce9.avi", "\x1b[2J.avi"):
+            small.videos[0].path.with_name(name).touch()
+        verification = small.verify()
+        print(report(verification))
+        for text in (capsys.readouterr().out, write_report(verification).read_text()):
+            assert r"caf\udce9.avi" in text
+            assert r"\x1b[2J.avi" in text
+            assert "\x1b" not in text
 
     def test_only_full_sees_the_middle_of_everything(self, small: Small) -> None:
         file = image(small.tree.flow / "u" / small.videos[0].name, 3)
