@@ -10,7 +10,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from omegaconf.errors import (
 )
 
 from src.errors import UserError
+from src.text import short_name
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
-LONGEST_NAME = 200  # of a folder; file systems take 255 bytes
 _OF_RESOLVERS = "UserError raised while resolving interpolation: "  # in OmegaConf's words
 _LIGHTNING = "lightning_fabric.utilities.exceptions"
 # What a file system refuses; other errors of the system may be bugs.
@@ -58,9 +57,7 @@ def folder_name(overrides: str) -> str:
     """
     joined = re.sub(r"[=:]+[{\[]?", "-", overrides)
     name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 9]}_{sha256(overrides.encode()).hexdigest()[:8]}"
+    return short_name(name, overrides)
 
 
 def count_classes(*arguments: Any) -> int:

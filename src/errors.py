@@ -1,5 +1,7 @@
 """The one exception that means "the user can mend this", as opposed to a bug."""
 
+from src.text import visible
+
 
 class UserError(Exception):
     """A mistake in the input: one line that names the thing, the reason and the mend.
@@ -9,4 +11,4 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         # A DataLoader worker hands its exception on as the text of its whole traceback.
-        super().__init__(" ".join(message.rsplit("UserError: ", 1)[-1].split()))
+        super().__init__(visible(" ".join(message.rsplit("UserError: ", 1)[-1].split())))

@@ -25,6 +25,7 @@ def extract(cfg: "DictConfig") -> None:
     from src.flow.extract import extract_flow
     from src.flow.settings import FILE_NAME
     from src.flow.shards import read_shard
+    from src.text import visible
 
     source, output = Path(cfg.input), Path(cfg.output)
     result = extract_flow(
@@ -37,7 +38,7 @@ def extract(cfg: "DictConfig") -> None:
         device=cfg.device,
     )
     for name, reason in result.failed.items():
-        print(f"failed: {name}: {reason}")
+        print(f"failed: {visible(name)}: {reason}")
     print(
         f"flow of {result.done} videos extracted, {result.reused} already there, "
         f"{len(result.failed)} failed; {result.frames} frames in {result.seconds:.1f} s, "

@@ -4,6 +4,7 @@ A source raises `UserError` or `OSError` for a video that is broken, empty or go
 is a bug and is raised as such.
 """
 
+import errno
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ from torch.utils.data import Dataset
 
 from src.data.splits import Video
 from src.errors import UserError
+from src.text import visible
 
 UNREADABLE = (UserError, OSError)
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # of the process, of the machine: of no video
 FAILED = "failed"  # of a sample or batch: why videos could not be read, by their names
 TRIES = 8  # videos one after the other; if none of them can be read, the place is to blame
 _SHOWN = 20  # names in a message
@@ -42,6 +45,7 @@ class Faults:
         """All in one line: how many, the first with its reason, and the names of the next."""
         names = list(self.videos)
         shown = [f"{name} ({self.videos[name]})" for name in names[:1]] + names[1:_SHOWN]
+        shown = [*map(visible, shown)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return f"{len(names)} of {self.of} {self.what}: {', '.join(shown)}{more}"
 
@@ -82,7 +86,7 @@ class FaultTolerant(Dataset[dict[str, Any]]):
         """Read a sample; its entry `FAILED`, if there is one, tells what was tried in vain.
 
         Raises:
-            UserError: many videos one after the other cannot be read.
+            UserError: many videos one after the other cannot be read, or too many files are open.
         """
         failed: dict[str, str] = {}
         for index in self._tries(*draw):
@@ -92,6 +96,11 @@ class FaultTolerant(Dataset[dict[str, Any]]):
                     sample = self.dataset[index, draw[1]]
                 return sample | {FAILED: failed} if failed else sample
             except UNREADABLE as error:
+                if _no_more_files(error):
+                    raise UserError(
+                        f"too many files are open to read {video.path}: raise the limit with "
+                        "ulimit -n, or give fewer data.num_workers"
+                    ) from error
                 failed[video.name] = " ".join(str(error).split()) or type(error).__name__
         if self._replace:
             faults = Faults("videos drawn in one's place could be read", len(failed), failed)
@@ -108,6 +117,14 @@ class FaultTolerant(Dataset[dict[str, Any]]):
         """The videos that are being read at this moment."""
         videos: list[Video] = self.dataset.under_way()
         return videos
+
+
+def _no_more_files(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager

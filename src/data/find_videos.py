@@ -34,19 +34,38 @@ def videos_below(folder: Path) -> list[Path]:
     videos = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         flow = _FLOW_FOLDERS if _FLOW_RECORD in files else ()
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in flow]
+        folders[:] = [
+            name
+            for name in folders
+            if not (name.startswith(".") or name in flow or leads_back(Path(parent, name)))
+        ]
         videos += [Path(parent, name) for name in files if not name.startswith(".")]
     return sorted(video for video in videos if video.suffix.lower() in ENDINGS.split())
+
+
+def leads_back(folder: os.PathLike[str]) -> bool:
+    """Whether a folder is a link to one that it lies in: who follows it comes to no end."""
+    if not os.path.islink(folder):
+        return False
+    target = os.path.realpath(folder)
+    return any(os.path.realpath(above) == target for above in Path(folder).absolute().parents)
 
 
 def check_names(videos: Iterable[Path]) -> None:
     """Refuse two videos of one name: it names their flow and their scores.
 
     Raises:
-        UserError: names both.
+        UserError: names both, or one that files of flow and scores cannot name.
     """
     by_name: dict[str, Path] = {}
     for video in videos:
+        try:
+            str(video).encode()
+        except UnicodeEncodeError as error:  # bytes of another encoding
+            raise UserError(
+                f"{video} has a name that is not in UTF-8, as it is written to files: rename it, "
+                "or everything in a folder: convmv -r -f latin1 -t utf8 --notest <folder>"
+            ) from error
         other = by_name.setdefault(video.stem.lower(), video)  # flow is found whatever the case
         if other is not video:
             raise UserError(

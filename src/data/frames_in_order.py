@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from src.data.resize import resize
 from src.data.sources import Size, Uint8
-from src.data.video_file import VideoFile
+from src.data.video_file import VideoFile, stream_of
 from src.errors import UserError
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
@@ -67,8 +67,8 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
     patience = PATIENCE if is_stream(source) else None
     try:
         with av.open(source, metadata_errors="replace", timeout=patience) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, av.VideoStream):
+            stream = stream_of(container)
+            if stream is None:
                 raise UserError(f"{source} cannot be decoded (no video in it): give another file")
             stream.codec_context.thread_count = 1  # with more, PyAV may hang on a broken file
             usual = float(1 / (stream.average_rate or 25))
@@ -154,8 +154,8 @@ class Upright:
 def _turns_of(path: str | Path) -> int:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, av.VideoStream):
+            stream = stream_of(container)
+            if stream is None:
                 return 0
             stream.codec_context.thread_count = 1
             return quarter_turns(next(container.decode(stream)))

@@ -65,7 +65,7 @@ class ArchiveTree:
         kept = load_json(about)
         if kept.get("archive") == identity:
             rows = load_array(array)
-            if rows is not None and rows.dtype == _ROW and len(rows) == kept.get("images"):
+            if rows is not None and _goes_with(rows, kept):
                 return kept["videos"], rows
         videos, rows = _index(self.archive)
         if save_array(array, rows):
@@ -93,6 +93,17 @@ class ArchiveTree:
             return None
         name, start, count = entry
         return ArchiveImages(self.archive, self._rows, start, count, name)
+
+
+def _goes_with(rows: npt.NDArray, kept: dict[str, Any]) -> bool:
+    """Whether the two files of an index belong together: one may be damaged, or another's."""
+    if rows.dtype != _ROW or rows.shape != (kept.get("images"),):
+        return False
+    try:
+        spans = [span for found in kept["videos"].values() for _, *span in found.values()]
+        return all(0 <= start < start + count <= len(rows) for start, count in spans)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _index(archive: Archive) -> tuple[Videos, npt.NDArray[np.void]]:

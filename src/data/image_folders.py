@@ -5,11 +5,12 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
 
+from src.data.find_videos import leads_back
 from src.data.image_names import NUMBERED, component_of, unbroken
 from src.data.index_files import load_json, save_json
 from src.errors import UserError
@@ -73,7 +74,7 @@ class FolderTree:
         """
         if not root.is_dir():
             raise UserError(f"folder of images {root} does not exist")
-        known = load_json(cache)
+        known = {folder: one for folder, one in load_json(cache).items() if _lies_in(one, folder)}
         listings: dict[str, Any] = {}
         level = [""]
         with ThreadPoolExecutor(_SCANNERS) as pool:
@@ -112,10 +113,33 @@ class FolderTree:
         return self.found.get((component, video.lower()), ("", None))[1]
 
 
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _lies_in(listing: Any, folder: str) -> bool:
+    """Whether a kept listing is of this folder alone: the file may be damaged, or made by hand."""
+    try:
+        subs = [PurePosixPath(sub).name for sub in listing["folders"]]
+        return (
+            listing["folders"] == [_below(folder, name) for name in subs if name != ".."]
+            and isinstance(listing["changed"], int)
+            and all(
+                "/" not in prefix + suffix and type(digits) is type(first) is int and count > 0
+                for prefix, (digits, suffix, first, count) in listing["images"].items()
+            )
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
 def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, Any]:
     """What a folder holds: when it changed, its folders, and its images by their prefix."""
     path = root / folder
-    changed = path.stat().st_mtime_ns
+    try:
+        changed = path.stat().st_mtime_ns
+    except FileNotFoundError:  # gone since the folder above was listed
+        return {"changed": 0, "folders": [], "images": {}}
     if known and known["changed"] == changed:
         return known
     if time.time_ns() - changed < _RECENT:
@@ -128,8 +152,8 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
                 number = match["number"]
                 suffix = entry.name[match.end("number") :]
                 numbered[match["prefix"]].append((int(number), len(number), suffix))
-            elif not entry.name.startswith(".") and entry.is_dir():
-                folders.append(f"{folder}/{entry.name}" if folder else entry.name)
+            elif not entry.name.startswith(".") and entry.is_dir() and not leads_back(entry):
+                folders.append(_below(folder, entry.name))
     images = {}
     for prefix, all_numbers in numbered.items():
         first, digits, suffix = min(all_numbers)

@@ -19,7 +19,7 @@ def load_json(file: Path | None) -> dict[str, Any]:
     """Read a file of `save_json`; empty if there is none."""
     try:
         return dict(json.loads(file.read_text())) if file else {}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -32,7 +32,7 @@ def load_array(file: Path) -> npt.NDArray | None:
     """Map a file of `save_array` into memory, which processes share; None if there is none."""
     try:
         return np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:  # numpy's reader fails in a dozen ways on a file that is not its own
         return None
 
 

@@ -61,8 +61,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         options: those of a DataLoader.
 
     Raises:
-        UserError: no batch came within `timeout` seconds, a worker died, or no video of the whole
-            list could be read.
+        UserError: no batch came within `timeout` seconds, a worker died, too many files are open,
+            or no video of the whole list could be read.
     """
 
     dataset: UnderWay | FaultTolerant
@@ -138,6 +138,11 @@ class _Named(Iterator[dict[str, Any]]):
                 what = f"no batch came within data.timeout={self._loader.timeout:g} seconds"
             elif "exited unexpectedly" in str(error):
                 what = "a loader's worker process died, of memory or of a video"
+            elif "Too many open files" in str(error):
+                raise UserError(
+                    "too many files are open to take batches from workers: raise the limit with "
+                    "ulimit -n, or give fewer data.num_workers"
+                ) from error
             else:
                 raise
             names = ", ".join(str(video.path) for video in self._loader.dataset.under_way())

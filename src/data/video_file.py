@@ -118,7 +118,7 @@ class _Packets:
         self._path, self._held = path, []
         try:
             self._container = _open(path)
-            stream = _stream_of(self._container)
+            stream = stream_of(self._container)
             if stream is None or stream.codec_context.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
             self._codec = stream.codec_context
@@ -160,7 +160,10 @@ class _Packets:
         return all(_has_idr(bytes(p)) for p in self._held or self._all() if p.is_keyframe)
 
     def _rotated(self) -> bool:
-        first = next(self._decode([0]), None)
+        try:
+            first = next(self._decode([0]), None)
+        except (av.FFmpegError, ValueError) as error:
+            raise _Unsuitable from error
         return first is None or first.rotation != 0
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
@@ -203,14 +206,16 @@ def _open(path: Path) -> av.container.InputContainer:
     return av.open(str(path), metadata_errors="replace")  # old files' titles are not in UTF-8
 
 
-def _stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
+def stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video of a file; None if there is none, or of an unknown codec."""
     stream = container.streams.best("video")  # decord's choice among several, too
-    return stream if isinstance(stream, av.VideoStream) else None  # of an unknown codec
+    known = isinstance(stream, av.VideoStream) and stream.codec_context is not None
+    return stream if known else None
 
 
 def _demux(container: av.container.InputContainer) -> Iterator[av.Packet]:
     """The packets of the video, one for each frame."""
-    stream = _stream_of(container)
+    stream = stream_of(container)
     assert stream is not None
     packets = (packet for packet in container.demux(stream) if packet.size)
     if stream.codec_context.name != "mpeg4":
@@ -334,21 +339,22 @@ class _InOrder:
     def __init__(self, path: Path) -> None:
         self._path, self.size, self.fps = path, (0, 0), 25.0
         reason, stated, count = "no frame in it", 0, 0
+        cause: Exception | None = None
         try:
             with _open(path) as container:
-                stream = _stream_of(container)
+                stream = stream_of(container)
                 if stream:
                     stated, self.fps = stream.frames, float(stream.average_rate or 25)
                     stream.codec_context.thread_count = 1
                     for frame in container.decode(stream):
                         count, self.size = count + 1, (frame.height, frame.width)
         except (av.FFmpegError, ValueError) as error:
-            reason = _first_line(error)
+            reason, cause = _first_line(error), error
         if not count:
             raise UserError(
                 f"video {path} cannot be decoded ({reason}): "
                 "replace the file or take it out of the list"
-            )
+            ) from cause
         self._decodable = count
         self.num_frames = max(count, stated)  # `rgb` tells where it breaks off
 
@@ -359,9 +365,10 @@ class _InOrder:
                 "replace the file or take it out of the list"
             )
         wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
+        cause: Exception | None = None
         try:
             with _open(self._path) as container:
-                stream = _stream_of(container)
+                stream = stream_of(container)
                 if stream:
                     stream.codec_context.thread_count = 1
                     for index, frame in enumerate(container.decode(stream)):
@@ -370,5 +377,5 @@ class _InOrder:
                             if index == indices[-1]:
                                 return
         except (av.FFmpegError, ValueError) as error:
-            reason = _first_line(error)
-        raise UserError(f"video {self._path} changed while it was read ({reason})")
+            reason, cause = _first_line(error), error
+        raise UserError(f"video {self._path} changed while it was read ({reason})") from cause

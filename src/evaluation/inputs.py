@@ -8,6 +8,7 @@ from pathlib import Path
 from src.data.find_videos import find_videos
 from src.data.frames_in_order import is_stream
 from src.errors import UserError
+from src.text import short_name
 
 
 def find_inputs(named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -52,7 +53,7 @@ def output_names(sources: Sequence[str]) -> dict[str, str]:
     for source in sources:
         # of a stream all but a password
         stem = re.sub("//.*@", "//", source) if is_stream(source) else Path(source).stem
-        stem = re.sub(r"[^\w.-]+", "_", stem).strip("_") or "video"
+        stem = short_name(re.sub(r"[^\w.-]+", "_", stem).strip("_") or "video", source)
         taken = {name.lower() for name in names.values()}
         name, number = stem, 2
         while name.lower() in taken:

@@ -22,6 +22,7 @@ from src.evaluation.predictor import HeldFrame, Memory, Predictor
 from src.evaluation.timeline import Timeline
 from src.figures.encode import to_png
 from src.figures.timeline import draw_timeline
+from src.text import visible
 
 
 @dataclass(frozen=True)
@@ -235,12 +236,12 @@ class _Display:
     def show(self, source: str, seconds: float, duration: float | None = None) -> None:
         """Show how far the source is."""
         part = min(seconds / duration, 1.0) if duration else 0.0
-        text = f"{self._done + 1}/{self._sources} {escape(source)} {seconds:.1f} s"
+        text = f"{self._done + 1}/{self._sources} {escape(visible(source))} {seconds:.1f} s"
         self._bar.update(self._task, completed=self._done + part, description=text)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
     def finish(self) -> None:
         """Count a source as done."""

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from src.text import visible
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -85,6 +87,7 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     for column in ("video", "rank", "class", "probability"):
         table.add_column(column)
     for p in predictions:
-        video = escape(p.video) if p.rank == 1 else ""
-        table.add_row(video, str(p.rank), escape(p.label), f"{p.probability:.3f}")
+        video = escape(visible(p.video)) if p.rank == 1 else ""
+        label = escape(visible(p.label))
+        table.add_row(video, str(p.rank), label, f"{p.probability:.3f}")
     Console().print(table)

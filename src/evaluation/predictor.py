@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from src.data.frames_in_order import TimedFrame
 from src.data.resize import resize, size_at
 from src.data.sources import FlowSource, RGBSource, Uint8
 from src.data.windows import HeldFrames, RememberedFlow, Window
-from src.errors import UserError
 from src.evaluation.annotate import Labels
 from src.evaluation.evaluate import load_module
 from src.flow.computed import ComputedFlow
@@ -148,10 +146,7 @@ class Predictor:
     ) -> dict[str, Tensor]:
         data, rng = self._data, np.random.default_rng(0)
         rgb = frames if "rgb" in data.modalities else None
-        try:
-            sample = read_view(rgb, fields, data.test_view, data.stack, rng, name)
-        except cv2.error as error:  # of images too small for its flow
-            raise UserError(f"video {name} has no flow: {str(error).splitlines()[0]}") from error
+        sample = read_view(rgb, fields, data.test_view, data.stack, rng, name)
         batch = {name: each.unsqueeze(0).to(self._device) for name, each in sample.items()}
         with torch.inference_mode():
             streams = self._module.video_scores(batch)

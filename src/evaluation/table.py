@@ -10,6 +10,7 @@ from rich.table import Table
 
 from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
+from src.text import visible
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,23 @@ def show_results(results: list[Result], title: str) -> None:
         accuracy = result.accuracy
         numbers = (accuracy.top1, accuracy.top5, accuracy.mean_class)
         wrong = f" ({accuracy.unreadable} unreadable)" if accuracy.unreadable else ""
-        row = [escape(result.name), *(f"{n:.1f}" for n in numbers), f"{accuracy.videos}{wrong}"]
+        row = [
+            escape(visible(result.name)),
+            *(f"{n:.1f}" for n in numbers),
+            f"{accuracy.videos}{wrong}",
+        ]
         table.add_row(*row, *([str(1 + protocols.index(result.protocol))] if several else []))
     console = Console()
     console.print(table)
     for number, protocol in enumerate(protocols, start=1):
         console.print(
-            f"protocol{f' {number}' if several else ''}: {protocol}", markup=False, soft_wrap=True
+            f"protocol{f' {number}' if several else ''}: {visible(protocol)}",
+            markup=False,
+            soft_wrap=True,
         )
     for result in results:
         for faults in result.faults:
-            console.print(f"{result.name}: {faults}", markup=False, soft_wrap=True)
+            console.print(f"{visible(result.name)}: {faults}", markup=False, soft_wrap=True)
 
 
 def save_results(results: list[Result], path: Path) -> None:

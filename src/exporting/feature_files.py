@@ -12,6 +12,7 @@ from torch import Tensor
 from src.data.faults import Faults
 from src.errors import UserError
 from src.exporting.libraries import check_installed
+from src.text import visible
 from src.whole_files import whole
 
 NO_LABEL = -1
@@ -92,7 +93,8 @@ class Features:
 
         labels = [None if label == NO_LABEL else self.class_names[label] for label in self.labels]
         columns = {
-            "video": pa.array(self.videos, pa.string()),
+            # visible: a path may hold bytes that are no text
+            "video": pa.array([*map(visible, self.videos)], pa.string()),
             "list": pa.array(self.lists, pa.string()),
             "label": pa.array(labels, pa.string()),
         }

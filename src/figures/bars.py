@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from src.evaluation.analysis import ClassAccuracy
 from src.figures.colours import COLOURS
+from src.figures.names import plain
 
 
 def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> Figure:
@@ -29,7 +30,7 @@ def draw_class_accuracies(accuracies: Mapping[str, Sequence[ClassAccuracy]]) -> 
             color=COLOURS[place % len(COLOURS)],
             label=name,
         )
-    names = [f"{last[index].name} ({last[index].videos})" for index in order]
+    names = [f"{plain(last[index].name)} ({last[index].videos})" for index in order]
     axes.set_yticks(range(len(order)), names, fontsize=8)
     axes.set_ylim(len(order) - 0.4, -0.6)  # the best on top
     axes.set_xlim(0, 100)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from src.evaluation.analysis import ClassDifference
 from src.figures.colours import COLOURS
+from src.figures.names import plain
 
 
 def draw_class_differences(
@@ -27,12 +28,12 @@ def draw_class_differences(
     bars = axes.barh(range(len(shown)), points, color=colours)
     axes.bar_label(bars, [f"{p:+.1f}" for p in points], padding=3, fontsize=8)
     axes.set_yticks(
-        range(len(shown)), [f"{each.name} ({each.videos})" for each in shown], fontsize=8
+        range(len(shown)), [f"{plain(each.name)} ({each.videos})" for each in shown], fontsize=8
     )
     axes.invert_yaxis()
     axes.margins(x=0.15, y=0.02)
     axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.set_xlabel(f"points of top-1: {other} minus {one}", fontsize=9)
+    axes.set_xlabel(f"points of top-1: {plain(other)} minus {plain(one)}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     left_out = f", {len(shown)} of {len(found)} classes" if len(shown) < len(found) else ""
     axes.set_title(f"classes (videos){left_out}", fontsize=9)

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.figures.colours import COLOURS
+from src.figures.names import plain
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def _draw(axes: Axes, curves: Mapping[str, Curve], what: str, legend: bool = Tru
     axes.set_prop_cycle(color=COLOURS)
     for name, curve in curves.items():
         mark = "." if len(curve.passes) < 30 else None
-        axes.plot(curve.passes, curve.values, marker=mark, label=name, linewidth=1.5)
+        axes.plot(curve.passes, curve.values, marker=mark, label=plain(name), linewidth=1.5)
     last = max((curve.passes[-1] for curve in curves.values()), default=1)
     axes.set_xlim(0.5, last + 0.5)
     axes.set_xlabel("pass")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.data.sources import Uint8
+from src.figures.names import plain
 from src.figures.strips import Strip, clip_images, draw_strips
 from src.inspection.grad_cam import HeatMaps
 
@@ -33,7 +34,7 @@ def draw_heat_maps(
         for each in found:
             if _SEEN.get(each.stream) == modality:
                 strips.append(Strip(_label(each), heated(images, each.maps[clip])))
-    return draw_strips(strips, LABELS, title)
+    return draw_strips(strips, LABELS, plain(title))
 
 
 def heated(images: Uint8, maps: Tensor) -> Uint8:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from src.figures.names import plain
+
 WRITTEN = 25  # classes up to which the numbers stand in the cells
 
 
@@ -15,15 +17,15 @@ def draw_confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Figure:
         counts: of videos (K, K).
         classes: K names.
     """
-    size = len(classes)
+    size, names = len(classes), [plain(name) for name in classes]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = max(4.5, 0.16 * size + 2.5) if size > WRITTEN else max(4.5, 0.42 * size + 2)
     figure = Figure((side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     small = 6 if size > WRITTEN else 9
-    axes.set_xticks(range(size), classes, rotation=90, fontsize=small)
-    axes.set_yticks(range(size), classes, fontsize=small)
+    axes.set_xticks(range(size), names, rotation=90, fontsize=small)
+    axes.set_yticks(range(size), names, fontsize=small)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     if size <= WRITTEN:

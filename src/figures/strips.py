@@ -8,6 +8,7 @@ from torch import Tensor
 
 from src.data.sources import Uint8
 from src.figures.clips import GAP, GREY, clip_frames, flow_pictures, joined
+from src.figures.names import plain
 
 WIDTH = 7.0  # inches of a strip
 TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
@@ -78,7 +79,7 @@ def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: 
         axes.imshow(strip.joined(), interpolation="nearest", aspect="auto")
         axes.spines[:].set_color([GREY / 255] * 3)
         axes.set_ylabel(strip.label, rotation=0, ha="right", va="center", fontsize=9)
-        axes.set_title(strip.title, loc="left", fontsize=9)
+        axes.set_title(plain(strip.title), loc="left", fontsize=9)
         y -= BETWEEN
     middle = (labels + WIDTH / 2) / width
     figure.text(middle, 1 - EDGE / height, title, ha="center", va="top")

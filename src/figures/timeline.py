@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from src.evaluation.timeline import Curves
 from src.figures.colours import COLOURS
+from src.figures.names import plain
 
 
 def draw_timeline(times: Sequence[float], values: Curves, class_names: Sequence[str]) -> Figure:
@@ -22,7 +23,7 @@ def draw_timeline(times: Sequence[float], values: Curves, class_names: Sequence[
             values[:, label],
             color=COLOURS[place],
             marker="o" if len(times) == 1 else None,
-            label=class_names[label],
+            label=plain(class_names[label]),
             zorder=3 - place / len(COLOURS),  # the highest lies on top
         )
     axes.set_ylim(0, 1.02)

@@ -1,13 +1,14 @@
 """Flow without files: computed from a video's frames when a clip asks for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import cv2
 import numpy as np
 
 from src.data.resize import size_at
 from src.data.sources import RGBSource, Size, Uint8, in_order
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm
+from src.flow.algorithms import Fields, FlowAlgorithm
 from src.flow.quantise import quantise
 
 
@@ -36,7 +37,11 @@ class ComputedFlow:
         return size_at(self.frames.size, self.short_side)
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
-        """Compute the fields `indices` (from 0, any order, repeats allowed), quantised u, v."""
+        """Compute the fields `indices` (from 0, any order, repeats allowed), quantised u, v.
+
+        Raises:
+            UserError: there is no flow between two of the frames.
+        """
         return in_order(indices, self._ascending)
 
     def _ascending(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
@@ -49,7 +54,15 @@ class ComputedFlow:
             while not frames or max(frames) <= some[-1]:
                 i, image = next(images)
                 frames[i] = self.algorithm.prepare(image, self.short_side)
-            first = np.stack([frames[i] for i in some])
-            second = np.stack([frames[i + 1] for i in some])
-            for field in quantise(self.algorithm.fields(first, second), self.bound):
+            for field in quantise(self._fields(frames, some), self.bound):
                 yield field[..., 0], field[..., 1]
+
+    def _fields(self, frames: Mapping[int, Uint8], indices: Sequence[int]) -> Fields:
+        pairs = [[frames[i + step] for i in indices] for step in (0, 1)]
+        if len({frame.shape for some in pairs for frame in some}) > 1:
+            raise UserError("a video whose frames change their shape has no optical flow there")
+        try:
+            return self.algorithm.fields(np.stack(pairs[0]), np.stack(pairs[1]))
+        except cv2.error as error:  # of images too small for it
+            reason = str(error).splitlines()[0]
+            raise UserError(f"a video has no optical flow at this size: {reason}") from error

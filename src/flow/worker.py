@@ -68,7 +68,7 @@ def extract_video(video: Path, size: int, part: Path) -> tuple[int, list[Image]]
         source = ComputedFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
         fields = tally.count(source.flow(range(source.num_fields)), frames.num_frames)
         return frames.num_frames, _worker.format.write(part, video.stem, _encoded(fields))
-    except (cv2.error, RuntimeError, MemoryError) as error:  # of a network on a GPU, too
+    except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"video {video} has no flow: {reason}") from error
     finally:

@@ -63,9 +63,11 @@ class Description:
             for name, kind in _KINDS.items():
                 if not isinstance(getattr(found, name), kind):
                     raise TypeError(name)
+            if not all(isinstance(name, str) for name in found.class_names):
+                raise TypeError("class_names")
             if found.flow is not None:
                 FlowSettings(**found.flow)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
             ) from error

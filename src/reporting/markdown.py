@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from src.reporting.document import Document, Section, Table
+from src.text import visible
 
 
 def to_markdown(document: Document) -> str:
@@ -22,7 +23,7 @@ def _section(section: Section) -> Iterator[str]:
     if section.lines:
         yield "\n".join(f"- {_plain(line)}" for line in section.lines)
     if section.code:
-        yield "\n".join(f"    {line}" for line in section.code)
+        yield "\n".join(f"    {visible(line)}" for line in section.code)
 
 
 def _table(table: Table) -> str:

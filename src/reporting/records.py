@@ -217,10 +217,14 @@ def _overrides(record: Record, run_dir: Path) -> tuple[str, ...] | None:
 def overrides_beside(run_dir: Path) -> tuple[str, ...] | None:
     """The overrides of the last command in a run directory, None if they are not kept there."""
     try:
-        overrides = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
-    except (OSError, YAMLError, OmegaConfBaseException):
+        content = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return None
-    return tuple(map(str, overrides)) if isinstance(overrides, ListConfig) else None
+    if not isinstance(content, ListConfig):
+        return None
+    # As they were given: ${oc.env:HOME} is not for this machine to fill in.
+    overrides: Any = OmegaConf.to_container(content, resolve=False)
+    return tuple(map(str, overrides))
 
 
 def _fingerprint(record: Record, folder: Path) -> str:

@@ -71,8 +71,13 @@ class FailedStep:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} holds no step to replay: give a failed_step.ckpt") from error
         check_trusted(description.plan, str(path))
-        module = build_module(description.plan, build_net(description.plan))
-        module.load_state_dict(content["state_dict"])
+        try:
+            module = build_module(description.plan, build_net(description.plan))
+            module.load_state_dict(content["state_dict"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{path} describes no network that can be built ({type(error).__name__}: {error})"
+            ) from error
         return step, module, description
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.models.modules import VideoClassifier
+from src.text import visible
 from src.training.failed_step import FailedStep, set_random_state
 from src.training.health import gradient_norms, not_finite
 from src.training.plan import resolve
@@ -72,7 +73,7 @@ def replay(cfg: DictConfig) -> float:
     console = Console()
 
     def say(title: str, text: str) -> None:
-        console.print(f"{title}: {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(f"{title}: {text}"), markup=False, highlight=False, soft_wrap=True)
 
     say(step.where, step.found)
     now = {stream: float(own.detach()) for stream, own in losses.items()}
@@ -176,5 +177,5 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     for stream in streams:
         table.add_column(stream, justify="right")
     for name, values in rows.items():
-        table.add_row(escape(name), *(f"{values[stream]:.6g}" for stream in streams))
+        table.add_row(escape(visible(name)), *(f"{values[stream]:.6g}" for stream in streams))
     return table

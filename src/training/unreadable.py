@@ -11,6 +11,7 @@ from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.protocol import log_text
 from src.ranks import of_all_ranks
+from src.text import visible
 
 log = logging.getLogger(__name__)
 _DONE = {
@@ -81,10 +82,12 @@ class UnreadableVideos(pl.Callback):
             for name in sorted(everywhere.keys() - known.keys()):
                 known[name], news = everywhere[name], True
                 if trainer.is_global_zero:
-                    log.warning("video %s: %s; %s", name, everywhere[name], _DONE[phase])
+                    why = visible(everywhere[name])
+                    log.warning("video %s: %s; %s", visible(name), why, _DONE[phase])
         if news and trainer.is_global_zero:
             self._tell(trainer)
-        if len(self.known["train"]) > self.data.max_broken * len(self.data.videos.train):
+        # As a quotient, for 0.57 * 100 is less than 57.
+        if len(self.known["train"]) / len(self.data.videos.train) > self.data.max_broken:
             raise UserError(
                 f"{self.replaced}; all are in {self.file}. data.max_broken="
                 f"{self.data.max_broken:g} is the share that is let pass: python -m "
@@ -93,9 +96,9 @@ class UnreadableVideos(pl.Callback):
 
     def _tell(self, trainer: pl.Trainer) -> None:
         lines = [
-            f"{phase} {name}: {reason}"
+            visible(f"{phase} {name}: {reason}")
             for phase, known in self.known.items()
             for name, reason in known.items()
         ]
-        self.file.write_text("".join(f"{line}\n" for line in lines))
+        self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         log_text(trainer, "skipped_videos", "\n".join(lines))

@@ -1,12 +1,16 @@
 """Videos that cannot be read: which error says so, and what comes in their place."""
 
+import errno
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -97,6 +101,30 @@ def test_which_depends_on_pass_and_video_alone() -> None:
     first, _ = read({2: fail})
     assert read({2: fail, 7: vanish}, workers=2)[0][:7] == first[:7]
     assert {read({2: fail}, epoch=epoch)[0][2] for epoch in range(8)} != {first[2]}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_too_many_open_files_are_no_videos_fault(
+    replace: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else videos would count as broken, or as wrong, because of where they are read."""
+    video = write_video(tmp_path / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+
+    def no_more(*_: Any, **__: Any) -> None:
+        raise av.error.OSError(errno.EMFILE, "Too many open files", str(video))
+
+    monkeypatch.setattr("src.data.video_file.av.open", no_more)
+
+    def open_video() -> None:
+        VideoFile(video)
+
+    for fate in (open_video, partial(os_error, errno.ENFILE)):
+        with pytest.raises(UserError, match=r"too many files are open to read .*v2\.avi.*ulimit"):
+            read({2: fate}, replace=replace)
+
+
+def os_error(number: int) -> None:
+    raise OSError(number, os.strerror(number))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -166,6 +166,8 @@ def test_flow_hidden_files_and_other_folders_are_no_classes(tmp_path: Path) -> N
         ([], {}, "no video in data.dataset.root"),
         (["a/1.mp4", "a/2.mp4"], {}, "one class only, a: data.dataset.root is the folder above"),
         (["a/1.mp4", "2.mp4"], {}, r"2.mp4 is in no folder of a class: move it"),
+        (["a/caf\udce9.mp4", "b/1.mp4"], {}, r"caf\\udce9.mp4 has a name that is not in UTF-8"),
+        (["a\udce9/1.mp4", "b/2.mp4"], {}, "not in UTF-8, as it is written to files: rename"),
         (["a/1.mp4", "b/1.avi"], {}, "share the flow folder 1: rename one .* mv "),
         (["label/1.mp4", "b/2.mp4"], {}, "class label, as a column of scores.csv"),
         (["a/1.mp4", "b/2.mp4"], {}, "no test video: give another data.dataset.test_share"),

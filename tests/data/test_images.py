@@ -1,5 +1,6 @@
 """JPEG images in folders and archives: layouts, names, numbers, indices and errors."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from src.data import image_archives, image_folders, index_files
+from src.data.find_videos import videos_below
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import ImageTree, is_archive, open_images
 from src.data.sources import Uint8
@@ -457,6 +459,59 @@ class TestHostile:
             FrameImages(open_images(archive, tmp_path / "index"), "Jump&;[!"), [0]
         ).any()
 
+    @pytest.mark.parametrize(
+        "listing",
+        [
+            5,
+            {},
+            {"folders": ["../secret"]},
+            {"folders": [".."]},
+            {"folders": ["/etc"]},
+            {"folders": 3},
+            {"images": {"../secret/frame": [6, ".jpg", 1, 1]}},
+            {"images": {"frame": [6, "/../../secret/frame000001.jpg", 1, 1]}},
+            {"images": {"frame": [6]}},
+            {"images": 3},
+        ],
+    )
+    def test_an_index_of_folders_leads_nowhere(self, listing: Any, tmp_path: Path) -> None:
+        """It may be damaged, or made by hand: then folders are listed anew."""
+        unpack(tmp_path, {"secret/frame000001.jpg": jpeg(200)})
+        root, index = unpack(tmp_path / "a", all_images(bare)), tmp_path / "index"
+        for folder in [root, *root.rglob("*")]:
+            os.utime(folder, (10**9, 10**9))  # long ago, so that the index counts
+        before = found(root, index)
+        (kept,) = index.iterdir()
+        content = json.loads(kept.read_text())
+        assert content[""]["changed"]
+        content[""] = content[""] | listing if listing and listing != 5 else listing
+        kept.write_text(json.dumps(content))
+        assert found(root, index) == before
+
+    @pytest.mark.parametrize(
+        "videos",
+        [3, {"rgb": {"a": 3}}, {"rgb": {"a": ["a", 10**6, 1]}}, {"rgb": {"a": ["a", 0, -1]}}],
+    )
+    def test_a_damaged_index_is_made_anew(self, videos: Any, tmp_path: Path) -> None:
+        archive, index = pack(tmp_path / "a.zip", all_images(bare)), tmp_path / "index"
+        open_images(archive, index)
+        (kept,), (array,) = index.glob("*.json"), index.glob("*.npy")
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"videos": videos}))
+        assert open_images(archive, index).videos("rgb") == VIDEOS
+        kept.write_bytes(b"[" * 10**5)
+        assert open_images(archive, index).videos("rgb") == VIDEOS
+        array.write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr':(       ")
+        assert open_images(archive, index).videos("rgb") == VIDEOS
+
+    def test_links_in_circles_come_to_an_end(self, tmp_path: Path) -> None:
+        root = unpack(tmp_path / "a", all_images(bare))
+        (root / "b").mkdir()
+        for link, target in (("b/up", root), ("b/again", root), ("b/above", tmp_path)):
+            (root / link).symlink_to(target)
+        (root / "b" / "there").symlink_to(unpack(tmp_path / "c", {"v/frame1.jpg": jpeg(9)}))
+        assert videos_below(root) == []
+        assert set(open_images(root).videos("rgb")) == {*VIDEOS, "v"}
+
     def test_an_image_that_claims_to_be_huge(self, tmp_path: Path) -> None:
         small = jpeg(10)
         size = small.index(b"\xff\xc0") + 5  # of the frame header: height and width
@@ -464,6 +519,11 @@ class TestHostile:
         tree = open_images(unpack(tmp_path, {"a/frame000001.jpg": huge}))
         with pytest.raises(UserError, match=r"frame000001\.jpg is broken"):
             frames_of(FrameImages(tree, "a"), [0])
+
+
+def found(root: Path, index: Path) -> dict[str, dict[str, int]]:
+    tree = open_images(root, index)
+    return {component: tree.videos(component) for component in ("rgb", "u", "v")}
 
 
 class Trap:

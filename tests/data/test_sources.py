@@ -1,6 +1,7 @@
 """Images in any order from a source that reads in order, and flow computed from frames."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,24 @@ class TestComputedFlow:
         inner = fields[:, 10:-10, 10:-10].mean(axis=(0, 1, 2))
         assert inner == pytest.approx([127.5 + 1.5 * 255 / 16, 127.5 - 0.75 * 255 / 16], abs=2)
         assert frames.read == list(range(40))  # each frame is decoded once, in order
+
+    @pytest.mark.parametrize("batch", [1, 4])
+    def test_frames_of_another_shape_have_no_flow(self, batch: int) -> None:
+        """Images of a folder may have any; OpenCV and NumPy would each complain in their way."""
+        texture = moving_texture((2, -1), 3)
+        turned = [np.rot90(frame) for frame in texture]
+        frames = Frames(np.concatenate([texture, texture]))
+        images = [*texture, *turned]
+        frames.rgb = lambda indices: (images[i] for i in indices)  # type: ignore[method-assign]
+        source = ComputedFlow(frames, replace(dis(), batch=batch), short_side=48, bound=20)
+        assert len(list(source.flow([0, 1]))) == 2
+        with pytest.raises(UserError, match="change their shape"):
+            list(source.flow(range(source.num_fields)))
+
+    def test_images_too_small_for_an_algorithm_have_no_flow(self) -> None:
+        source = ComputedFlow(Frames(moving_texture((2, -1), 2)), dis(), short_side=4, bound=20)
+        with pytest.raises(UserError, match="no optical flow at this size"):
+            list(source.flow([0]))
 
     def test_single_frame_has_no_flow(self) -> None:
         with pytest.raises(UserError, match="single frame"):

@@ -17,7 +17,7 @@ import pytest
 from src import verify_data
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
 from src.data.verification.lists import Lists, key_of, read_lists
-from src.data.verification.report import report
+from src.data.verification.report import report, write_report
 from src.data.verification.scan import Lost, in_parallel
 from src.data.verification.verify import Verification, verify
 from src.errors import UserError
@@ -104,6 +104,35 @@ class TestFaults:
         # Only what has changed was looked at again.
         assert 0 < damaged.checked <= 2 * len(planted) + 4
         assert damaged.checked + damaged.cached == 2 * len(small.videos) - 2
+
+    def test_what_is_there_and_no_file(self, small: Small) -> None:
+        """Links that lead nowhere or to themselves, a folder and a pipe under videos' names."""
+        files = [on_disk(video) for video in small.videos[:4]]
+        for file in files:
+            file.unlink()
+        nowhere, itself, folder, pipe = files
+        nowhere.symlink_to("/nowhere.avi")
+        itself.symlink_to(itself.name)
+        folder.mkdir()
+        os.mkfifo(pipe)
+        for _ in range(2):  # nothing of them is kept that hides them the next time
+            keys = {code: sorted(names) for code, names in found(small.verify()).items()}
+            named = [key_of(video) for video in small.videos[:4]]
+            assert keys == {"rgb_broken": sorted(named[:3]), "rgb_empty": named[3:]}
+        nowhere.unlink()
+        small.tree.write_clip(nowhere)
+        assert key_of(small.videos[0]) not in found(small.verify())["rgb_broken"]
+
+    def test_odd_names_are_told(self, small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of another encoding, or with what a terminal obeys."""
+        for name in ("caf\udce9.avi", "\x1b[2J.avi"):
+            small.videos[0].path.with_name(name).touch()
+        verification = small.verify()
+        print(report(verification))
+        for text in (capsys.readouterr().out, write_report(verification).read_text()):
+            assert r"caf\udce9.avi" in text
+            assert r"\x1b[2J.avi" in text
+            assert "\x1b" not in text
 
     def test_only_full_sees_the_middle_of_everything(self, small: Small) -> None:
         file = image(small.tree.flow / "u" / small.videos[0].name, 3)

@@ -1,5 +1,6 @@
 """Frames of video files against a full decoding, for every decoder and many kinds of file."""
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 from src.data import video_file
+from src.data.frames_in_order import read_in_order
 from src.data.sources import Uint8
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS
+from tests.helpers import CLIPS, write_video
 
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 needs_decord = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
@@ -455,3 +457,31 @@ def test_missing_file(decoder: str, tmp_path: Path) -> None:
 def test_unknown_decoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decoder=opencv: choose from auto, pyav, decord"):
         VideoFile(tmp_path / "nowhere.mp4", "opencv")
+
+
+def test_codec_that_nobody_knows(tmp_path: Path) -> None:
+    """One damaged byte is enough; the video is there, but nothing that could decode it."""
+    whole = write_video(tmp_path / "whole.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+    content = whole.read_bytes()
+    at = content.index(b"stsd") + 16
+    assert content[at : at + 4] in (b"avc1", b"mp4v")
+    file = tmp_path / "unknown.mp4"
+    file.write_bytes(content[:at] + b"zzzz" + content[at + 4 :])
+    readers: tuple[Callable[[], Any], ...] = (
+        lambda: VideoFile(file),
+        lambda: VideoFile(file, "decord"),
+        lambda: next(read_in_order(str(file))),
+    )
+    for read in readers:
+        with pytest.raises(UserError, match=r"unknown\.mp4 cannot be decoded"):
+            read()
+
+
+@needs_decord
+def test_first_packet_that_decord_cannot_be_asked_about(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.mp4", moving_texture((1, 0.5), 8, (48, 64)))
+    content = file.read_bytes()
+    at = content.index(b"mdat") + 4
+    file.write_bytes(content[:at] + b"\xff" * 4 + content[at + 4 :])
+    with contextlib.suppress(UserError):
+        assert VideoFile(file, "decord").decoder == "pyav"

@@ -160,6 +160,14 @@ def test_patterns_folders_and_names(tmp_path: Path) -> None:
     assert output_names(["rtsp://user:secret@host/live"]).popitem()[1] == "rtsp_host_live"
 
 
+def test_long_names_are_cut_and_stay_apart() -> None:
+    """Signed addresses are longer than the names that file systems take, and differ at the end."""
+    signed = [f"https://host/a.mp4?signature={'f' * 300}{end}" for end in "12"]
+    names = output_names([*signed, f"{'é' * 120}.mp4"]).values()
+    assert len(set(names)) == 3
+    assert all(len(f"{name}_annotated.mp4".encode()) <= 255 for name in names)
+
+
 def test_a_long_timeline_is_thinned_out() -> None:
     timeline = Timeline()
     for number in range(50_000):

@@ -146,6 +146,16 @@ def test_nothing_is_lost_by_a_stop_while_writing(
     assert np.load(output)["appearance"].tolist() == [[1, 1, 1]]
 
 
+def test_a_name_of_another_encoding_loses_nothing(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = feature_files.Features({"protocol": "none"}, ["walk"])
+    made.add("caf\udce9.mp4", "input", feature_files.NO_LABEL, {"appearance": torch.ones(3)})
+    made.save(tmp_path / "a.parquet")
+    assert parquet.read_table(tmp_path / "a.parquet")["video"].to_pylist() == [r"caf\udce9.mp4"]
+    made.save(tmp_path / "a.npz")
+    assert np.load(tmp_path / "a.npz")["video"].tolist() == ["caf\udce9.mp4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

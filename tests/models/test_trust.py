@@ -182,6 +182,8 @@ def test_commands_build_nothing_hostile(
         ({"plan": []}, "no readable 'experiment' entry"),
         ({"class_names": 8}, "no readable 'experiment' entry"),
         ({"flow": {"algorithm": "dis", "depth": 2}}, "no readable 'experiment' entry"),
+        ({"flow": {"parameters": "abc"}}, "no readable 'experiment' entry"),
+        ({"class_names": [*range(8)]}, "no readable 'experiment' entry"),
         ({"flow": {"algorithm": "magic"}}, "no flow algorithm 'magic'"),
         ({"more": 1}, "no readable 'experiment' entry"),
         ({"plan": {}}, "describes no network that can be built (KeyError: 'data')"),

@@ -10,6 +10,7 @@ import pytest
 
 from src.errors import UserError
 from src.reporting.collect import LATE_FUSION, collect
+from src.reporting.records import overrides_beside
 from tests.reporting.made_up import plan, write_scores, write_stage
 
 
@@ -128,6 +129,15 @@ def test_broken_and_unfinished_stages_are_told(tmp_path: Path) -> None:
     go_on = f"""python -m src.train 'a='"'"'x y'"'"'' 'paths.run_dir="{good}"' goes on"""
     assert reasons[stopped] == f"not finished: stopped while it trained; {go_on}"
     assert reasons[begun] == f"not finished: no pass is complete; {go_on}"
+
+
+def test_what_a_command_left_open_stays_open(tmp_path: Path, monkeypatch: Any) -> None:
+    """Neither does an unknown variable stop the report, nor does a known one get into it."""
+    (tmp_path / ".hydra").mkdir()
+    given = ["a=${oc.env:NO_SUCH_THING}/x", "b=${oc.env:SECRET}", "seed=${data.split}"]
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(given))
+    monkeypatch.setenv("SECRET", "word")
+    assert overrides_beside(tmp_path) == tuple(given)
 
 
 def test_part_of_the_test_videos_is_another_protocol(tmp_path: Path) -> None:

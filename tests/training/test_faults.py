@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from src.models.build import build_datamodule
 from src.reporting.report import make_report
 from src.training.pipeline import run_experiment
 from src.training.plan import make_plan, resolve
+from src.training.unreadable import UnreadableVideos
 from tests.conftest import TINY, compose_config
 from tests.helpers import CLIPS
 
@@ -225,6 +228,22 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
     training, testing = record["faults"]
     assert set(training["videos"]) == {video.name for video in broken}
     assert list(testing["videos"]) == [lost.name]
+
+
+@pytest.mark.parametrize(("share", "stops"), [(0.57, False), (0.56, True)])
+def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_path: Path) -> None:
+    """57 of 100 are 0.57 of them, although 0.57 * 100 is less than 57."""
+    broken = {f"v{number}": "a reason" for number in range(57)}
+    data: Any = SimpleNamespace(
+        unreadable={"train": broken, "val": {}},
+        videos=SimpleNamespace(train=range(100)),
+        max_broken=share,
+    )
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[])
+    module: Any = SimpleNamespace(log=lambda *_, **__: None)
+    callback = UnreadableVideos(data, tmp_path / "unreadable.txt")
+    with pytest.raises(UserError, match="57 of 100") if stops else nullcontext():
+        callback.on_train_epoch_end(trainer, module)
 
 
 def test_ranks_stop_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor
 from src import train
 from src.errors import UserError
 from src.models.build import build_datamodule
+from src.models.checkpoints import KEY
 from src.training.callbacks import DescribeCheckpoint
-from src.training.failed_step import FailedStep
+from src.training.failed_step import STEP, FailedStep
 from src.training.health import Explosion, Health
 from src.training.pipeline import run_experiment
 from src.training.plan import make_plan, resolve
@@ -225,6 +226,15 @@ def test_replay_without_a_failed_step(command: list[str], finished_run: Path) ->
     last = finished_run / "appearance" / "last.ckpt"
     with pytest.raises(UserError, match="holds no step to replay"):
         replay(compose_config("train", "debug=replay", f"replay={last}"))
+
+
+def test_a_step_of_another_network_is_one_line(finished_run: Path, tmp_path: Path) -> None:
+    content = torch.load(finished_run / "appearance" / "last.ckpt", weights_only=True)
+    step = dict.fromkeys(("found", "where", "losses", "batch", "random"))
+    for weights in ("", "state_dict"):
+        torch.save({KEY: content[KEY], STEP: step, weights: {}}, tmp_path / "failed_step.ckpt")
+        with pytest.raises(UserError, match="describes no network that can be built"):
+            FailedStep.read(tmp_path / "failed_step.ckpt")
 
 
 def test_explosion() -> None:

@@ -80,6 +80,6 @@ def _load(file: Path) -> dict[str, tuple[bool, Look]]:
         try:
             key, full, look = json.loads(line)
             looks[key] = (full, Look(**look | {"size": tuple(look["size"])}))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue  # unfinished, or of another version: looked at again
     return looks

@@ -140,7 +140,7 @@ class Manifest:
             if len(rows) != head["rows"]:
                 raise ValueError(f"{len(rows)} of {head['rows']} rows")
             return cls(file, dict(head["places"]), {row.video: row for row in rows})
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
             log.warning("manifest %s is not used, of another format (%s): %s", file, error, _AGAIN)
             return None
 
@@ -248,6 +248,8 @@ def _folder_images(root: Path, where: str) -> FolderImages | None:
     if match is None or os.path.isabs(match["folder"]) or ".." in match["folder"].split("/"):
         return None  # of another kind; or made by hand, to lead out of the folder
     first, last = int(match["first"]), int(match["last"])
+    if last < first:
+        return None
     return FolderImages(
         str(root / match["folder"]),
         match["prefix"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from src.data.verification.problems import PROBLEMS
 from src.data.verification.verify import Verification
 from src.errors import UserError
+from src.text import visible
 
 FILE_NAME = "verify_report.txt"
 _FEW = 5
@@ -32,7 +33,7 @@ def write_report(verification: Verification) -> Path:
     """
     file = verification.manifest.file.with_name(FILE_NAME)
     try:
-        file.write_text(report(verification, few=None) + "\n")
+        file.write_text(report(verification, few=None) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"report {file} cannot be written ({error.strerror})") from error
     return file
@@ -133,7 +134,7 @@ def _across(found: Verification) -> list[str]:
 
 
 def _some(names: Sequence[str], few: int | None) -> list[str]:
-    shown = [f"  {name}" for name in names[:few]]
+    shown = [f"  {visible(name)}" for name in names[:few]]
     return shown if len(shown) == len(names) else [*shown, f"  and {len(names) - len(shown)} more"]
 
 

@@ -173,9 +173,9 @@ def _look(
 ) -> tuple[Looks, int]:
     """A look at each job, and how many came from the cache."""
     with ThreadPoolExecutor(_STATTERS) as pool:
-        identities = pool.map(lambda job: cache_key(inspector.identity(job)), jobs.values())
+        identities = pool.map(lambda job: _kept_as(inspector, job), jobs.values())
         kept_as = dict(zip(jobs, identities, strict=True))
-    known = {place: cache.get(key, inspector.full) for place, key in kept_as.items()}
+    known = {place: cache.get(key, inspector.full) for place, key in kept_as.items() if key}
     looks = {place: look for place, look in known.items() if look}
     cached = len(looks)
     place_of_job = {jobs[place]: place for place in jobs if place not in looks}
@@ -184,15 +184,24 @@ def _look(
         for job, result in in_parallel(inspector, [*place_of_job], workers, timeout):
             place = place_of_job[job]
             if isinstance(result, Look):
-                cache.add(kept_as[place], inspector.full, result)
+                if key := kept_as[place]:
+                    cache.add(key, inspector.full, result)
                 looks[place] = result
             else:  # not kept: the machine may be at fault
                 code = "crash" if isinstance(result, Lost) else "broken"
                 reason = f"{type(result).__name__}: {result}" if code == "broken" else str(result)
                 looks[place] = Look(problems={code: f"{job.video.path}: {reason}"})
             progress.advance(task)
-    cache.keep_only(kept_as.values())
+    cache.keep_only(key for key in kept_as.values() if key)
     return looks, cached
+
+
+def _kept_as(inspector: Inspector, job: Job) -> str | None:
+    """Under which key a look is kept; None of what is not there, such as a link's file."""
+    try:
+        return cache_key(inspector.identity(job))
+    except OSError:
+        return None
 
 
 def _progress() -> Progress:
