@@ -15,6 +15,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
+from src.data.containers import open_container
 from src.data.sources import Size, Uint8, in_order
 from src.errors import UserError
 
@@ -117,7 +118,7 @@ class _Packets:
     def __init__(self, path: Path) -> None:
         self._path, self._held = path, []
         try:
-            self._container = _open(path)
+            self._container = open_container(str(path))
             stream = _stream_of(self._container)
             if stream is None or stream.codec_context.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
@@ -195,12 +196,8 @@ class _Packets:
         yield from self._codec.decode(None)
 
     def _all(self) -> Iterator[av.Packet]:
-        with _open(self._path) as container:
+        with open_container(str(self._path)) as container:
             yield from _demux(container)
-
-
-def _open(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), metadata_errors="replace")  # old files' titles are not in UTF-8
 
 
 def _stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -335,7 +332,7 @@ class _InOrder:
         self._path, self.size, self.fps = path, (0, 0), 25.0
         reason, stated, count = "no frame in it", 0, 0
         try:
-            with _open(path) as container:
+            with open_container(str(path)) as container:
                 stream = _stream_of(container)
                 if stream:
                     stated, self.fps = stream.frames, float(stream.average_rate or 25)
@@ -360,7 +357,7 @@ class _InOrder:
             )
         wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
         try:
-            with _open(self._path) as container:
+            with open_container(str(self._path)) as container:
                 stream = _stream_of(container)
                 if stream:
                     stream.codec_context.thread_count = 1
