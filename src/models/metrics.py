@@ -27,9 +27,7 @@ class MeanClassAccuracy(Metric):
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(**options)
         for state in ("right", "videos"):  # of each class
-            self.add_state(
-                state, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum"
-            )
+            self.add_state(state, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, label: Tensor) -> None:
         """Take in scores (N, K) against labels (N,)."""
