@@ -89,6 +89,7 @@ def step(
                 _contender(name, lambda: loop(plain, _as_images(batch, images)), device),
             ],
             rounds,
+            warm=device.type == "cuda",  # each has run once, for its note
         )
     _, row, yardstick = measured.rows
     flops, of_plain = _flops(plan), images * _flops_of_image(plan)
@@ -172,6 +173,7 @@ def _contender(
     """What it needs on a GPU, weights and optimiser included, is its note."""
     if device.type != "cuda":
         return Contender(name, build())
+    torch.cuda.init()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     run = build()

@@ -5,6 +5,7 @@ run_dir/
   results.csv                                     the table that is printed at the end
 """
 
+import gc
 import logging
 import math
 import os
@@ -76,6 +77,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
             log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
         else:
             done = run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1])
+            gc.collect()  # its trainer and network refer to each other; the next needs their memory
             if not done:
                 return math.nan
     results = results_of_run(dirs)
