@@ -174,7 +174,7 @@ def test_a_setting_that_fails_is_left_out(
 
 
 def test_settings_of_gpus_are_of_the_whole_network() -> None:
-    step = compose_config("benchmark", "target=step", "step=gpu").step
+    step = compose_config("benchmark", "target=step", "hardware=gpu").step
     for setting in step.settings:
         cfg = compose_config("train", *step.overrides, *setting)
         plan = make_plan(resolve(cfg), step.stage)
