@@ -80,11 +80,12 @@ def measure(
     others: Sequence[Contender],
     rounds: int,
     remarks: Sequence[str] = (),
+    warm: bool = False,
 ) -> Measurement:
-    """Time all contenders in turns, after one round that does not count."""
+    """Time all contenders in turns, after one round that does not count unless they are `warm`."""
     contenders = [baseline, *others]
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for turn in range(rounds + 1):
+    for turn in range(int(warm), rounds + 1):
         for contender in contenders:
             start = time.perf_counter()
             done = contender.run()

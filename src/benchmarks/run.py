@@ -1,6 +1,7 @@
 """The targets of `python -m src.benchmark`."""
 
 import contextlib
+import gc
 import logging
 import os
 import tempfile
@@ -61,11 +62,7 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         shape = plan["data"]["frames"], plan["data"]["crop_size"]
         yield from network(build_net(plan), cfg.network.clips, *shape, cfg.rounds)
     elif target == "step":
-        for setting in cfg.step.settings:
-            train = compose("train", [*cfg.step.overrides, *setting])
-            title = " ".join(setting) or "as it is"
-            with _quiet("src.training"):
-                yield step(train, cfg.step.stage, title, cfg.step.clips, cfg.step.steps, cfg.rounds)
+        yield from _steps(cfg)
     if material is None:
         return
     if target == "startup":
@@ -89,6 +86,29 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
             yield from readers.decode(material, cfg.per_round, cfg.rounds)
         elif target == "flow":
             yield flow.algorithms(material, cfg.flow.pairs, cfg.rounds, cfg.flow.device)
+
+
+def _steps(cfg: DictConfig) -> Iterator[Measurement]:
+    """The step in each setting; one that this machine cannot run is told, and left out."""
+    wanted, failed = cfg.step, 0
+    for setting in wanted.settings:
+        title = " ".join(setting) or "as it is"
+        train = compose("train", [*wanted.overrides, *setting])
+        try:
+            with _quiet("src.training"):
+                yield step(train, wanted.stage, title, wanted.clips, wanted.steps, cfg.rounds)
+        except (
+            UserError,
+            RuntimeError,
+        ) as error:  # a full GPU is the latter
+            failed += 1
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            Console().print(f"step: {title}: left out: {reason}", markup=False, soft_wrap=True)
+        gc.collect()  # trainers and their networks refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if failed == len(wanted.settings):
+        raise UserError("target=step: none of step.settings can be run here")
 
 
 @contextlib.contextmanager

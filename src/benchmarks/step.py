@@ -29,7 +29,7 @@ from src.training.callbacks import SeedSteps
 from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import StageDir
-from src.training.speed import check_speed, compile_net, set_tf32
+from src.training.speed import check_speed, compile_nets, convolutions_tried, set_tf32
 from src.training.throughput import Throughput
 from src.training.trainer import build_trainer, instantiate_trainer
 
@@ -65,45 +65,40 @@ def step(
     set_tf32(cfg.tf32)
     batch = _batch(plan, clips, device)
     images = plan["data"]["frames"] * len(plan["data"]["modalities"])  # of each clip
-    plain = _plain_resnet(plan, config["compile"])
     precision = str(cfg.trainer.precision)
+    by_hand, ours, plain = _net(plan), _net(plan), _plain_resnet(plan)
+    compile_nets(cfg.compile, by_hand, ours, plain)
 
-    def optimizer_of(net: nn.Module) -> torch.optim.Optimizer:
-        return build_module(plan, net).build_optimizer()
-
-    def by_hand() -> Callable[[], Timed]:
-        net = _net(plan, config["compile"])
-        loop = _Loop(net, optimizer_of(net), precision, device)
-        return lambda: loop.run(batch, lambda b: _normalised(b, device), steps)
+    def loop(net: nn.Module, batch: Batch) -> Callable[[], Timed]:
+        hand_written = _Loop(net, build_module(plan, net).build_optimizer(), precision, device)
+        return lambda: hand_written.run(batch, steps)
 
     def through_lightning() -> Callable[[], Timed]:
-        module = build_module(plan, _net(plan, config["compile"]))
+        module = build_module(plan, ours)
         return lambda: _fit(module, cfg, config, plan, batch, steps)
 
-    def plain_images() -> Callable[[], Timed]:
-        loop = _Loop(plain, optimizer_of(plain), precision, device)
-        return lambda: loop.run(batch, lambda b: _as_images(b, images, device), steps)
-
     name = f"ResNet-{plain.depth}, {images} images a clip"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), convolutions_tried(cfg.trainer.benchmark):
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
         measured = measure(
             f"step: {clips} clips of {' x '.join(map(str, _shape(plan)))}, {setting}",
             "clips",
-            _contender("a hand-written loop", by_hand, device),
+            _contender("a hand-written loop", lambda: loop(by_hand, batch), device),
             [
                 _contender("ours, through Lightning", through_lightning, device),
-                _contender(name, plain_images, device),
+                _contender(name, lambda: loop(plain, _as_images(batch, images)), device),
             ],
             rounds,
+            warm=device.type == "cuda",  # each has run once, for its note
         )
-    _, ours, yardstick = measured.rows
-    flops = _flops(plan)
+    _, row, yardstick = measured.rows
+    flops, of_plain = _flops(plan), images * _flops_of_image(plan)
     remarks = [
         f"{steps} steps a round on {device}; the same network, batch and optimiser for both",
         f"{flops / 1e9:.4g} GFLOP a clip, forwards and backwards; "
-        f"ours: {utilisation(flops * ours.rate, device)}",
-        f"the plain ResNet: {yardstick.rate * images:.4g} images/s",
+        f"ours: {utilisation(flops * row.rate, device, precision)}",
+        f"the plain ResNet: {yardstick.rate * images:.4g} images/s, "
+        f"{utilisation(of_plain * yardstick.rate, device, precision)}",
     ]
     return replace(measured, remarks=remarks)
 
@@ -125,30 +120,34 @@ def _batch(plan: Plan, clips: int, device: torch.device) -> Batch:
         for name in data["modalities"]
     }
     batch["label"] = torch.randint(data["num_classes"], (clips,), generator=generator)
-    if device.type == "cuda":
-        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-    return batch | {"video": [str(number) for number in range(clips)]}
+    pinned = {name: tensor.pin_memory() for name, tensor in batch.items() if device.type == "cuda"}
+    return batch | pinned | {"video": [str(number) for number in range(clips)]}
 
 
-def _net(plan: Plan, compiled: str | None) -> nn.Module:
+def _as_images(batch: Batch, images: int) -> Batch:
+    """RGB images (B * images, 3, 1, H, W), as many as the clips of a batch have."""
+    clips = next(batch[name] for name in ("rgb", "flow") if name in batch)[:, :3]
+    frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
+    rgb = frames.repeat(images * len(clips) // len(frames), 1, 1, 1, 1)
+    return {"rgb": rgb.pin_memory() if clips.is_pinned() else rgb, "label": batch["label"]}
+
+
+def _net(plan: Plan) -> nn.Module:
     torch.manual_seed(0)
     net: nn.Module = build_net(plan)
-    compile_net(net, compiled)
     return net
 
 
-def _plain_resnet(plan: Plan, compiled: str | None) -> ResNet:
+def _plain_resnet(plan: Plan) -> ResNet:
     """A ResNet over single RGB images, as deep and wide as the streams."""
     stream = plan["net"].get("appearance", plan["net"])
     torch.manual_seed(0)
-    net = appearance_stream(
+    return appearance_stream(
         plan["data"]["num_classes"],
         stream["depth"],
         stream["width"],
         checkpointing=stream["checkpointing"],
     )
-    compile_net(net, compiled)
-    return net
 
 
 def _flops(plan: Plan) -> int:
@@ -161,37 +160,26 @@ def _flops(plan: Plan) -> int:
         return training_flops(build_net(plan), clip)
 
 
+def _flops_of_image(plan: Plan) -> int:
+    """Of an image in the plain ResNet, likewise."""
+    side = plan["data"]["crop_size"]
+    with torch.device("meta"):
+        return training_flops(_plain_resnet(plan), [torch.empty(1, 3, 1, side, side)])
+
+
 def _contender(
     name: str, build: Callable[[], Callable[[], Timed]], device: torch.device
 ) -> Contender:
     """What it needs on a GPU, weights and optimiser included, is its note."""
     if device.type != "cuda":
         return Contender(name, build())
+    torch.cuda.init()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     run = build()
     run()
     peak = (torch.cuda.max_memory_allocated(device) - before) / 2**30
     return Contender(name, run, f"{peak:.2f} GiB")
-
-
-def _normalised(batch: Batch, device: torch.device) -> list[Tensor]:
-    """What goes into the network, by hand."""
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1, 1) for x in (MEAN, STD))
-    clips = []
-    if "rgb" in batch:
-        clips.append((batch["rgb"].to(device, non_blocking=True).float() - mean) / std)
-    if "flow" in batch:
-        clips.append((batch["flow"].to(device, non_blocking=True).float() - 128) / 57.63)
-    return clips
-
-
-def _as_images(batch: Batch, images: int, device: torch.device) -> list[Tensor]:
-    """RGB images (B * images, 3, 1, H, W), as many as the clips of a batch have."""
-    clips = next(batch[name] for name in ("rgb", "flow") if name in batch)[:, :3]
-    frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
-    again = images * len(clips) // len(frames)
-    return _normalised({"rgb": frames.repeat(again, 1, 1, 1, 1)}, device)
 
 
 class _Loop:
@@ -203,17 +191,30 @@ class _Loop:
         self.net, self.optimizer, self.device = net.to(device).train(), optimizer, device
         for group in optimizer.param_groups:
             group["lr"] *= 1e-3  # from a factor to a rate
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (MEAN, STD)
+        )
         self.dtype = MIXED.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
 
-    def run(self, batch: Batch, inputs: Callable[[Batch], Sequence[Tensor]], steps: int) -> Timed:
+    def run(self, batch: Batch, steps: int) -> Timed:
         for turn in range(WARM_UP + steps):
             if turn == WARM_UP:
                 wait(self.device)
                 start = time.perf_counter()
-            self._step(inputs(batch), batch["label"].to(self.device, non_blocking=True))
+            self._step(self._normalised(batch), batch["label"].to(self.device, non_blocking=True))
         wait(self.device)
         return Timed(steps * len(batch["label"]), time.perf_counter() - start)
+
+    def _normalised(self, batch: Batch) -> list[Tensor]:
+        clips = []
+        if "rgb" in batch:
+            rgb = batch["rgb"].to(self.device, non_blocking=True)
+            clips.append((rgb.float() - self.mean) / self.std)
+        if "flow" in batch:
+            flow = batch["flow"].to(self.device, non_blocking=True)
+            clips.append((flow.float() - 128) / 57.63)
+        return clips
 
     def _step(self, inputs: Sequence[Tensor], label: Tensor) -> None:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):

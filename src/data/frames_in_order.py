@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from src.data.containers import open_container, stream_of
 from src.data.resize import resize
 from src.data.sources import Size, Uint8
-from src.data.video_file import VideoFile, stream_of
+from src.data.video_file import VideoFile
 from src.errors import UserError
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
@@ -56,7 +57,7 @@ def read_in_order(source: str) -> Iterator[TimedFrame]:
 def duration_of(path: str) -> float | None:
     """Seconds that a file states to last; None if it does not."""
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with open_container(path) as container:
             return container.duration / av.time_base if container.duration else None
     except (av.FFmpegError, ValueError):
         return None
@@ -66,7 +67,7 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
     index, now, size, reformatter = 0, 0.0, (0, 0), VideoReformatter()
     patience = PATIENCE if is_stream(source) else None
     try:
-        with av.open(source, metadata_errors="replace", timeout=patience) as container:
+        with open_container(source, timeout=patience) as container:
             stream = stream_of(container)
             if stream is None:
                 raise UserError(f"{source} cannot be decoded (no video in it): give another file")
@@ -153,7 +154,7 @@ class Upright:
 
 def _turns_of(path: str | Path) -> int:
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(str(path)) as container:
             stream = stream_of(container)
             if stream is None:
                 return 0

@@ -15,6 +15,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
+from src.data.containers import open_container, stream_of
 from src.data.sources import Size, Uint8, in_order
 from src.errors import UserError
 
@@ -117,7 +118,7 @@ class _Packets:
     def __init__(self, path: Path) -> None:
         self._path, self._held = path, []
         try:
-            self._container = _open(path)
+            self._container = open_container(str(path))
             stream = stream_of(self._container)
             if stream is None or stream.codec_context.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
@@ -198,19 +199,8 @@ class _Packets:
         yield from self._codec.decode(None)
 
     def _all(self) -> Iterator[av.Packet]:
-        with _open(self._path) as container:
+        with open_container(str(self._path)) as container:
             yield from _demux(container)
-
-
-def _open(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), metadata_errors="replace")  # old files' titles are not in UTF-8
-
-
-def stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video of a file; None if there is none, or of an unknown codec."""
-    stream = container.streams.best("video")  # decord's choice among several, too
-    known = isinstance(stream, av.VideoStream) and stream.codec_context is not None
-    return stream if known else None
 
 
 def _demux(container: av.container.InputContainer) -> Iterator[av.Packet]:
@@ -341,7 +331,7 @@ class _InOrder:
         reason, stated, count = "no frame in it", 0, 0
         cause: Exception | None = None
         try:
-            with _open(path) as container:
+            with open_container(str(path)) as container:
                 stream = stream_of(container)
                 if stream:
                     stated, self.fps = stream.frames, float(stream.average_rate or 25)
@@ -367,7 +357,7 @@ class _InOrder:
         wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
         cause: Exception | None = None
         try:
-            with _open(self._path) as container:
+            with open_container(str(self._path)) as container:
                 stream = stream_of(container)
                 if stream:
                     stream.codec_context.thread_count = 1

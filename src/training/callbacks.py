@@ -33,6 +33,23 @@ class SeedSteps(pl.Callback):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
 
+class OwnGradients(pl.Callback):
+    """Adds up the gradients of an update in memory of their own.
+
+    Needed where a network is replayed as CUDA graphs: the first part of the update would leave its
+    gradients in memory of the graphs, where the second part's come to lie.
+    """
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Begin an update of several parts with zeros."""
+        if trainer.accumulate_grad_batches > 1:
+            for parameter in pl_module.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
+
 class DescribeCheckpoint(pl.Callback):
     """Adds the description to every checkpoint that Lightning writes."""
 

@@ -97,7 +97,8 @@ class Health(pl.Callback):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             norms = gradient_norms(module.net, module.last_losses)
-            module.log_dict({f"train/{name}": norm for name, norm in norms.items()})
+            scale = _scale_left_to(optimizer, _scaler(trainer))
+            module.log_dict({f"train/{name}": norm / scale for name, norm in norms.items()})
 
     def _lost(self, module: VideoClassifier, scaler: Any) -> str | None:
         """Why the run is lost although losses, and gradients without a scaler, are finite."""
@@ -241,6 +242,13 @@ def _line(step: FailedStep) -> str:
 def _scaler(trainer: pl.Trainer) -> Any:
     """What scales the loss for float16, None if nothing does."""
     return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _scale_left_to(optimizer: torch.optim.Optimizer, scaler: Any) -> float:
+    """What gradients are still multiplied by before the update: fused optimisers divide in it."""
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return float(scaler.get_scale())
 
 
 def _ours(module: pl.LightningModule) -> VideoClassifier:

@@ -5,6 +5,7 @@ run_dir/
   results.csv                                     the table that is printed at the end
 """
 
+import gc
 import logging
 import math
 import os
@@ -34,7 +35,7 @@ from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.run_end import end_run
-from src.training.speed import compile_net, set_tf32, uncompiled
+from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
 from src.training.trial import pruning
@@ -76,6 +77,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
             log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
         else:
             done = run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1])
+            gc.collect()  # its trainer and network refer to each other; the next needs their memory
             if not done:
                 return math.nan
     results = results_of_run(dirs)
@@ -131,7 +133,7 @@ def run_stage(
         log.info("stage %s goes on from %s", name, resume)
     else:
         start_from(plan, stage_dirs(config), net, module.normalise, data)
-    compile_net(net, config["compile"])
+    compile_nets(config["compile"], net)
     set_tf32(config["tf32"])
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
     with closing(loggers):
@@ -152,9 +154,10 @@ def run_stage(
             LogProtocol(protocol),
         ]
         trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
-        )
+        with convolutions_tried(cfg.trainer.benchmark):
+            trainer.fit(
+                module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
+            )
         if trainer.interrupted:
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):

@@ -1,6 +1,7 @@
 """What makes a stage faster and leaves its network, names and checkpoints as they are."""
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 from src.choices import check_choice
 from src.errors import UserError
 
-MODES = ("default", "reduce-overhead", "max-autotune")  # of torch.compile
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes that replay a step's kernels as one
+MODES = ("default", *CUDA_GRAPHS)  # of torch.compile
 
 
 def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> None:
@@ -40,15 +42,16 @@ def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> No
         ) from error
 
 
-def compile_net(net: nn.Module, mode: str | None) -> None:
-    """Have a network compiled at its first step, in place: the names of its weights stay.
+def compile_nets(mode: str | None, *nets: nn.Module) -> None:
+    """Have networks compiled at their first step, in place: the names of their weights stay.
 
     Clips of training and validation have one size each, the last batch of a pass perhaps another:
     each is compiled for itself, which is faster than code for any size.
     """
     if mode is not None:
         torch.compiler.reset()  # an earlier stage's code counts against torch's limit
-        net.compile(mode=mode, dynamic=False)
+        for net in nets:
+            net.compile(mode=mode, dynamic=False)
 
 
 def uncompiled(mode: str | None) -> AbstractContextManager[object]:
@@ -58,6 +61,25 @@ def uncompiled(mode: str | None) -> AbstractContextManager[object]:
     compiled.
     """
     return contextlib.nullcontext() if mode is None else torch.compiler.set_stance("force_eager")
+
+
+@contextlib.contextmanager
+def convolutions_tried(wanted: bool | None) -> Iterator[None]:
+    """Within it cuDNN times its algorithms for each convolution and size, and keeps the fastest.
+
+    That is for training, whose clips have one size. Whole frames have another in almost every
+    video.
+
+    Args:
+        wanted: Lightning's `benchmark`; None: unless algorithms have to be deterministic.
+    """
+    before = torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = not deterministic if wanted is None else wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def set_tf32(wanted: bool | None) -> None:

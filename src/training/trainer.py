@@ -13,9 +13,11 @@ from pytorch_lightning.callbacks import ProgressBar
 from src.cli import quieten
 from src.errors import UserError
 from src.models.build import Plan, build_schedule
+from src.training.callbacks import OwnGradients
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
+from src.training.speed import CUDA_GRAPHS
 from src.training.stage_checkpoint import StageCheckpoint
 from src.training.stop import EndAtSignals
 
@@ -78,8 +80,9 @@ def build_plugins() -> list[Any]:
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
-    """The callbacks that the config chooses."""
-    return [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
+    """The callbacks that the config chooses, and those that its speed needs."""
+    chosen = [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
+    return [*chosen, OwnGradients()] if cfg.compile in CUDA_GRAPHS else chosen
 
 
 def accumulation(plan: Plan, devices: int) -> int:

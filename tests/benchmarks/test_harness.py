@@ -72,3 +72,11 @@ def test_the_machine_is_named() -> None:
     about = machine()
     assert about["cpu"]
     assert about["torch"]
+
+
+def test_what_is_warm_counts_from_the_first_run() -> None:
+    runs = iter([1.0, 3.0, 5.0])
+    measured = measure(
+        "race", "clips", Contender("a", lambda: Timed(15, next(runs))), [], 3, [], True
+    )
+    assert measured.rows[0].rate == 5

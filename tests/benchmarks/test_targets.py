@@ -14,6 +14,7 @@ from src.benchmarks import readers, run
 from src.benchmarks.first_batch import first_batches, make_dataset
 from src.benchmarks.flops import training_flops, utilisation
 from src.benchmarks.flow import algorithms
+from src.benchmarks.harness import Measurement
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
 from src.benchmarks.network import LAYOUTS, as_conv3d
@@ -27,6 +28,7 @@ from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet
 from src.training.plan import make_plan, resolve
+from src.training.speed import set_tf32
 from tests.conftest import compose_config
 from tests.helpers import frames_of, randomise
 
@@ -129,13 +131,55 @@ def test_flops_of_resnet50(checkpointing: bool) -> None:
 
 
 def test_utilisation_of_known_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert utilisation(2e12, torch.device("cpu")) == "2 TFLOP/s"
-    for device, told in (
-        ("NVIDIA H200", "494.5 TFLOP/s, 50.0 % of the device's bf16 peak (989)"),
-        ("another", "494.5 TFLOP/s"),
-    ):
+    """Half of what the device can do in the format that convolutions multiply in."""
+    assert utilisation(2e12, torch.device("cpu"), "32-true") == "2 TFLOP/s"
+    cases = (
+        ("NVIDIA H200", "bf16-mixed", None, 494.5, ", 50.0 % of the device's bf16 peak (989)"),
+        ("NVIDIA H200", "16-mixed", None, 494.5, ", 50.0 % of the device's bf16 peak (989)"),
+        ("NVIDIA H200", "32-true", None, 247.5, ", 50.0 % of the device's tf32 peak (495)"),
+        ("NVIDIA H200", "32-true", False, 33.5, ", 50.0 % of the device's fp32 peak (67)"),
+        ("another", "bf16-mixed", None, 494.5, ""),
+    )
+    for device, precision, tf32, rate, told in cases:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, device=device: device)
-        assert utilisation(494.5e12, torch.device("cuda")) == told
+        set_tf32(tf32)
+        words = utilisation(rate * 1e12, torch.device("cuda"), precision)
+        assert words == f"{rate} TFLOP/s{told}"
+    set_tf32(None)
+
+
+def test_a_setting_that_fails_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table for the others; an error if there are none."""
+    ended: list[str] = []
+
+    def measured(*arguments: object) -> Measurement:
+        ended.append(str(arguments[2]))
+        if arguments[2] == "compile=default":
+            raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it")
+        return Measurement(str(arguments[2]), "clips", "one", 1, [])
+
+    monkeypatch.setattr(run, "compose", compose_config_of)
+    monkeypatch.setattr(run, "step", measured)
+    settings = "step.settings=[['compile=default'],[]]"
+    tables = run.run_benchmarks(compose_config("benchmark", "target=step", settings))
+    assert ended == ["compile=default", "as it is"]
+    assert [table.title for table in tables] == ["as it is"]
+    assert "step: compile=default: left out: CUDA out of memory.\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"none of step\.settings can be run here"):
+        run.run_benchmarks(
+            compose_config("benchmark", "target=step", "step.settings=[['compile=default']]")
+        )
+
+
+def test_settings_of_gpus_are_of_the_whole_network() -> None:
+    step = compose_config("benchmark", "target=step", "hardware=gpu").step
+    for setting in step.settings:
+        cfg = compose_config("train", *step.overrides, *setting)
+        plan = make_plan(resolve(cfg), step.stage)
+        assert (plan["net"]["appearance"]["depth"], plan["data"]["crop_size"]) == (50, 224)
+        assert set(cfg.logger) == set(compose_config("train", "logger=local").logger)
 
 
 def compose_config_of(name: str, overrides: list[str]) -> object:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import CollectScores
@@ -296,3 +298,39 @@ def test_a_described_normalisation_can_be_built_again() -> None:
     assert (described["flow_mean"], described["flow_std"]) == (128, 20)
     again: dict[str, Any] = json.loads(json.dumps(described))
     assert Normalise(**again).describe() == described
+
+
+def on_fake_gpu(module: VideoClassifier) -> VideoClassifier:
+    """The module as if it were on a GPU: its tensors have a size and a device, but no content."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                fake = torch.empty_like(parameter, device="cuda")
+                part._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty_like(buffer, device="cuda")
+        if isinstance(part, Metric):
+            for name, state in part._defaults.items():
+                assert isinstance(state, Tensor)
+                setattr(part, name, torch.empty_like(state, device="cuda"))
+    return module
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="torch knows no GPUs here")
+@pytest.mark.parametrize("kind", ["rgb", "joint"])
+def test_no_step_waits_for_a_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed on another device, and nothing on the host depends on a result."""
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(VideoClassifier, name, lambda *_, **__: None)
+    module = build(kind)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        on_fake_gpu(module)
+        batch = {
+            name: torch.empty_like(values, device="cuda") if isinstance(values, Tensor) else values
+            for name, values in random_batch().items()
+        }
+        assert module.training_step(batch, 0).device.type == "cuda"
+        with torch.no_grad():
+            module.eval().validation_step(batch, 0)
+            assert module.test_step(batch, 0)["scores"].device.type == "cuda"

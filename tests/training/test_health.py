@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,28 @@ def fit_scaled(first_scale: float, spoiled: bool, folder: Path) -> tuple[Scaled,
     )
     trainer.fit(module, loader([random_batch() for _ in range(4)]))
     return health, module.state_dict()
+
+
+def test_norms_are_those_of_the_loss_whoever_divides_by_the_scale(tmp_path: Path) -> None:
+    """Fused optimisers divide in the update, after the norms are logged."""
+    logged = []
+    for fused in (None, True):
+        torch.manual_seed(0)
+        optimizer = partial(torch.optim.SGD, momentum=0.9, fused=fused)
+        folder = tmp_path / str(fused)
+        pl.Trainer(
+            accelerator="cpu",
+            plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", 2.0**10))],
+            callbacks=[Health()],
+            logger=CSVLogger(folder, name="", version="csv"),
+            log_every_n_steps=1,
+            max_epochs=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(build("rgb", optimizer=optimizer), loader([random_batch() for _ in range(2)]))
+        logged.append([float(row["train/grad_norm"]) for row in metrics(folder / "csv")[:2]])
+    assert logged[1] == pytest.approx(logged[0], rel=0.05)
 
 
 def test_gradients_that_overflow_under_a_scaler_are_left_out(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 """The stages of an experiment, on the real configuration made tiny."""
 
 import csv
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
+from src.models.build import build_module
+from src.models.modules import VideoClassifier
+from src.training import pipeline
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
 
@@ -92,6 +98,28 @@ def test_stages_start_from_those_before(
         grown = joint[f"{stream}.layer3.1.conv3.weight"]
         torch.testing.assert_close(grown.sum(2), alone["layer3.1.conv3.weight"])
         torch.testing.assert_close(pooled[f"{stream}.layer3.1.conv3.weight"], grown)
+
+
+def test_a_stage_leaves_its_memory_to_the_next(
+    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules: list[weakref.ref[VideoClassifier]] = []
+    alive: list[int] = []
+
+    def build(*arguments: Any) -> VideoClassifier:
+        alive.append(sum(module() is not None for module in modules))
+        module = build_module(*arguments)
+        modules.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(pipeline, "build_module", build)
+    short = ("only=[appearance,motion]", "trainer.limit_train_batches=1")
+    gc.disable()  # else chance would do it
+    try:
+        run_experiment(compose_config("train", *tiny, *short, f"paths.run_dir={tmp_path}"))
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
 
 
 def test_finished_stages_are_not_trained_again(tiny: tuple[str, ...], copied_run: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.registry import lookup_backend
@@ -15,10 +16,14 @@ from src import evaluate
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
 from src.models.resnet import motion_stream
+from src.training import trainer
+from src.training.callbacks import OwnGradients
 from src.training.pipeline import run_experiment
 from src.training.plan import difference, make_plan, resolve
-from src.training.speed import check_speed, set_tf32
+from src.training.speed import check_speed, convolutions_tried, set_tf32
+from src.training.trainer import build_callbacks
 from tests.conftest import compose_config
+from tests.models.test_modules import build, loader, random_batch
 
 Run = Callable[..., Path]
 
@@ -201,3 +206,68 @@ def test_tf32() -> None:
         set_tf32(wanted)
         assert torch.backends.cudnn.allow_tf32 == convolutions
         assert torch.get_float32_matmul_precision() == products
+
+
+def test_cudnn_chooses_in_training_alone(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """Whole frames have another size in almost every video: they would be searched for each."""
+    seen: dict[str, bool] = {}
+
+    class Look(pl.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            seen["train"] = torch.backends.cudnn.benchmark
+
+        def on_test_start(self, *_: Any) -> None:
+            seen["test"] = torch.backends.cudnn.benchmark
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "build_callbacks", lambda _: [Look()])
+        where = ("only=appearance", f"paths.run_dir={tmp_path}")
+        run_experiment(compose_config("train", *tiny, *where))
+    assert seen == {"train": True, "test": False}
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(None, False), (True, True), (False, False)])
+def test_what_is_to_be_deterministic_is_not_searched(wanted: bool | None, found: bool) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with convolutions_tried(wanted):
+            assert torch.backends.cudnn.benchmark == found
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("mode", [None, "default", "reduce-overhead", "max-autotune"])
+def test_parts_of_an_update_share_memory_that_no_cuda_graph_owns(mode: str | None) -> None:
+    """Else the gradients of the first part are the graph's, and the second part's replace them."""
+    cfg = compose_config("train", f"compile={mode}" if mode else "compile=null")
+    needed = [one for one in build_callbacks(cfg) if isinstance(one, OwnGradients)]
+    assert len(needed) == (mode in ("reduce-overhead", "max-autotune"))
+    own: list[dict[str, Tensor]] = []
+
+    class Look(pl.Callback):
+        def on_before_backward(self, _: object, module: pl.LightningModule, __: object) -> None:
+            own.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+
+        def on_after_backward(self, _: object, module: pl.LightningModule) -> None:
+            for name, parameter in module.named_parameters() if needed else ():
+                assert parameter.grad is own[-1][name]
+
+    weights = []
+    batches = [random_batch() for _ in range(4)]
+    for callbacks in ([*needed, Look()], []):
+        torch.manual_seed(0)
+        module = build("joint")
+        pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            accumulate_grad_batches=2,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(module, loader(batches))
+        weights.append(dict(module.net.named_parameters()))
+    assert len(own) == 4
+    assert_close(weights[0], weights[1])

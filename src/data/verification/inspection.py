@@ -12,6 +12,7 @@ import av
 import cv2
 import numpy as np
 
+from src.data.containers import open_container
 from src.data.dataset import COUNT_TOLERANCE
 from src.data.image_archives import ArchiveImages, ArchiveTree
 from src.data.image_folders import FolderImages
@@ -166,7 +167,7 @@ def look_at_file(path: Path, decoder: str, full: bool) -> Look:
 def _packets(path: Path) -> tuple[int, int]:
     """Frames that the container states, 0 if it does not, and those that are in it."""
     try:
-        with av.open(str(path)) as container:
+        with open_container(str(path)) as container:
             stream = container.streams.best("video")
             if stream is None or not stream.frames:
                 return 0, 0
