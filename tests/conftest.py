@@ -1,5 +1,6 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ TINY = (
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
 )
+
+# For commands in processes of their own: as `repeatable` does here.
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from src.training.pipeline import run_experiment
-from tests.conftest import compose_config
+from tests.conftest import ONE_THREAD, compose_config
 
 
 def on(devices: int) -> list[str]:
@@ -20,7 +20,9 @@ def on(devices: int) -> list[str]:
 
 def run(module: str, *overrides: str) -> str:
     command = [sys.executable, "-m", module, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=ONE_THREAD, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -44,22 +46,23 @@ def losses(folder: Path) -> list[float]:
 def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
-    """8 clips an update: at once, in two halves, on two processes. Frozen batch norm, because its
-    statistics are those of what a device sees at once.
+    """12 clips an update: at once, in parts, on two processes; the last update of a pass has 4.
+
+    Frozen batch norm, because its statistics are those of what a device sees at once.
     """
     shared = [
         "experiment=appearance_two_movers",
         f"stages.appearance.start_from={finished_run / 'appearance' / 'last.ckpt'}",
         "batch_norm=frozen",
         "stages.appearance.net.dropout=0",
-        "stages.appearance.batch_size=8",
+        "stages.appearance.batch_size=12",
         "trainer.max_epochs=3",
     ]
     base = [override for override in tiny if "max_epochs" not in override]
     ways = {
-        "at once": ["stages.appearance.data.batch_size=8"],
-        "accumulated": ["stages.appearance.data.batch_size=4"],
-        "two processes": ["stages.appearance.data.batch_size=4", *on(2)],
+        "at once": ["stages.appearance.data.batch_size=12"],
+        "accumulated": ["stages.appearance.data.batch_size=3"],
+        "two processes": ["stages.appearance.data.batch_size=3", *on(2)],
     }
     learnt, lost = {}, {}
     for name, way in ways.items():
@@ -76,17 +79,17 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     assert moved > 1e-3
     for name in ("accumulated", "two processes"):
         assert len(lost[name]) == 3
-        assert lost[name] == pytest.approx(lost["at once"], rel=1e-5)
+        assert lost[name] == pytest.approx(lost["at once"], rel=1e-4)
         for key, tensor in learnt["at once"].items():
-            assert_close(learnt[name][key], tensor, rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
+            # Rounding alone may turn a ReLU on or off.
+            assert_close(
+                learnt[name][key], tensor, rtol=1e-4, atol=0.01 * moved, msg=f"{name}: {key}"
+            )
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_scores_are_the_same_on_any_number_of_processes(
-    devices: int, finished_run: Path, tmp_path: Path
-) -> None:
+def test_scores_are_the_same_on_three_processes(finished_run: Path, tmp_path: Path) -> None:
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "scores.csv"
-    printed = run("src.evaluate", f"ckpt_path={checkpoint}", f"output={output}", *on(devices))
+    printed = run("src.evaluate", f"ckpt_path={checkpoint}", f"output={output}", *on(3))
     assert printed.count("video level") == 1
     alone, together = (read(path) for path in (finished_run / "joint" / "scores.csv", output))
     assert list(together) == list(alone)
