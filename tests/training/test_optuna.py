@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from hydra_plugins.st_resnet.optuna_sweeper import OptunaSweeper
+from src import train
 from src.errors import UserError
 from src.reporting.collect import collect
 from src.reporting.report import make_report
 from src.training.study import PRUNED, open_study
-from tests.conftest import TINY
+from tests.conftest import ONE_THREAD, TINY
 
 optuna = pytest.importorskip("optuna")
 TrialState = optuna.trial.TrialState
@@ -39,7 +40,9 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += ["hydra.sweeper.pruner_options={lower:2}"]
     command += ["trainer.max_epochs=choice(1,2)"]
     command += [f"data.dataset.root={tmp_path / 'data'}", f"paths.output_dir={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=ONE_THREAD, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (journal,) = (out / "sweeps").glob("*.study")
     by_passes = {int(one.params["trainer.max_epochs"]): one for one in open_study(journal).trials}
@@ -209,6 +212,21 @@ def test_another_search_is_refused(
     search(tmp_path, parabola, "x=choice(0.1,0.2)", trials=1)
     with pytest.raises(UserError, match=message):
         search(tmp_path, parabola, *arguments)
+
+
+def test_a_search_in_each_of_many_processes_is_refused(
+    call: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """torchrun's would draw values of their own."""
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "1")
+    search = ["hydra/sweeper=optuna", "seed=choice(1,2)", f"paths.output_dir={tmp_path}"]
+    assert call(train.main, "-m", *search) == 1
+    assert "error: a search is one process" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.study"))
 
 
 def test_a_file_that_is_no_search_leaves_the_report_whole(
