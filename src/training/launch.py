@@ -218,7 +218,8 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[
     ):
         if to_blame:
             return to_blame[0]
-    return first
+    # What all fail from, the first process tells.
+    return 0 if first is not None and statuses[0] else first
 
 
 def _failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
