@@ -10,11 +10,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -27,6 +31,7 @@ from omegaconf.errors import (
 from src.errors import UserError
 from src.text import short_name
 
+log = logging.getLogger(__name__)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
@@ -100,16 +105,20 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
             def task(cfg: DictConfig) -> Any:
-                # Not for the processes that a task starts.
-                if not asked_for_traceback:
-                    os.environ.pop(FULL_ERROR, None)
-                if QUEUED in os.environ:
-                    with errors_for_the_queue():
-                        return function(cfg)
-                # Hydra would announce an error before handing it on; a search goes on without.
-                handed_on = asked_for_traceback or cfg.get("trial")
-                with contextlib.nullcontext() if handed_on else one_line_errors():
+                if asked_for_traceback:
                     return function(cfg)
+                hydra_cfg = HydraConfig.get()
+                os.environ.pop(FULL_ERROR, None)  # not for the processes that a task starts
+                try:
+                    with errors_of(hydra_cfg, search=bool(cfg.get("trial"))):
+                        if hydra_cfg.job.chdir:
+                            raise UserError(
+                                "hydra.job.chdir=true: paths are relative to the folder that a "
+                                "command is called in, leave it away"
+                            )
+                        return function(cfg)
+                finally:
+                    os.environ[FULL_ERROR] = "1"
 
             decorated = hydra.main(
                 version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
@@ -143,6 +152,34 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(1)
+
+
+def errors_of(job: HydraConf, search: bool) -> AbstractContextManager[None]:
+    """What becomes of a job's errors: other jobs of its sweep go on, a single run ends.
+
+    Args:
+        job: Hydra's config of the job.
+        search: whether the sweep is a search, which tells what became of its jobs.
+    """
+    if QUEUED in os.environ:
+        return errors_for_the_queue()
+    if job.mode != RunMode.MULTIRUN:
+        return one_line_errors()  # Hydra would announce an error before handing it on
+    return contextlib.nullcontext() if search else errors_told_at_once(job.job.num)
+
+
+@contextlib.contextmanager
+def errors_told_at_once(job: int) -> Iterator[None]:
+    """Log that a job has failed, and hand its error on; Hydra keeps it until all have run."""
+    try:
+        yield
+    except Exception as error:
+        mistake = find_mistake(error)
+        line = f"job {job} of the sweep failed: {mistake or f'{type(error).__name__}: {error}'}"
+        log.error(line)
+        if mistake is None:
+            raise
+        raise UserError(line) from None
 
 
 @contextlib.contextmanager

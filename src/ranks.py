@@ -3,8 +3,14 @@
 from typing import TypeVar
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 T = TypeVar("T")
+
+
+def own_rank() -> int:
+    """The number of this process, from 0, as Lightning knows it from its trainer on."""
+    return getattr(rank_zero_only, "rank", 0)
 
 
 def of_all_ranks(value: T) -> list[T]:

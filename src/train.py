@@ -28,14 +28,15 @@ def main(cfg: DictConfig) -> float | None:
     from src.training.trial import fails_alone
 
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:  # jobs may differ in anything: one directory each
+    sweep = job.mode == RunMode.MULTIRUN
+    if sweep:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
     if cfg.replay is not None:
         return replay(cfg)
     if cfg.summary:
         summarise(cfg)
         return None
-    with fails_alone() if cfg.trial else nullcontext():
+    with fails_alone() if sweep else nullcontext():
         return run_on_all_devices(cfg, job)
 
 

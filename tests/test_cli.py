@@ -39,6 +39,7 @@ MISTAKES = [
     (train.main, ["stages.motion.start_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
     (train.main, ["stages.motion.start_from=gone.ckpt"], "gone.ckpt does not exist"),
     (train.main, ["stages=[paper/finale]"], "finale"),
+    (train.main, ["hydra.job.chdir=true"], "hydra.job.chdir=true: paths are relative"),
     (
         train.main,
         [f"paths.output_dir={__file__}/x"],
@@ -148,16 +149,21 @@ def test_an_unwritable_cache_is_done_without(
     assert "the index of images cannot be kept" in "".join(capfd.readouterr())
 
 
-def test_jobs_of_a_sweep_have_a_directory_each(
-    call: Callable[..., int], tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_jobs_of_a_sweep_have_a_directory_each_and_fail_alone(
+    call: Callable[..., int],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     short = ["hydra.sweep.subdir=${hydra.job.num}", "experiment=appearance_two_movers"]
-    swept = "stages.appearance.module.schedule.lr=0.01,0.02"
-    assert call(train.main, "-m", *tiny, *short, swept) == 0
+    assert call(train.main, "-m", *tiny, *short, "seed=1,-1,2") == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error == "error: job 1 of the sweep failed: seed=-1: needs a whole number from 0"
     jobs = sorted(path.name for path in (tmp_path / "outputs" / "sweeps").glob("[0-9]"))
-    assert jobs == ["0", "1"]
-    for job in jobs:
+    assert jobs == ["0", "1", "2"]
+    for job in ("0", "2"):
         assert (tmp_path / "outputs" / "sweeps" / job / "appearance" / "stage.json").is_file()
 
 

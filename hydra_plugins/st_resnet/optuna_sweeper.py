@@ -76,7 +76,12 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Remember what launches jobs."""
+        """Remember what launches jobs.
+
+        Raises:
+            UserError: this process is one of several, which would each make its own search.
+        """
+        check_alone(config)
         self.config_loader = hydra_context.config_loader
         # They say where, how fast and for whom, not what.
         self.incidental = set(config.hydra.job.config.override_dirname.exclude_keys)
@@ -196,6 +201,26 @@ class OptunaSweeper(Sweeper):
         file = self.journal.with_name("optimization_results.yaml")  # as Hydra's own sweepers do
         OmegaConf.save(OmegaConf.create(content), file)
         return study.best_value
+
+
+def check_alone(config: DictConfig) -> None:
+    """Refuse a search in each of many processes: they would draw other values.
+
+    Args:
+        config: of the search, Hydra's own part included.
+
+    Raises:
+        UserError: somebody else has started this process for one job, or will start others.
+    """
+    from src.training.group import Group  # it brings torch along
+
+    queued = "submitit" in config.hydra.launcher["_target_"]
+    nodes = OmegaConf.select(config, "trainer.num_nodes", default=1)
+    if Group.found() is not None or (nodes != 1 and not queued):
+        raise UserError(
+            "a search is one process, which starts those of its jobs: call it without torchrun and "
+            "srun, and for jobs on several machines with hydra/launcher=slurm"
+        )
 
 
 def _tell(study: "optuna.Study", trial: "optuna.Trial", job: JobReturn) -> Exception | None:

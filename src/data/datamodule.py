@@ -296,6 +296,12 @@ class VideoDataModule(pl.LightningDataModule):
             ranks_here = self.trainer.num_devices if self.trainer else 1
             workers = min(8, max(1, usable_cores() // ranks_here))
         training = phase == "train"
+        sampler = DrawSampler(len(videos), self.seed, shuffle=training)
+        if not training and len(videos) < sampler.ranks:  # Lightning skips a rank without batches
+            raise UserError(
+                f"{len(videos)} videos to test on are not one for each of {sampler.ranks} devices: "
+                "train and test on fewer"
+            )
         dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed)
         return VideoLoader(
             FaultTolerant(
@@ -303,7 +309,7 @@ class VideoDataModule(pl.LightningDataModule):
             ),
             self.unreadable[phase],
             batch_size=batch_size,
-            sampler=DrawSampler(len(videos), self.seed, shuffle=training),
+            sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

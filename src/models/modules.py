@@ -148,14 +148,31 @@ class VideoClassifier(pl.LightningModule):
         clips, target = self.training_clips(batch)
         return self.classify(clips), target
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class.
+
+        What comes back is weighted, so that the sum over the batches of an accumulated update is
+        the mean over all of its clips.
+        """
         logits, target = self.training_logits(batch)
         losses = self.loss(logits, target, self.label_smoothing)
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
-        return self._log_losses(losses, "train", len(target))
+        loss = self._log_losses(losses, "train", len(target))
+        return loss * self._weight(batch_idx, len(target))
+
+    def _weight(self, batch_idx: int, clips: int) -> float:
+        # Lightning divides by the number of batches of an update; the last one of a pass may have
+        # fewer, and fewer clips in its last batch.
+        together: int = self.trainer.accumulate_grad_batches
+        loader: Any = self.trainer.train_dataloader
+        if together == 1 or getattr(loader, "batch_size", None) is None:
+            return 1.0
+        first = batch_idx - batch_idx % together
+        end = min(first + together, int(self.trainer.num_training_batches))
+        size = loader.batch_size
+        return together * clips / (min(end * size, len(loader.sampler)) - first * size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Loss and clip-level accuracy on central clips."""

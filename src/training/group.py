@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 
 from src.errors import UserError
 
@@ -67,6 +68,8 @@ def tell_lightning(group: Group | None) -> None:
     that does not use srun for one task of many, takes the tasks in an interactive allocation for
     lone processes, and refuses tasks that were not started with --ntasks-per-node.
     """
+    if group is None:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning believes a RANK that was left over in the shell
     if group is None or group.starter != "SLURM":
         os.environ.pop("SLURM_NTASKS", None)
         return

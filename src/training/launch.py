@@ -16,17 +16,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import ParallelStrategy
 
 from src.cli import find_mistake
 from src.errors import UserError
+from src.ranks import own_rank
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
 from src.training.stop import SIGNALS, await_signals, end_at_signals, ignore_signals
@@ -34,6 +36,7 @@ from src.training.trainer import instantiate_trainer
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
+MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # variables for several machines
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
 
 
@@ -54,11 +57,13 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
     """
     group = Group.found()
     tell_lightning(group)
-    count = processes_to_start(cfg, group)
-    if count == 1:
-        if group is not None and group.rank:
+    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    count = processes_to_start(trainer, group)
+    if not count:
+        if own_rank():
             logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
         return run_one(cfg, list(hydra.overrides.task))
+    place = place_to_meet(trainer.num_nodes, hydra.job.get("num", 0))
     with tempfile.TemporaryDirectory() as folder:
         config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
         job = {
@@ -67,7 +72,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
             "overrides": list(hydra.overrides.task),
         }
         OmegaConf.save(OmegaConf.create(job), config)
-        _run_ranks(count, [str(config), str(result)], Path(folder))
+        _run_ranks(count, place, [str(config), str(result)], Path(folder))
         return float(json.loads(result.read_text()))
 
 
@@ -85,39 +90,72 @@ def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
         raise
 
 
-def processes_to_start(cfg: DictConfig, group: Group | None = None) -> int:
-    """How many processes this one has to start: its devices, if nobody else starts processes.
+def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:
+    """How many processes this one has to start: the trainer's devices here.
 
     Args:
-        cfg: the composed config.
+        trainer: of the config.
         group: what this process was started in, if it was not started alone.
 
+    Returns:
+        0 if this process does the work itself: without a strategy for several, or in a group.
+
     Raises:
-        UserError: the group is another than the trainer's.
+        UserError: the group is another than the trainer's, or of an unknown starter.
     """
-    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
     if group is not None:
         group.check_fits(trainer)
-        return 1
+        return 0
     strategy = trainer.strategy
     ours = isinstance(strategy, ParallelStrategy) and isinstance(
         strategy.cluster_environment, LightningEnvironment
     )
-    return trainer.num_devices if ours and "LOCAL_RANK" not in os.environ else 1
+    if ours and "LOCAL_RANK" in os.environ:
+        raise UserError(
+            f"LOCAL_RANK={os.environ['LOCAL_RANK']} is set, but neither torchrun nor srun has "
+            "started this process: unset LOCAL_RANK if it is left over, else start with torchrun"
+        )
+    return trainer.num_devices if ours else 0
 
 
-def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
+def place_to_meet(nodes: int, job: int) -> dict[str, str]:
+    """Where the processes of a job meet, as environment variables.
+
+    Args:
+        nodes: how many machines they are on.
+        job: number in a sweep.
+
+    Raises:
+        UserError: they are on several machines, and nobody has said where to meet.
+    """
+    if nodes == 1:  # whatever else is in the environment is of others
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    missing = [name for name in MEETING if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"trainer.num_nodes={nodes} without {', '.join(missing)}: start the processes with "
+            "srun or torchrun, or the command on each machine with "
+            f"{' '.join(f'{name}=...' for name in MEETING)} (NODE_RANK from 0 to {nodes - 1})"
+        )
+    # The job before may still hold its port on the first machine when the others are done.
+    return {"MASTER_PORT": str(int(os.environ["MASTER_PORT"]) + job)}
+
+
+def _run_ranks(
+    count: int, place: Mapping[str, str], arguments: Sequence[str], folder: Path
+) -> None:
     alive, ends_with_us = os.pipe()  # closed by the end of this process, whatever ends it
     processes: list[subprocess.Popen[bytes]] = []
     told = [folder / f"rank{rank}.txt" for rank in range(count)]
-    group = _process_group(count)
     told_to_end: list[int] = []  # signals
 
     def forward(number: int, _: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
-        if number in SIGNALS:
-            told_to_end.append(number)
+        told_to_end.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through us.
     in_main = threading.current_thread() is threading.main_thread()
@@ -129,7 +167,7 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "src.training.rank", *arguments, str(alive)],
-                        env=os.environ | group | {"LOCAL_RANK": str(rank)},
+                        env={**os.environ, **place, "LOCAL_RANK": str(rank)},
                         # The first speaks for all; the others are heard if they alone fail.
                         stdout=None if rank == 0 else file,
                         stderr=None if rank == 0 else subprocess.STDOUT,
@@ -152,22 +190,15 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
         status = processes[0].returncode
         sys.exit(1 if status == MISTAKE else status)
     if failed is not None:
-        lines = told[failed].read_text(errors="replace").strip().splitlines()
+        text = told[failed].read_text(errors="replace").strip()
+        lines = text.splitlines()
         if processes[failed].returncode == MISTAKE and lines:
             raise UserError(lines[-1].removeprefix("error: "))
+        print(text, file=sys.stderr)
         raise UserError(
             f"process {failed} of {count} ended with status {processes[failed].returncode}"
             + (f": {lines[-1]}" if lines else "")
         )
-
-
-def _process_group(count: int) -> dict[str, str]:
-    """Where the processes meet; given from outside if they are on several machines."""
-    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        return {}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
 
 def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> int | None:

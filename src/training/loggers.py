@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from src import __version__
+from src.ranks import own_rank
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def _run_id(file: Path) -> str:
     if file.is_file():
         return file.read_text().strip()
     run_id = secrets.token_hex(4)
-    file.write_text(run_id)
+    if own_rank() == 0:  # whose run it is
+        file.write_text(run_id)
     return run_id
 
 

@@ -12,7 +12,8 @@ import time
 from types import FrameType
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_only
+
+from src.ranks import own_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the second some time before the first
 TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
@@ -89,5 +90,5 @@ def _end(number: int, _: FrameType | None, where: str = "the last checkpoint") -
 
 
 def _tell(line: str) -> None:
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if own_rank() == 0:
         os.write(2, f"{line}\n".encode())  # not print, which may be what was interrupted

@@ -9,6 +9,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.strategies import DDPStrategy
 
 from src.cli import quieten
 from src.errors import UserError
@@ -28,7 +29,8 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     It shows no progress but by a bar among the callbacks, see `src.training.progress`.
 
     Raises:
-        UserError: it would quietly use another precision than it is asked for.
+        UserError: it would quietly use another precision than it is asked for, or its strategy
+            is none that ranks with different numbers of test videos can follow.
     """
     quieten()  # again: Lightning has set its own level when it was imported
     callbacks = options.get("callbacks") or ()
@@ -38,7 +40,27 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         raise UserError(
             f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
         )
+    _check_strategy(cfg, trainer)
     return trainer
+
+
+def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
+    """Let devices share the work as conf/trainer/ddp.yaml says, or not at all."""
+    chosen = cfg.strategy
+    if trainer.world_size == 1:
+        return
+    if not (
+        isinstance(chosen, DictConfig)
+        and isinstance(trainer.strategy, DDPStrategy)
+        and chosen.get("broadcast_buffers") is False
+        and chosen.get("start_method", "popen") == "popen"
+    ):
+        name = chosen if isinstance(chosen, str) else type(trainer.strategy).__name__
+        raise UserError(
+            f"trainer.strategy={name} on {trainer.world_size} devices: give trainer=ddp "
+            f"trainer.devices={trainer.num_devices}, whose options go with it, as in "
+            "+trainer.strategy.find_unused_parameters=true"
+        )
 
 
 def build_trainer(

@@ -75,7 +75,7 @@ def pruning(config: Mapping[str, Any], last_stage: bool) -> list[Prune]:
 
 @contextlib.contextmanager
 def fails_alone() -> Iterator[None]:
-    """Make the end of a trial's processes by a mistake an exception, after which a search goes on.
+    """Make the end of a job's processes by a mistake an exception, after which a sweep goes on.
 
     Raises:
         UserError: instead of `SystemExit`, but for an end by a signal.

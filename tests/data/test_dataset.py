@@ -242,6 +242,24 @@ class TestFlowCount:
         assert not caplog.records
 
 
+def test_a_rank_without_a_test_video_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would skip it, and the others wait for it at the end of the test."""
+    module = datamodule(tiny)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    for ranks in (2, 3):
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda ranks=ranks: ranks)
+        module.train_dataloader()
+        for evaluation in (module.val_dataloader, module.test_dataloader):
+            if ranks == 2:
+                assert len(evaluation()) == 1
+                continue
+            with pytest.raises(UserError, match="2 videos to test on are not one for each of 3 d"):
+                evaluation()
+
+
 class TestDrawSampler:
     @staticmethod
     def deal(count: int, ranks: int, shuffle: bool, epoch: int = 0) -> list[list[int]]:

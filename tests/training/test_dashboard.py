@@ -7,6 +7,7 @@ import pytest
 import wandb
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
@@ -183,6 +184,20 @@ def test_a_run_is_closed_as_failed_before_the_next_begins(
         pass
     ids = {file.stem for file in (tmp_path / "motion" / "wandb").glob("offline-run-*/*.wandb")}
     assert ids == {f"run-{second.about.run_id}"}
+
+
+def test_the_first_of_several_processes_names_the_run_of_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have loggers too, which log nothing."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    first = StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
+    assert (tmp_path / "wandb_id").read_text() == first.version
 
 
 def test_a_sweep_of_wandb_drives_the_entry_point(

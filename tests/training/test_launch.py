@@ -1,20 +1,24 @@
 """Jobs on several devices: one process group each, in a sweep too, and no process that stays."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
+from src import train
 from src.errors import UserError
-from src.reporting.collect import collect
+from src.ranks import own_rank
+from src.training.group import tell_lightning
 from tests.conftest import TINY
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
@@ -25,41 +29,52 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def start(
-    folder: Path, *overrides: str, by: Sequence[str] = (), on: Sequence[str] = ON_TWO
+    folder: Path,
+    *overrides: str,
+    by: Sequence[str] = (),
+    name: str = "appearance",
+    env: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
-    command = [sys.executable, *by, "-m", "src.train", "experiment=appearance_two_movers", *TINY]
-    command += [*on, *BATCHES, *overrides]
+    command = [sys.executable, *by, "-m", "src.train", f"experiment={name}_two_movers", *TINY]
+    command += [*ON_TWO, *BATCHES, *overrides]
     command += [f"data.dataset.root={folder / 'data'}", f"paths.output_dir={folder / 'outputs'}"]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
 def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> None:
-    """Two jobs of two processes: a table and a record for each, metrics of one logger, its seed."""
-    run = start(tmp_path, "hydra.mode=MULTIRUN", "seed=3,4", "label_smoothing=0.1")
+    """Jobs of two processes and two stages: a table and a record for each, its seed, its scores.
+
+    One fails: the others run all the same. What a shell has of other runs is of no account.
+    """
+    strays = {"RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "NODE_RANK": "1"}
+    overrides = ["hydra.mode=MULTIRUN", "seed=3,-1,4", "label_smoothing=0.1"]
+    overrides += [f"{batch.replace('appearance', 'motion')}" for batch in BATCHES]
+    overrides += ["data.dataset.num_train=17", "data.dataset.num_test=9"]  # uneven for two
+    run = start(tmp_path, *overrides, name="two_stream", env=strays)
     output, errors = run.communicate(timeout=240)
-    assert run.returncode == 0, errors[-2000:]
-    assert output.count("appearance │") == 2
-    sweeps = tmp_path / "outputs" / "sweeps"
-    folders = sorted(path for path in sweeps.iterdir() if path.is_dir())
-    assert len(folders) == 2
-    assert len(list(sweeps.rglob("stage.json"))) == 2
-    assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 2
-    records = sorted(collect([str(sweeps)]).runs, key=lambda run: run.seed)
-    assert [(run.seed, run.folder.parent) for run in records] == list(
-        zip((3, 4), folders, strict=True)
-    )
-    assert all("label_smoothing=0.1" in (run.overrides or ()) for run in records)
-    assert not any("rank" in path.name for path in tmp_path.rglob("*"))
-
-
-def test_a_mistake_is_one_line_once(tmp_path: Path) -> None:
-    run = start(tmp_path, "data.stack=7")
-    _, errors = run.communicate(timeout=120)
     assert run.returncode == 1
-    lines = [line for line in errors.splitlines() if "data.stack=7" in line]
-    assert len(lines) == 1, errors
+    assert errors.count("error: seed=-1: needs a whole number") == 1
+    assert "error: job 1 of the sweep failed" in errors.splitlines()[-1]
+    assert output.count("late fusion of both │") == 2
+    sweeps = tmp_path / "outputs" / "sweeps"
+    assert len([path for path in sweeps.iterdir() if path.is_dir()]) == 3
+    assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
+    records = {file.parent: json.loads(file.read_text()) for file in sweeps.rglob("stage.json")}
+    assert sorted(record["seed"] for record in records.values()) == [3, 3, 4, 4]
+    assert len({stage.parent for stage in records}) == 2
+    for stage, record in records.items():
+        assert "label_smoothing=0.1" in record["overrides"]
+        with (stage / "scores.csv").open() as file:
+            videos = [row["video"] for row in csv.DictReader(file)]
+        assert len(videos) == len(set(videos)) == 9
+    assert not any("rank" in path.name for path in tmp_path.rglob("*"))
 
 
 class Mistake(pl.Callback):
@@ -92,12 +107,55 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     assert [path.name for path in stage.rglob("version_*")] == ["version_0"]
 
 
-def test_torchrun_without_ddp_is_refused(tmp_path: Path) -> None:
-    run = start(tmp_path, by=TORCHRUN, on=["trainer.accelerator=cpu"])
-    _, errors = run.communicate(timeout=120)
-    assert run.returncode == 1
-    assert "error: torchrun started 2 processes on each of 1 nodes, but trainer.dev" in errors
-    assert not list(tmp_path.rglob("last.ckpt"))
+@pytest.mark.parametrize(
+    ("variables", "overrides", "told"),
+    [
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "RANK": "0"},
+            ["trainer.accelerator=cpu"],
+            "torchrun started 2 processes on each of 1 nodes, but trainer.devices is 1",
+        ),
+        ({"LOCAL_RANK": "1"}, ON_TWO, "neither torchrun nor srun has started this process"),
+        ({"MASTER_PORT": "1"}, [*ON_TWO, "trainer.num_nodes=2"], "MASTER_ADDR, NODE_RANK: start"),
+        ({}, ["trainer.accelerator=cpu", "trainer.devices=2"], "trainer=ddp trainer.devices=2"),
+        ({}, [*ON_TWO, "trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn on 2 devices"),
+        ({}, [*ON_TWO, "trainer.strategy.broadcast_buffers=true"], "DDPStrategy on 2 devices"),
+    ],
+)
+def test_processes_that_would_wait_for_others_are_refused(
+    variables: dict[str, str],
+    overrides: list[str],
+    told: str,
+    call: Callable[..., int],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert call(train.main, *tiny, *overrides, f"paths.run_dir={tmp_path}") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_a_process_alone_speaks_whatever_rank_a_shell_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning takes it from RANK
+    tell_lightning(None)
+    assert own_rank() == 0
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
+    run = start(tmp_path, "hydra.mode=MULTIRUN", "seed=3,4")
+    wait_for(lambda: len(children(run.pid)) == 2, 60)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGINT
+    assert len([path for path in (tmp_path / "outputs/sweeps").iterdir() if path.is_dir()]) == 1
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

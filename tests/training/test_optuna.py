@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from hydra_plugins.st_resnet.optuna_sweeper import OptunaSweeper
+from src import train
 from src.errors import UserError
 from src.reporting.collect import collect
 from src.reporting.report import make_report
@@ -209,6 +210,21 @@ def test_another_search_is_refused(
     search(tmp_path, parabola, "x=choice(0.1,0.2)", trials=1)
     with pytest.raises(UserError, match=message):
         search(tmp_path, parabola, *arguments)
+
+
+def test_a_search_in_each_of_many_processes_is_refused(
+    call: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """torchrun's would draw values of their own."""
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "1")
+    search = ["hydra/sweeper=optuna", "seed=choice(1,2)", f"paths.output_dir={tmp_path}"]
+    assert call(train.main, "-m", *search) == 1
+    assert "error: a search is one process" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.study"))
 
 
 def test_a_file_that_is_no_search_leaves_the_report_whole(
