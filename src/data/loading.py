@@ -1,5 +1,7 @@
 """A DataLoader that tells which videos its workers were reading when it came to a stop."""
 
+import atexit
+import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from src.data.faults import FAILED, FaultTolerant
 from src.data.splits import Video
 from src.errors import UserError
+from src.workers import leave_signals_to_parent
 
 IDLE = -1
 
@@ -76,7 +79,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         **options: Any,
     ) -> None:
         self.failed = {} if failed is None else failed
-        super().__init__(dataset, **options)
+        # Without workers it is not called.
+        super().__init__(dataset, worker_init_fn=_start_worker, **options)
 
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
@@ -111,6 +115,18 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             "data.batch_size": self.batch_size or 1,
             "devices": getattr(self.sampler, "ranks", 1),
         }
+
+
+def _start_worker(_: int) -> None:
+    leave_signals_to_parent()
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Python would ask those that hang to end, by a signal that they leave to us, and wait."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class _Named(Iterator[dict[str, Any]]):

@@ -29,8 +29,9 @@ from src.cli import find_mistake
 from src.errors import UserError
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
-from src.training.stop import SIGNALS, await_signals, end_at_signals, ignore_signals
+from src.training.stop import await_signals, end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
+from src.workers import SIGNALS
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
@@ -116,12 +117,11 @@ def _run_ranks(count: int, arguments: Sequence[str], folder: Path) -> None:
     def forward(number: int, _: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
-        if number in SIGNALS:
-            told_to_end.append(number)
+        told_to_end.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through us.
     in_main = threading.current_thread() is threading.main_thread()
-    forwarded = [signal.SIGINT, *SIGNALS] if in_main else []
+    forwarded = SIGNALS if in_main else ()
     before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         for rank in range(count):

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from src.models.checkpoints import Description
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
+from src.training.lock import alone_in
 from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.progress import progress_bars
@@ -63,20 +65,22 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)
     check_plans(plans, config)
     check_trainer(cfg, plans)
+    for name in names:
+        dirs[name].check_whole()
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
         stage_dir = dirs[name]
-        record = stage_dir.finished()
-        if record:
-            stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
-            stage_dir.check_tested_by(
-                build_protocol(plan).name, record, config["resume"] == "force"
-            )
-            log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
-        else:
-            done = run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1])
-            if not done:
+        shared = stage_dir.path.parent != run_dir  # with other runs, which need it as well
+        with nullcontext() if stage_dir.finished() else alone_in(stage_dir.path, wait=shared):
+            record = stage_dir.finished()
+            if record:
+                stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
+                stage_dir.check_tested_by(
+                    build_protocol(plan).name, record, config["resume"] == "force"
+                )
+                log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
+            elif not run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1]):
                 return math.nan
     results = results_of_run(dirs)
     if not results:
@@ -108,7 +112,6 @@ def run_stage(
     """
     name = plan["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    stage_dir.path.mkdir(parents=True, exist_ok=True)
     data = build_datamodule(plan)
     data.prepare_data()
     data.setup()
