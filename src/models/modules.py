@@ -25,6 +25,8 @@ from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
 SO_FAR = "pass_so_far"  # of a checkpoint within a pass: the states of the pass's averages
+# Of a group of parameters: what it holds, and what goes with the state that the checkpoint has.
+_NOT_CHOSEN = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -91,6 +93,7 @@ class VideoClassifier(pl.LightningModule):
         self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
+        self._shift = 0  # see `on_train_start`
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_losses = nn.ModuleDict(
             {name: MeanMetric(nan_strategy="disable") for name in loss_names(self.streams)}
@@ -218,20 +221,23 @@ class VideoClassifier(pl.LightningModule):
         }
 
     def _rate_after(self, updates: int) -> float:
+        updates += self._shift
         # The number of batches is not asked for before the first: Lightning would make the loader
         # for it before it knows from which batch on a checkpoint has it go on.
         if not updates:
             return self.schedule(0.0)
-        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-        return self.schedule(updates / math.ceil(batches / together))
+        return self.schedule(updates / self._updates_of(self.trainer.num_training_batches))
+
+    def _updates_of(self, batches: float) -> int:
+        return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a pass has come to so far, on all ranks: its averages are those of all of it."""
+        """Keep what a pass has come to so far on all ranks, for averages over all of it."""
         loop, strategy = self.trainer.fit_loop.epoch_loop, self.trainer.strategy
         if not loop.batch_progress.is_last_batch:
             checkpoint[SO_FAR] = {
                 name: {
-                    key: strategy.reduce(state.clone(), reduce_op="sum")
+                    key: strategy.reduce(torch.as_tensor(state).clone(), reduce_op="sum")
                     for key, state in metric.metric_state.items()
                 }
                 for name, metric in self._averages()
@@ -252,8 +258,18 @@ class VideoClassifier(pl.LightningModule):
                     yield name, metric
 
     def on_train_start(self) -> None:
-        """Follow this schedule from the first step: a checkpoint may hold the rates of another."""
+        """Follow this config from the first step: a checkpoint may hold the rates of another.
+
+        Passes count, not updates: a batch of another size has made more or fewer of them.
+        """
         scheduler: Any = self.lr_schedulers()
+        within = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = self.trainer.current_epoch * self._updates_of(self.trainer.num_training_batches)
+        done += 0 if within.is_last_batch else self._updates_of(within.current.ready)
+        self._shift = done - scheduler.last_epoch
+        groups = scheduler.optimizer.param_groups
+        for group, chosen in zip(groups, self.build_optimizer().param_groups, strict=True):
+            group.update({key: chosen[key] for key in chosen.keys() - _NOT_CHOSEN})
         for group, factor, rate in zip(
             scheduler.optimizer.param_groups,
             scheduler.base_lrs,

@@ -14,8 +14,10 @@ import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from src import __version__
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,9 @@ def _run_id(file: Path) -> str:
     if file.is_file():
         return file.read_text().strip()
     run_id = secrets.token_hex(4)
-    file.write_text(run_id)
+    if not getattr(rank_zero_only, "rank", 0):  # the run is the first rank's
+        with whole(file) as draft:
+            draft.write_text(run_id)
     return run_id
 
 

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from src.data.faults import Faults
+from src.data.loading import VideoLoader
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
@@ -41,7 +42,7 @@ from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
 from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
-from src.training.warm_start import start_from
+from src.training.warm_start import check_continues, start_from
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,8 @@ def run_stage(
     if begun is not None:
         checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")
+        if config["resume"] == "force":
+            check_continues(module, plan, earlier, checkpoint)
         resume = str(checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
@@ -155,9 +158,15 @@ def run_stage(
             LogProtocol(protocol),
         ]
         trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
-        )
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
+            )
+        except RuntimeError as error:
+            loader = trainer.train_dataloader
+            if isinstance(loader, VideoLoader) and (mistake := loader.explain(error)):
+                raise mistake from error
+            raise
         if trainer.interrupted:
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):

@@ -59,7 +59,7 @@ class EndAtSignals(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All of it is saved."""
         if self.asked is not None:
-            _end(self.asked, None)
+            self.end(self.asked)
         end_at_signals()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
