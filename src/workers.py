@@ -1,4 +1,4 @@
-"""Worker processes that leave Ctrl-C to their parent, and end with it however it ends."""
+"""Worker processes that leave signals to their parent, and end with it however it ends."""
 
 import contextlib
 import multiprocessing
@@ -11,6 +11,23 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
 from typing import Any
+
+# What asks a process to end. What it was started to ignore stays ignored: by nohup, for one.
+SIGNALS = tuple(
+    number
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN
+)
+
+
+def leave_signals_to_parent() -> None:
+    """From now on none of them ends this process: schedulers and terminals send them to all.
+
+    So the parent has its workers for as long as it takes to end in good order. It must end them
+    by another signal.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
 """A DataLoader that tells which videos its workers were reading when it came to a stop."""
 
+import logging
+import multiprocessing
+import re
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -10,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from src.data.faults import FAILED, FaultTolerant
 from src.data.splits import Video
 from src.errors import UserError
+from src.workers import leave_signals_to_parent
 
+log = logging.getLogger(__name__)
 IDLE = -1
 
 
@@ -76,7 +82,9 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         **options: Any,
     ) -> None:
         self.failed = {} if failed is None else failed
-        super().__init__(dataset, **options)
+        if options.get("num_workers"):
+            Finalize(None, _kill_workers, exitpriority=0)
+        super().__init__(dataset, worker_init_fn=_start_worker, **options)
 
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
@@ -88,9 +96,31 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         waited, self.waited = self.waited, 0.0
         return waited
 
+    def explain(self, error: RuntimeError) -> UserError | None:
+        """The line for an error that tells of the workers, None for another.
+
+        Of a worker's death torch tells where the main process happens to be: in a step, too.
+        """
+        if "Too many open files" in str(error):
+            return UserError(
+                "too many files are open to take batches from workers: raise the limit with "
+                "ulimit -n, or give fewer data.num_workers"
+            )
+        if "DataLoader timed out" in str(error):
+            what = f"no batch came within data.timeout={self.timeout:g} seconds"
+        elif re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
+            what = "a loader's worker process died, of memory or of a video"
+        else:
+            return None
+        names = ", ".join(str(video.path) for video in self.dataset.under_way())
+        return UserError(
+            f"{what}; under way: {names or 'no video'}. Look at them with "
+            "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
+        )
+
     def state_dict(self) -> dict[str, int]:
         """How far this pass has come."""
-        return {"batches": self.given, **self._parts()}
+        return {"batches": self.given, "videos": len(self.dataset), **self._parts()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next pass after as many batches.
@@ -104,6 +134,13 @@ class VideoLoader(DataLoader[dict[str, Any]]):
                     f"training was stopped within a pass with {key} {state[key]}, not {value}: go "
                     "on with as many until the pass is over"
                 )
+        if (before := state.get("videos", len(self.dataset))) != len(self.dataset):
+            log.warning(
+                "this pass was begun with %d training videos, now there are %d: the rest of it is "
+                "drawn from another order",
+                before,
+                len(self.dataset),
+            )
         self.sampler.skip = state["batches"] * (self.batch_size or 1)  # type: ignore[attr-defined]
 
     def _parts(self) -> dict[str, int]:
@@ -111,6 +148,17 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             "data.batch_size": self.batch_size or 1,
             "devices": getattr(self.sampler, "ranks", 1),
         }
+
+
+def _start_worker(_: int) -> None:
+    leave_signals_to_parent()
+
+
+def _kill_workers() -> None:
+    """Python would ask those that hang to end, by a signal that they leave to us, and wait."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class _Named(Iterator[dict[str, Any]]):
@@ -134,22 +182,9 @@ class _Named(Iterator[dict[str, Any]]):
         try:
             batch: dict[str, Any] | None = next(self._batches, None)
         except RuntimeError as error:
-            if "timed out" in str(error):
-                what = f"no batch came within data.timeout={self._loader.timeout:g} seconds"
-            elif "exited unexpectedly" in str(error):
-                what = "a loader's worker process died, of memory or of a video"
-            elif "Too many open files" in str(error):
-                raise UserError(
-                    "too many files are open to take batches from workers: raise the limit with "
-                    "ulimit -n, or give fewer data.num_workers"
-                ) from error
-            else:
-                raise
-            names = ", ".join(str(video.path) for video in self._loader.dataset.under_way())
-            raise UserError(
-                f"{what}; under way: {names or 'no video'}. Look at them with "
-                "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
-            ) from error
+            if mistake := self._loader.explain(error):
+                raise mistake from error
+            raise
         self._loader.waited += time.perf_counter() - begin
         self._loader.given += batch is not None
         return batch

@@ -5,13 +5,14 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import NetAccuracies, mean_of_streams
@@ -23,6 +24,9 @@ from src.models.schedules import Schedule
 from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
+SO_FAR = "pass_so_far"  # of a checkpoint within a pass: the states of the pass's averages
+# Of a group of parameters: what it holds, and what goes with the state that the checkpoint has.
+_NOT_CHOSEN = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -89,7 +93,11 @@ class VideoClassifier(pl.LightningModule):
         self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
+        self._shift = 0  # see `on_train_start`
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
+        self.train_losses = nn.ModuleDict(
+            {name: MeanMetric(nan_strategy="disable") for name in loss_names(self.streams)}
+        )
         self.train_metrics = NetAccuracies(num_classes, "train/clip/", self.streams)
         self.val_metrics = NetAccuracies(num_classes, "val/clip/", self.streams)
         self.test_metrics = NetAccuracies(num_classes, "test/video/", self.streams)
@@ -159,8 +167,13 @@ class VideoClassifier(pl.LightningModule):
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
-        loss = self._log_losses(losses, "train", len(target))
-        return loss * self._weight(batch_idx, len(target))
+        named = dict(zip(self.train_losses, _with_sum(losses), strict=True))
+        for name, loss in named.items():
+            self.log(f"train/{name}_step", loss, sync_dist=True)
+            mean: Any = self.train_losses[name]
+            mean.update(loss.detach(), len(target))
+            self.log(f"train/{name}_epoch", mean, on_step=False, on_epoch=True)
+        return named["loss"] * self._weight(batch_idx, len(target))
 
     def _weight(self, batch_idx: int, clips: int) -> float:
         # Lightning divides by the number of batches of an update; the last one of a pass may have
@@ -178,7 +191,10 @@ class VideoClassifier(pl.LightningModule):
         """Loss and clip-level accuracy on central clips."""
         logits = self.logits(batch)
         self._log_accuracies(logits, batch["label"], self.val_metrics)
-        self._log_losses(self.loss(logits, batch["label"]), "val", len(batch["label"]))
+        losses, size = _with_sum(self.loss(logits, batch["label"])), len(batch["label"])
+        for name, loss in zip(self.train_losses, losses, strict=True):
+            # over all ranks: each has seen other clips
+            self.log(f"val/{name}", loss, batch_size=size, on_epoch=True, sync_dist=True)
 
     def _log_accuracies(
         self, logits: dict[str, Tensor], label: Tensor, metrics: NetAccuracies
@@ -186,16 +202,6 @@ class VideoClassifier(pl.LightningModule):
         metrics.update({stream: values.mean(1) for stream, values in logits.items()}, label)
         for ones in metrics:
             self.log_dict(ones, on_step=False, on_epoch=True, batch_size=len(label))
-
-    def _log_losses(self, losses: dict[str, Tensor], phase: str, size: int) -> Tensor:
-        total = torch.stack(list(losses.values())).sum()
-        # over all ranks: each has seen other clips
-        shared: dict[str, Any] = {"batch_size": size, "on_epoch": True, "sync_dist": True}
-        if len(losses) > 1:
-            for stream, loss in losses.items():
-                self.log(f"{phase}/loss_{stream}", loss, **shared)
-        self.log(f"{phase}/loss", total, prog_bar=True, **shared)
-        return total
 
     def video_scores(self, batch: Batch) -> dict[str, Tensor]:
         """Scores (B, K) of each stream for uint8 videos, averaged by the protocol."""
@@ -231,16 +237,55 @@ class VideoClassifier(pl.LightningModule):
         }
 
     def _rate_after(self, updates: int) -> float:
+        updates += self._shift
         # The number of batches is not asked for before the first: Lightning would make the loader
         # for it before it knows from which batch on a checkpoint has it go on.
         if not updates:
             return self.schedule(0.0)
-        batches, together = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-        return self.schedule(updates / math.ceil(batches / together))
+        return self.schedule(updates / self._updates_of(self.trainer.num_training_batches))
+
+    def _updates_of(self, batches: float) -> int:
+        return math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a pass has come to so far on all ranks, for averages over all of it."""
+        loop, strategy = self.trainer.fit_loop.epoch_loop, self.trainer.strategy
+        if not loop.batch_progress.is_last_batch:
+            checkpoint[SO_FAR] = {
+                name: {
+                    key: strategy.reduce(torch.as_tensor(state).clone(), reduce_op="sum")
+                    for key, state in metric.metric_state.items()
+                }
+                for name, metric in self._averages()
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it, on the first rank for all of them."""
+        so_far = checkpoint.get(SO_FAR, {}) if self.trainer.is_global_zero else {}
+        for name, metric in self._averages():
+            for key, state in so_far.get(name, {}).items():
+                setattr(metric, key, state.to(metric.device))
+
+    def _averages(self) -> Iterator[tuple[str, Metric]]:
+        """What is averaged over a pass of training; all states are sums."""
+        for part in (self.train_losses, self.train_metrics):
+            for name, metric in part.named_modules():
+                if isinstance(metric, Metric):
+                    yield name, metric
 
     def on_train_start(self) -> None:
-        """Follow this schedule from the first step: a checkpoint may hold the rates of another."""
+        """Follow this config from the first step: a checkpoint may hold the rates of another.
+
+        Passes count, not updates: a batch of another size has made more or fewer of them.
+        """
         scheduler: Any = self.lr_schedulers()
+        within = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = self.trainer.current_epoch * self._updates_of(self.trainer.num_training_batches)
+        done += 0 if within.is_last_batch else self._updates_of(within.current.ready)
+        self._shift = done - scheduler.last_epoch
+        groups = scheduler.optimizer.param_groups
+        for group, chosen in zip(groups, self.build_optimizer().param_groups, strict=True):
+            group.update({key: chosen[key] for key in chosen.keys() - _NOT_CHOSEN})
         for group, factor, rate in zip(
             scheduler.optimizer.param_groups,
             scheduler.base_lrs,
@@ -248,6 +293,17 @@ class VideoClassifier(pl.LightningModule):
             strict=True,
         ):
             group["lr"] = factor * rate(scheduler.last_epoch)
+
+
+def loss_names(streams: Sequence[str]) -> list[str]:
+    """Of the loss that is minimised, then of its parts where there are several."""
+    return ["loss", *(f"loss_{stream}" for stream in streams if len(streams) > 1)]
+
+
+def _with_sum(losses: dict[str, Tensor]) -> list[Tensor]:
+    """What `loss_names` names."""
+    parts = list(losses.values())
+    return [torch.stack(parts).sum(), *(parts if len(parts) > 1 else [])]
 
 
 class StreamModule(VideoClassifier):

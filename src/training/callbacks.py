@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 
 from src.models.checkpoints import KEY, Description
 
@@ -82,11 +81,12 @@ class EpochLine(pl.Callback):
         """Start the clock."""
         self.start = time.monotonic()
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the line; validation of this pass is over by now."""
         seconds = time.monotonic() - self.start
-        metrics = trainer.callback_metrics
+        metrics = trainer.callback_metrics  # all ranks put them together
+        if not trainer.is_global_zero:
+            return
         parts = [f"{self.stage}: pass {trainer.current_epoch + 1} of {trainer.max_epochs}"]
         for key, title, unit in (
             ("train/loss_epoch", "loss {:.3f}", 1),

@@ -12,7 +12,7 @@ from src.models.build import build_module, build_net
 from src.models.checkpoints import KEY, Description
 from src.models.modules import Batch, VideoClassifier
 from src.models.trust import check_trusted
-from src.training.checkpoint_io import WholeFiles
+from src.whole_files import whole
 
 STEP = "failed_step"
 
@@ -56,7 +56,8 @@ class FailedStep:
             "state_dict": module.state_dict(),
             "optimizer_states": [optimizer.state_dict()],
         }
-        WholeFiles().save_checkpoint(content, path)
+        with whole(path) as draft:
+            torch.save(content, draft)
 
     @classmethod
     def read(cls, path: Path) -> tuple[Self, VideoClassifier, Description]:

@@ -8,7 +8,7 @@ exploded soon after it did. What is needed to run the step again is saved beside
 import logging
 import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -59,7 +59,16 @@ class Health(pl.Callback):
             )
         self.factor, self.patience = explosion, patience
         self.explosion: Explosion | None = None
+        self._earlier: list[float] = []  # losses before a stop
         self._forget_update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of the last steps."""
+        return {"recent": list(self.explosion.recent) if self.explosion else self._earlier}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Measure the next loss by those before the stop."""
+        self._earlier = list(state_dict["recent"])
 
     def _forget_update(self) -> None:
         self.losses: list[float] = []  # of the parts of this update
@@ -110,7 +119,7 @@ class Health(pl.Callback):
             return None
         if self.explosion is None:
             chance = len(module.last_losses) * math.log(module.num_classes)
-            self.explosion = Explosion(self.factor, self.patience, chance)
+            self.explosion = Explosion(self.factor, self.patience, chance, self._earlier)
         return self.explosion.found(mean(self.losses))
 
     def _fail(self, trainer: pl.Trainer, module: VideoClassifier, found: str) -> None:
@@ -160,6 +169,17 @@ class Health(pl.Callback):
         """Let go of the batch."""
         del self.batch
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before running statistics that are not finite are saved: no loss depends on them."""
+        bad = not_finite(_ours(pl_module).net.state_dict())
+        if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
+            raise UserError(
+                f"stage {description_of(trainer).plan['stage']}, pass {trainer.current_epoch + 1}: "
+                f"{bad[0] if bad else 'a running statistic'} is not finite, which validation and "
+                "test depend on but the loss of training does not: look at the weights that this "
+                "stage starts from, and at its videos"
+            )
+
 
 class Explosion:
     """Tells when the loss has exploded.
@@ -172,11 +192,14 @@ class Explosion:
         factor: of the median.
         patience: steps in a row.
         chance: the loss of a net that knows nothing.
+        recent: the last losses, if there are any.
     """
 
-    def __init__(self, factor: float, patience: int, chance: float) -> None:
+    def __init__(
+        self, factor: float, patience: int, chance: float, recent: Iterable[float] = ()
+    ) -> None:
         self.factor, self.patience, self.chance = factor, patience, chance
-        self.recent = deque([chance] * KNOWN_AT_FIRST, maxlen=WINDOW)
+        self.recent = deque(list(recent) or [chance] * KNOWN_AT_FIRST, maxlen=WINDOW)
         self.too_high = 0
 
     def found(self, loss: float) -> str | None:

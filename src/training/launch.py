@@ -31,8 +31,9 @@ from src.errors import UserError
 from src.ranks import own_rank
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
-from src.training.stop import SIGNALS, await_signals, end_at_signals, ignore_signals
+from src.training.stop import await_signals, end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
+from src.workers import SIGNALS
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
@@ -159,7 +160,7 @@ def _run_ranks(
 
     # They have sessions of their own, so that each signal reaches them once, through us.
     in_main = threading.current_thread() is threading.main_thread()
-    forwarded = [signal.SIGINT, *SIGNALS] if in_main else []
+    forwarded = SIGNALS if in_main else ()
     before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         for rank in range(count):

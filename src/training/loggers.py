@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from src import __version__
 from src.ranks import own_rank
+from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def _run_id(file: Path) -> str:
         return file.read_text().strip()
     run_id = secrets.token_hex(4)
     if own_rank() == 0:  # whose run it is
-        file.write_text(run_id)
+        with whole(file) as draft:
+            draft.write_text(run_id)
     return run_id
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
+from src.data.loading import VideoLoader
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
@@ -26,9 +29,11 @@ from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
+from src.models.modules import VideoClassifier
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
+from src.training.lock import alone_in
 from src.training.loggers import build_loggers, closing
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.progress import progress_bars
@@ -40,7 +45,7 @@ from src.training.throughput import Throughput
 from src.training.trainer import build_trainer
 from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
-from src.training.warm_start import start_from
+from src.training.warm_start import check_continues, start_from
 
 log = logging.getLogger(__name__)
 
@@ -63,23 +68,26 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     plans = {name: make_plan(config, name) for name in names}
     run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)
     check_plans(plans, config)
-    check_trainer(cfg, plans)
+    devices = check_trainer(cfg, plans)
+    for name in names:
+        dirs[name].check_whole()
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
         stage_dir = dirs[name]
-        record = stage_dir.finished()
-        if record:
-            stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
-            stage_dir.check_tested_by(
-                build_protocol(plan).name, record, config["resume"] == "force"
-            )
-            log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
-        else:
-            done = run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1])
-            gc.collect()  # its trainer and network refer to each other; the next needs their memory
-            if not done:
+        # Other runs may need it as well. Of several processes only the first knows of the lock.
+        wait = stage_dir.path.parent != run_dir and devices == 1
+        with nullcontext() if stage_dir.finished() else alone_in(stage_dir.path, wait):
+            record = stage_dir.finished()
+            if record:
+                stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
+                stage_dir.check_tested_by(
+                    build_protocol(plan).name, record, config["resume"] == "force"
+                )
+                log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
+            elif not run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1]):
                 return math.nan
+        gc.collect()  # its trainer and network refer to each other; the next needs their memory
     results = results_of_run(dirs)
     if not results:
         raise UserError(f"no stage in {run_dir} is finished")
@@ -110,7 +118,6 @@ def run_stage(
     """
     name = plan["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    stage_dir.path.mkdir(parents=True, exist_ok=True)
     data = build_datamodule(plan)
     data.prepare_data()
     data.setup()
@@ -129,6 +136,8 @@ def run_stage(
     if begun is not None:
         checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")
+        if config["resume"] == "force":
+            check_continues(module, plan, earlier, checkpoint)
         resume = str(checkpoint)
         log.info("stage %s goes on from %s", name, resume)
     else:
@@ -155,9 +164,7 @@ def run_stage(
         ]
         trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
         with convolutions_tried(cfg.trainer.benchmark):
-            trainer.fit(
-                module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
-            )
+            _fit(trainer, module, data, resume)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):
@@ -183,6 +190,20 @@ def run_stage(
         _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
     trainer.strategy.barrier()
     return True
+
+
+def _fit(
+    trainer: pl.Trainer, module: VideoClassifier, data: VideoDataModule, resume: str | None
+) -> None:
+    try:
+        trainer.fit(
+            module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
+        )
+    except RuntimeError as error:  # a worker that dies interrupts whatever is running
+        loader = trainer.train_dataloader
+        if isinstance(loader, VideoLoader) and (mistake := loader.explain(error)):
+            raise mistake from error
+        raise
 
 
 def _finish(

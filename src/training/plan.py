@@ -25,6 +25,8 @@ _NOT_LEARNT = {
         "max_broken",
     )
 } | {"optimizer.fused", *(f"net.{s}checkpointing" for s in ("", "appearance.", "motion."))}
+# Of the trainer; those of gradients are Lightning's own, which a config may add.
+_LIMITS = ("max_epochs", "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm")
 _TESTING = "protocol"  # see `StageDir.check_tested_by`
 
 # Chosen for all stages at the top of the config; a stage may override them: stages.<stage>.<key>.
@@ -78,7 +80,7 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
         "sync_batchnorm": trainer["sync_batchnorm"],
         "batch_size": chosen["batch_size"],
         "start_from": chosen["start_from"],
-        "limits": {key: trainer[key] for key in ("max_epochs", "limit_train_batches")},
+        "limits": {key: trainer.get(key) for key in _LIMITS},
         "precision": _precision(trainer["precision"], config["tf32"]),
     }
 

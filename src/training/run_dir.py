@@ -74,6 +74,15 @@ class StageDir:
         except ValueError as error:
             raise UserError(f"{self.record} is broken ({error}): delete it") from error
 
+    def check_whole(self) -> None:
+        """Refuse to train a finished stage again because its weights are gone."""
+        if self.record.is_file() and not self.checkpoint.is_file():
+            raise UserError(
+                f"{self.path} is finished, but {self.checkpoint.name} is gone: put it back, leave "
+                f"the stage out with skip={self.path.name}, or delete {self.record} to train it "
+                "again"
+            )
+
     def begun(self) -> tuple[Path, Plan] | None:
         """The checkpoint that training goes on from and its plan, None if there is none.
 

@@ -66,8 +66,8 @@ class StageCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         self._saved_at = time.monotonic()
         _, asked = self._agree(trainer)
-        if asked:
-            self.stop.end(asked)
+        if asked:  # not here: what the pass has come to is logged after this
+            self.stop.asked, trainer.should_stop = asked, True
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
         """Whether it is time on any rank, and the signal that any was told to end by, else 0."""

@@ -1,12 +1,14 @@
-"""What SIGTERM and SIGUSR1 do to a process that trains: it ends, in good order.
+"""What SIGTERM, SIGUSR1, SIGHUP and Ctrl-C do to a process that trains: it ends, in good order.
 
 In training it ends as soon as it has saved where it is (`StageCheckpoint`), anywhere else at once,
 and anywhere at once when told again later. Checkpoints and records are whole at any time
 (`checkpoint_io`): the same command goes on from the last of them.
 """
 
+import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from types import FrameType
@@ -14,8 +16,8 @@ from types import FrameType
 import pytorch_lightning as pl
 
 from src.ranks import own_rank
+from src.workers import SIGNALS
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the second some time before the first
 TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
 
@@ -57,7 +59,7 @@ class EndAtSignals(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All of it is saved."""
         if self.asked is not None:
-            _end(self.asked, None)
+            self.end(self.asked)
         end_at_signals()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,11 +71,12 @@ class EndAtSignals(pl.Callback):
         _end(number, None, "here")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        _let_go_of_terminal(number)
         if self.asked is None:
             self.asked, self._asked_at = number, time.monotonic()
             _tell(f"{signal.Signals(number).name}: saving, then ending; a later one ends at once")
-        elif time.monotonic() - self._asked_at > TOGETHER:
-            _end(number, frame)
+        elif number == signal.SIGINT or time.monotonic() - self._asked_at > TOGETHER:
+            _end(number, frame)  # nobody presses Ctrl-C twice by chance
 
 
 def _handle_with(handler: "signal._HANDLER") -> None:
@@ -84,9 +87,21 @@ def _handle_with(handler: "signal._HANDLER") -> None:
 
 def _end(number: int, _: FrameType | None, where: str = "the last checkpoint") -> None:
     ignore_signals()  # once is enough
+    _let_go_of_terminal(number)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # torch would report workers that end too
     _tell(f"stopped by {signal.Signals(number).name}: the same command goes on from {where}")
     raise SystemExit(128 + number)
+
+
+def _let_go_of_terminal(number: int) -> None:
+    """Write to nowhere in the place of a terminal that has been closed: writing to it fails."""
+    if number != getattr(signal, "SIGHUP", None):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode):
+                os.dup2(nowhere, output)
 
 
 def _tell(line: str) -> None:

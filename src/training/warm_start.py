@@ -12,6 +12,7 @@ from src.data.datamodule import VideoDataModule
 from src.errors import UserError
 from src.models.build import Plan
 from src.models.checkpoints import KEY, Description
+from src.models.modules import VideoClassifier
 from src.models.normalise import Normalise
 from src.models.weights import (
     imagenet_normalisation,
@@ -77,6 +78,31 @@ def start_from(
             weights = of_part(net_weights(content), part)
         report = load_weights(target, weights, source)
         log.info("%s starts from %s: %s", part or plan["stage"], source, report)
+
+
+def check_continues(module: VideoClassifier, plan: Plan, earlier: Plan, checkpoint: Path) -> None:
+    """Refuse to go on from the training of another network or with another optimiser.
+
+    Args:
+        module: what is to go on; it may have the checkpoint's weights afterwards.
+        plan, earlier: its own, and the checkpoint's.
+        checkpoint: of a training.
+
+    Raises:
+        UserError: not even resume=force can do that.
+    """
+    content = read_checkpoint(str(checkpoint))
+    ours, theirs = (one["optimizer"]["_target_"] for one in (plan, earlier))
+    try:
+        if ours != theirs:
+            raise ValueError(f"it has the state of {theirs}, not of {ours}")
+        module.load_state_dict(content["state_dict"])
+        module.build_optimizer().load_state_dict(content["optimizer_states"][0])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"not even resume=force goes on from {checkpoint}: {error}; give a new paths.run_dir, "
+            f"with stages.{plan['stage']}.start_from={checkpoint} if its weights fit"
+        ) from error
 
 
 def check_normalisation(

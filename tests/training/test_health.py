@@ -2,9 +2,8 @@
 
 import csv
 import math
+import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from src.training.plan import make_plan, resolve
 from src.training.replay import backward, replay
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch
+from tests.training.two_ranks import train_as_two
 
 FOUR_STEPS = ("stages.appearance.batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)
@@ -58,6 +58,8 @@ class Spoil(pl.Callback):
             layer.register_forward_hook(lambda _, __, output: output * math.nan)
         elif self.what == "gradient":
             layer.weight.register_hook(lambda gradient: gradient * math.nan)
+        elif self.what == "statistics":
+            layer.running_var.fill_(math.nan)
         else:
             layer.weight.data.fill_(math.nan)
 
@@ -162,6 +164,33 @@ def test_the_part_of_an_update_that_fails_is_the_one_that_is_saved(
     assert all(bool(torch.isfinite(weight).all()) for weight in module.net.parameters())
 
 
+def test_statistics_that_no_loss_depends_on_are_not_saved(
+    command: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"pass 1: layer1\.0\.bn1\.running_var is not finite"):
+        run_experiment(compose_config("train", *command, *spoil("statistics", "layer1.0.bn1", 1)))
+    assert not (tmp_path / "run" / "appearance" / "last.ckpt").exists()
+
+
+def test_a_failed_step_leaves_the_checkpoints_of_training(exploded: Path) -> None:
+    step, module, description = FailedStep.read(exploded)
+    previous = exploded.with_name("previous.ckpt")
+    previous.write_bytes(b"of the training")
+    step.save(exploded, description, module, module.build_optimizer())
+    assert previous.read_bytes() == b"of the training"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_does_not_hide_what_was_found(command: list[str], tmp_path: Path) -> None:
+    stage = tmp_path / "run" / "appearance"
+    stage.mkdir(parents=True)
+    for draft in (f".failed_step.ckpt.{os.getpid()}.part", "failed_step.ckpt.part"):
+        (stage / draft).symlink_to("/dev/full")
+    with pytest.raises(UserError, match="the loss of appearance is nan; videos"):
+        run_experiment(compose_config("train", *command, *spoil("output", "fc", 1)))
+    assert not (stage / "failed_step.ckpt").exists()
+
+
 def test_training_goes_on_from_the_last_checkpoint(command: list[str], tmp_path: Path) -> None:
     stage = tmp_path / "run" / "appearance"
     run_experiment(compose_config("train", *command))
@@ -250,6 +279,18 @@ def test_explosion() -> None:
     assert steps([0.1] * 100 + [2.1] * 10) == 102
     assert steps([2 * 1.02**n for n in range(300)]) is None  # it rises slowly
     assert steps([2.0, 1e30, 1e30, 1e30]) == 3
+
+
+def test_an_explosion_is_measured_by_the_losses_before_a_stop() -> None:
+    before, after = Health(), Health()
+    before.explosion = Explosion(10, 3, chance=2.0, recent=[0.1] * 100)
+    after.load_state_dict(before.state_dict())
+    module = build("rgb")
+    module.last_losses = {"appearance": torch.tensor(1.5)}
+    after.losses = [1.5]
+    assert after._lost(module, None) is None
+    assert after.explosion is not None
+    assert list(after.explosion.recent)[:99] == [0.1] * 99
 
 
 class Norms(pl.Callback):
@@ -372,20 +413,14 @@ def test_all_processes_stop_with_the_line_of_the_one_that_saw_it(
     command: list[str], tmp_path: Path
 ) -> None:
     """By the time of the update the gradients of both are not finite; the loss is of one alone."""
-    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     spoiled = ["stages.appearance.batch_size=8", *spoil("output", "fc", 1, rank=1)]
-    run = subprocess.run(
-        [sys.executable, "-m", "src.train", *command, *ddp, *spoiled],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    errors = [line for line in run.stderr.splitlines() if line.startswith("error:")]
-    assert run.returncode == 1
+    status, told = train_as_two([*command, *spoiled], tmp_path)
+    assert status == [1, 1]
+    assert "Traceback" not in told
+    errors = {line for line in told.splitlines() if line.startswith("error:")}
     assert len(errors) == 1
-    assert "Traceback" not in run.stderr
-    assert re.search(r"step 1, .*the loss of appearance is nan; videos", errors[0])
+    (error,) = errors
+    assert re.search(r"step 1, .*the loss of appearance is nan; videos", error)
     step, _, _ = FailedStep.read(tmp_path / "run" / "appearance" / "failed_step.ckpt")
     in_order = [name for batch in names_of_batches(command, "appearance") for name in batch]
     assert step.batch["video"] == in_order[1::2][4:8]  # dealt in turn

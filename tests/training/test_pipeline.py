@@ -131,6 +131,15 @@ def test_finished_stages_are_not_trained_again(tiny: tuple[str, ...], copied_run
     assert [s for s in STAGES if before[s] != after[s]] == ["joint_pooled"]
 
 
+def test_a_finished_stage_without_its_weights_is_not_trained_again(
+    tiny: tuple[str, ...], copied_run: Path
+) -> None:
+    (copied_run / "appearance" / "last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"appearance is finished, but last\.ckpt is gone.*skip=ap"):
+        run_experiment(compose_config("train", *tiny, f"paths.run_dir={copied_run}"))
+    assert not (copied_run / "appearance" / "last.ckpt").exists()
+
+
 def test_training_goes_on_after_a_stop(tiny: tuple[str, ...], copied_run: Path) -> None:
     """A stage whose record is missing goes on from its last pass."""
     (copied_run / "motion" / "stage.json").unlink()

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere, in any way, ends with the weights of one that was not."""
 
+import csv
 import logging
 import multiprocessing
 import os
@@ -7,9 +8,10 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import Mock
@@ -17,11 +19,15 @@ from unittest.mock import Mock
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
 
 from src.errors import UserError
+from src.training.lock import alone_in
 from src.training.pipeline import run_experiment
-from src.training.stop import SIGNALS, EndAtSignals
+from src.training.stop import EndAtSignals
+from src.workers import SIGNALS
 from tests.conftest import compose_config
+from tests.training.two_ranks import train_as_two
 
 # 8 steps of 2 clips in a pass, 2 steps to an update, dropout from the real config
 SHORT = (
@@ -48,7 +54,7 @@ class Clips(pl.Callback):
 
 
 class Interrupt(Clips):
-    """Sends a signal to its own process in the middle of something."""
+    """Sends a signal to its own process and its workers in the middle of something."""
 
     def __init__(self, what: str, at: Sequence[int], number: int, rank: int = 0) -> None:
         self.what, self.at, self.number, self.rank = what, tuple(at), number, rank
@@ -72,7 +78,9 @@ class Interrupt(Clips):
     def _strike(self, what: str, trainer: pl.Trainer, batch_idx: int) -> None:
         epoch = 0 if what == "test" else trainer.current_epoch
         if trainer.global_rank == self.rank and (what, (epoch, batch_idx)) == (self.what, self.at):
-            os.kill(os.getpid(), self.number)
+            workers = [worker.pid for worker in multiprocessing.active_children()]
+            for process in (*workers, os.getpid()):  # as schedulers and terminals do
+                os.kill(process or 0, self.number)
 
 
 def run(folder: Path, *overrides: str, kind: str = f"{HERE}.Clips") -> Weights:
@@ -86,57 +94,166 @@ def weights(folder: Path, stage: str) -> Weights:
     return state
 
 
+def averages(folder: Path) -> dict[tuple[str, str], float]:
+    """What has been logged of whole passes, whatever the number of starts."""
+    found = {}
+    for file in sorted(folder.glob("motion/csv/version_*/metrics.csv")):
+        with file.open() as lines:
+            for row in csv.DictReader(lines):
+                for key in ("train/loss_epoch", "train/clip/top1", "val/clip/top1"):
+                    if row.get(key):
+                        found[key, row["epoch"]] = float(row[key])
+    return found
+
+
+def end(folder: Path, overrides: Sequence[str], what: str, at: Sequence[int], number: int) -> None:
+    """Run until a signal ends it."""
+    strike = {"what": what, "at": list(at), "number": int(number)}
+    how = [f"+callbacks.watch.{key}={value}" for key, value in strike.items()]
+    with pytest.raises(SystemExit) as ended:
+        run(folder, *overrides, *how, kind=f"{HERE}.Interrupt")
+    assert ended.value.code == 128 + number
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    weights: Weights
+    clips: dict[tuple[int, int], Any]
+    averages: dict[tuple[str, str], float]
+
+    @classmethod
+    def of(cls, folder: Path, overrides: Sequence[str]) -> "Undisturbed":
+        Clips.seen = {}
+        return cls(run(folder, *overrides), Clips.seen, averages(folder))
+
+    def assert_same(self, ended: Weights) -> None:
+        for key, tensor in self.weights.items():
+            assert torch.equal(ended[key], tensor), key
+
+
 @pytest.fixture(scope="module")
-def undisturbed(
-    tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Weights, dict[tuple[int, int], Any]]:
-    Clips.seen = {}
+def undisturbed(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     torch.set_num_threads(1)
-    ended = run(tmp_path_factory.mktemp("undisturbed"), *tiny, *SHORT)
-    return ended, Clips.seen
+    return Undisturbed.of(tmp_path_factory.mktemp("undisturbed"), [*tiny, *SHORT])
 
 
 @pytest.mark.parametrize(
-    ("what", "at", "extra"),
+    ("number", "what", "at", "workers"),
     [
-        ("step", (0, 2), ()),  # the first of two steps to an update
-        ("step", (1, 3), ("data.num_workers=2",)),
-        ("step", (0, 7), ()),  # the last of a pass
-        ("validation", (0, 0), ()),
-        ("step", (1, 7), ()),  # the last of all
-        ("test", (0, 1), ()),
+        ("SIGTERM", "step", (0, 2), 2),  # the first of two steps to an update
+        ("SIGUSR1", "step", (1, 3), 0),
+        ("SIGHUP", "step", (0, 7), 0),  # the last of a pass
+        ("SIGTERM", "validation", (0, 0), 0),
+        ("SIGINT", "step", (1, 2), 2),
+        ("SIGUSR1", "step", (1, 7), 0),  # the last of all
+        ("SIGTERM", "test", (0, 1), 0),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
 def test_a_stop_changes_nothing(
+    number: str,
     what: str,
     at: tuple[int, int],
-    extra: tuple[str, ...],
-    number: signal.Signals,
+    workers: int,
     tiny: tuple[str, ...],
-    undisturbed: tuple[Weights, dict[tuple[int, int], Any]],
+    undisturbed: Undisturbed,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    if signal.Signals[number] not in SIGNALS:
+        pytest.skip(f"these tests were started to ignore {number}")
     Clips.seen = {}
-    how = (f"+callbacks.watch.{key}={value}" for key, value in (("what", what), ("at", list(at))))
-    strike = (*how, f"+callbacks.watch.number={int(number)}")
-    overrides = [*tiny, *SHORT, *extra]
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path, *overrides, *strike, kind=f"{HERE}.Interrupt")
-    assert stopped.value.code == 128 + number
-    assert capfd.readouterr().err.count(f"stopped by {number.name}: the same command goes on") == 1
+    overrides = [*tiny, *SHORT, f"data.num_workers={workers}"]
+    end(tmp_path, overrides, what, at, signal.Signals[number])
+    assert capfd.readouterr().err.count(f"stopped by {number}: the same command goes on") == 1
     before = dict(Clips.seen)
     assert not (tmp_path / "motion" / "stage.json").exists()
     ended = run(tmp_path, *overrides)
-    wanted, clips = undisturbed
-    assert Clips.seen == clips
+    assert Clips.seen == undisturbed.clips
+    assert averages(tmp_path) == pytest.approx(undisturbed.averages)
     if what == "step":  # nothing is done twice: the second run saw the rest alone
         again = torch.load(tmp_path / "motion" / "last.ckpt", weights_only=True)["global_step"]
         assert again == 8
         assert max(before) in {at, (at[0], at[1] + 1)}
-    for key, tensor in wanted.items():
-        assert torch.equal(ended[key], tensor), key
+    undisturbed.assert_same(ended)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("callbacks=ema", "mixing=cutmix", "data/augment=rand_augment", "data/sampler=segments"),
+        (
+            *("optimizer=adamw", "schedule=cosine", "schedule.lr=1e-3", "schedule.warmup=0.3"),
+            *("+trainer.gradient_clip_val=0.1", "trainer.precision=bf16-mixed"),
+            "stages.motion.batch_size=6",  # the last update of a pass has fewer steps
+        ),
+    ],
+    ids=["ema", "adamw"],
+)
+def test_a_stop_changes_nothing_whatever_is_chosen(
+    choices: Sequence[str], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = [*tiny, *SHORT, *choices]
+    wanted = Undisturbed.of(tmp_path / "undisturbed", overrides)
+    Clips.seen = {}
+    end(tmp_path / "a stop", overrides, "step", (1, 3), signal.SIGTERM)
+    wanted.assert_same(run(tmp_path / "a stop", *overrides))
+    assert Clips.seen == wanted.clips
+    assert averages(tmp_path / "a stop") == pytest.approx(wanted.averages)
+
+
+class KillWorker(pl.Callback):
+    """Kills a worker in the middle of a step, as a system without memory does."""
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        time.sleep(5)  # until torch is told
+
+
+def test_a_worker_that_is_killed_is_one_line(
+    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    # Stops replace torch's handler, which it sets but once.
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+    try:
+        with pytest.raises(UserError, match=r"worker process died.*under way.*data\.num_workers=0"):
+            run(tmp_path, *tiny, *SHORT, "data.num_workers=2", kind=f"{HERE}.KillWorker")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _hold(folder: Path, held: Any) -> None:
+    with alone_in(folder):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_stage_belongs_to_one_process(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """A second one is told who has it; how the first ends does not matter."""
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "motion", held))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(UserError, match=rf"motion is in use by process {other.pid} on \S+: wait"):
+        run(tmp_path, *tiny, *SHORT)
+    assert os.listdir(tmp_path / "motion") == [".lock"]
+    other.kill()
+    other.join()
+    with alone_in(tmp_path / "motion"):
+        pass
+
+
+def test_a_shared_stage_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.training.lock.LOOK_AGAIN", 0.01)
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, held))
+    other.start()
+    assert held.wait(60)
+    threading.Timer(0.2, other.kill).start()
+    with alone_in(tmp_path, wait=True):
+        assert not other.is_alive()
 
 
 def _train(overrides: Sequence[str]) -> None:
@@ -155,7 +272,7 @@ def test_kills_at_any_time_change_nothing(
     while True:
         child = context.Process(target=_train, args=(overrides,))
         child.start()
-        child.join(patience.uniform(0.5, 3) if kills < 12 else None)
+        child.join(patience.uniform(0.5, 3) if kills < 8 else None)
         if child.exitcode is not None:
             break
         child.kill()
@@ -177,14 +294,7 @@ def stopped(tiny: tuple[str, ...], finished_run: Path, tmp_path: Path) -> tuple[
     """A motion stage that has one pass of two, with the checkpoint before the last one."""
     folder = tmp_path / "run"
     overrides = [*tiny, *SHORT, "checkpoint_minutes=0"]
-    how = ("what=test", "at=[0,0]", f"number={int(signal.SIGTERM)}")
-    with pytest.raises(SystemExit):
-        run(
-            folder,
-            *overrides,
-            *(f"+callbacks.watch.{each}" for each in how),
-            kind=f"{HERE}.Interrupt",
-        )
+    end(folder, overrides, "test", (0, 0), signal.SIGTERM)
     assert (folder / "motion" / "previous.ckpt").is_file()
     return folder, overrides
 
@@ -193,7 +303,7 @@ def stopped(tiny: tuple[str, ...], finished_run: Path, tmp_path: Path) -> tuple[
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     damage: str,
     stopped: tuple[Path, list[str]],
-    undisturbed: tuple[Weights, dict[tuple[int, int], Any]],
+    undisturbed: Undisturbed,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder, overrides = stopped
@@ -211,8 +321,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     if damage != "missing":
         (line,) = [r.message for r in caplog.records if "the one before" in r.message]
         assert re.search(r"last\.ckpt .*going on from the one before, .*previous\.ckpt", line)
-    for key, tensor in undisturbed[0].items():
-        assert torch.equal(ended[key], tensor), key
+    undisturbed.assert_same(ended)
 
 
 def test_damage_to_both_is_an_error_with_its_mend(stopped: tuple[Path, list[str]]) -> None:
@@ -225,7 +334,7 @@ def test_damage_to_both_is_an_error_with_its_mend(stopped: tuple[Path, list[str]
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
-    stopped: tuple[Path, list[str]], undisturbed: tuple[Weights, dict[tuple[int, int], Any]]
+    stopped: tuple[Path, list[str]], undisturbed: Undisturbed
 ) -> None:
     folder, overrides = stopped
     last = folder / "motion" / "last.ckpt"
@@ -236,16 +345,13 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
         run(folder, *overrides)
     assert last.read_bytes() == before
     ended = run(folder, *overrides)
-    assert all(torch.equal(ended[key], tensor) for key, tensor in undisturbed[0].items())
+    undisturbed.assert_same(ended)
 
 
 def test_another_number_of_clips_within_a_pass_is_refused(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    how = ("what=step", "at=[0,2]", f"number={int(signal.SIGTERM)}")
-    strike = [f"+callbacks.watch.{each}" for each in how]
-    with pytest.raises(SystemExit):
-        run(tmp_path, *tiny, *SHORT, *strike, kind=f"{HERE}.Interrupt")
+    end(tmp_path, [*tiny, *SHORT], "step", (0, 2), signal.SIGTERM)
     change = ("stages.motion.data.batch_size=4", "resume=force")
     with pytest.raises(UserError, match=r"within a pass with data\.batch_size 2, not 4"):
         run(tmp_path, *tiny, *SHORT, *change)
@@ -253,28 +359,63 @@ def test_another_number_of_clips_within_a_pass_is_refused(
 
 def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """SIGTERM to one of them: one checkpoint of both, and the same weights at the end."""
-    devices = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
     batch = "stages.motion.data.batch_size=1"  # 8 steps in a pass, 2 to an update of 4 clips
-    overrides = [*tiny, *SHORT, batch, *devices, "data.num_workers=1"]
+    overrides = [*tiny, *SHORT, batch]
 
-    def train(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "src.train", *overrides, *more, f"paths.run_dir={folder}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    def train(folder: str, *more: str) -> tuple[list[int | None], str]:
+        return train_as_two([*overrides, *more, f"paths.run_dir={tmp_path / folder}"], tmp_path)
 
-    strike = {"_target_": f"{HERE}.Interrupt", "what": "step", "at": [1, 4]}
-    term = f"number={int(signal.SIGTERM)}"
+    strike = {"_target_": f"{HERE}.Interrupt", "what": "step", "at": [1, 4], "rank": 1}
     how = [f"+callbacks.watch.{key}={value}" for key, value in strike.items()]
-    done = train(tmp_path / "stopped", *how, f"+callbacks.watch.{term}", "+callbacks.watch.rank=1")
-    assert done.returncode != 0
-    assert done.stderr.count("stopped by SIGTERM: the same command goes on from here") == 1
+    status, told = train("stopped", *how, f"+callbacks.watch.number={int(signal.SIGTERM)}")
+    assert status == [128 + signal.SIGTERM] * 2
+    assert told.count("stopped by SIGTERM: the same command goes on from here") == 1
     saved = torch.load(tmp_path / "stopped" / "motion" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 7
     for folder in ("stopped", "undisturbed"):
-        done = train(tmp_path / folder)
-        assert done.returncode == 0, done.stderr[-2000:]
+        status, told = train(folder)
+        assert status == [0, 0], told
     ended, wanted = (weights(tmp_path / name, "motion") for name in ("stopped", "undisturbed"))
     for key, tensor in wanted.items():
         assert torch.equal(ended[key], tensor), key
+    # Of validation not: the second rank had running statistics of its own until the stop.
+    of_training = [
+        {key: value for key, value in averages(tmp_path / name).items() if "train" in key[0]}
+        for name in ("stopped", "undisturbed")
+    ]
+    assert of_training[0] == pytest.approx(of_training[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("optimizer=adamw", "schedule=cosine", "schedule.lr=1e-3"), r"SGD, not of .*AdamW"),
+        (("model.backbone.width=8",), r"size mismatch for net\.conv1\.weight"),
+    ],
+)
+def test_what_even_force_cannot_go_on_from_is_one_line(
+    change: tuple[str, ...], reason: str, stopped: tuple[Path, list[str]]
+) -> None:
+    folder, overrides = stopped
+    with pytest.raises(UserError, match=rf"not even resume=force .*{reason}.*start_from="):
+        run(folder, *overrides, *change, "resume=force")
+
+
+def test_force_follows_the_new_config(stopped: tuple[Path, list[str]]) -> None:
+    """A third pass, with updates of twice as many clips: two in the place of four."""
+    folder, overrides = stopped
+    change = ["stages.motion.batch_size=8", "optimizer.momentum=0.5", "resume=force"]
+    longer = ["stages.motion.module.schedule.epochs=3", "trainer.max_epochs=3"]
+    cfg = compose_config("train", *overrides, *longer)
+    schedule = instantiate(cfg.stages.motion.module.schedule)
+    run(folder, *overrides, *change, *longer)
+    with (folder / "motion" / "csv" / "version_1" / "metrics.csv").open() as lines:
+        rates = [row["lr-SGD/filter"] for row in csv.DictReader(lines)]
+    assert next(float(rate) for rate in rates if rate) == pytest.approx(schedule(2.0))
+    content = torch.load(folder / "motion" / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 10
+    groups = content["optimizer_states"][0]["param_groups"]
+    assert {group["momentum"] for group in groups} == {0.5}
 
 
 def test_a_signal_that_comes_twice_is_one_and_a_later_one_ends_at_once(
@@ -289,6 +430,9 @@ def test_a_signal_that_comes_twice_is_one_and_a_later_one_ends_at_once(
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked == signal.SIGTERM
+        with pytest.raises(SystemExit):  # Ctrl-C is meant
+            stop._ask(signal.SIGINT, None)
+        stop.on_train_start(Mock(), Mock())
         now += 10
         with pytest.raises(SystemExit) as ended:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,61 @@
+"""A run in two processes, as the launcher starts them, but for the time to import torch."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from src.cli import one_line_errors
+from src.training.launch import run_one
+from tests.conftest import compose_config
+
+DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+
+
+def train_as_two(overrides: Sequence[str], folder: Path) -> tuple[list[int | None], str]:
+    """Train, and tell the status of each process and what both have written.
+
+    Args:
+        overrides: of the config.
+        folder: for what they write.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = [folder / f"rank{rank}.txt" for rank in range(2)]
+    ranks = [
+        context.Process(target=_rank, args=(rank, port, [*overrides, *DDP], told[rank]))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        for process in ranks:
+            process.join(40)
+    finally:
+        for process in ranks:
+            process.kill()
+    return [process.exitcode for process in ranks], "".join(file.read_text() for file in told)
+
+
+def _rank(rank: int, port: int, overrides: Sequence[str], told: Path) -> None:
+    with told.open("w") as file:
+        for output in (1, 2):
+            os.dup2(file.fileno(), output)
+    with contextlib.suppress(AttributeError):
+        os.setsid()  # a signal to the tests is none to it
+    group = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(group)
+    torch.set_num_threads(1)
+    try:
+        with one_line_errors():
+            run_one(compose_config("train", *overrides), [])
+    finally:
+        sys.stdout.flush()
