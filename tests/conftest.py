@@ -1,6 +1,7 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,12 @@ def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
     cfg = compose_config("train", *tiny, f"paths.output_dir={output}")
     run_experiment(cfg)
     return Path(cfg.paths.run_dir)
+
+
+@pytest.fixture
+def copied_run(finished_run: Path, tmp_path: Path) -> Path:
+    """The same, for tests that change it."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 @pytest.fixture

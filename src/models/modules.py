@@ -171,7 +171,7 @@ class VideoClassifier(pl.LightningModule):
         for name, loss in named.items():
             self.log(f"train/{name}_step", loss, sync_dist=True)
             mean: Any = self.train_losses[name]
-            mean.update(loss.detach(), len(target))
+            mean.update(loss.detach().expand(len(target)))  # it ignores weights if NaNs may pass
             self.log(f"train/{name}_epoch", mean, on_step=False, on_epoch=True)
         return named["loss"] * self._weight(batch_idx, len(target))
 

@@ -27,11 +27,6 @@ def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix("net."): tensor for name, tensor in content["state_dict"].items()}
 
 
-@pytest.fixture
-def copied_run(finished_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
-
-
 def test_every_stage_leaves_checkpoint_scores_logs_and_record(finished_run: Path) -> None:
     for stage in STAGES:
         folder = finished_run / stage

@@ -46,7 +46,9 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
 ) -> None:
     """12 clips an update: at once, in parts, on two processes; the last update of a pass has 4.
 
-    Frozen batch norm, because its statistics are those of what a device sees at once.
+    Frozen batch norm, because its statistics are those of what a device sees at once. In 64 bits:
+    in 32, where an activation is next to zero, a ReLU may open for one order of a sum alone, and
+    weights then differ by 1e-4, on one process as well.
     """
     shared = [
         "experiment=appearance_two_movers",
@@ -55,6 +57,7 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
         "stages.appearance.net.dropout=0",
         "stages.appearance.batch_size=12",
         "trainer.max_epochs=3",
+        "trainer.precision=64-true",
     ]
     base = [override for override in tiny if "max_epochs" not in override]
     ways = {
@@ -77,9 +80,9 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     assert moved > 1e-3
     for name in ("accumulated", "two processes"):
         assert len(lost[name]) == 3
-        assert lost[name] == pytest.approx(lost["at once"], rel=1e-5)
+        assert lost[name] == pytest.approx(lost["at once"], rel=1e-6)
         for key, tensor in learnt["at once"].items():
-            assert_close(learnt[name][key], tensor, rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
+            assert_close(learnt[name][key], tensor, rtol=1e-9, atol=1e-12, msg=f"{name}: {key}")
 
 
 @pytest.mark.parametrize("devices", [2, 3])

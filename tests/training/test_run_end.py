@@ -49,11 +49,11 @@ def test_all_that_was_written_is_listed(
 
 
 def test_late_fusion_is_of_two_checkpoints(
-    tiny: tuple[str, ...], finished_run: Path, capsys: pytest.CaptureFixture[str]
+    tiny: tuple[str, ...], copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    only = ("experiment=two_stream_two_movers", f"paths.run_dir={finished_run}")
+    only = ("experiment=two_stream_two_movers", f"paths.run_dir={copied_run}")
     paths, commands = last_words(capsys, *tiny, *only)
-    both = [f"{finished_run / s / 'last.ckpt'}" for s in ("appearance", "motion")]
+    both = [f"{copied_run / s / 'last.ckpt'}" for s in ("appearance", "motion")]
     assert paths["checkpoint"] == both
     assert len(paths["logs"]) == 4
     assert commands[0][2:4] == ["src.fuse", f"inputs=[{','.join(both)}]"]
