@@ -36,6 +36,7 @@ from src.training.trainer import instantiate_trainer
 from src.workers import SIGNALS
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
+AT_ONCE = 0.3  # seconds in which processes meet the same bug; a lost connection takes longer
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # variables for several machines
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
@@ -176,7 +177,7 @@ def _run_ranks(
                         start_new_session=True,
                     )
                 )
-        failed = _wait(processes, told_to_end)
+        statuses = _wait(processes, told_to_end)
     finally:
         for process in processes:
             process.kill()
@@ -187,41 +188,50 @@ def _run_ranks(
         os.close(ends_with_us)
     if told_to_end and any(process.returncode for process in processes):
         sys.exit(128 + told_to_end[0])
+    failed = _to_blame(statuses, folder)
     if failed == 0:
-        status = processes[0].returncode
-        sys.exit(1 if status == MISTAKE else status)
+        sys.exit(1 if statuses[0] == MISTAKE else statuses[0])
     if failed is not None:
         text = told[failed].read_text(errors="replace").strip()
         lines = text.splitlines()
-        if processes[failed].returncode == MISTAKE and lines:
+        if statuses[failed] == MISTAKE and lines:
             raise UserError(lines[-1].removeprefix("error: "))
         print(text, file=sys.stderr)
         raise UserError(
-            f"process {failed} of {count} ended with status {processes[failed].returncode}"
-            + (f": {lines[-1]}" if lines else "")
+            f"process {failed} of {count} ended with status {statuses[failed]}"
+            + (f": {lines[-1].removeprefix(f'[rank{failed}]: ')}" if lines else "")  # torch's
         )
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> int | None:
-    """Wait for all; if one fails or all are to end, only a while; return which to blame."""
-    first: int | None = None
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> list[int]:
+    """Wait for all; if one fails or all are to end, only a while. 0 stands for no end, too."""
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        first = _failed(processes) if first is None else first
-        if deadline == float("inf") and (first is not None or told_to_end):
+        failed = any(process.returncode for process in processes)
+        if deadline == float("inf") and (failed or told_to_end):
             deadline = time.monotonic() + (SAVING if told_to_end else GRACE)
         time.sleep(0.05)
-    first = _failed(processes) if first is None else first
-    statuses = [process.returncode or 0 for process in processes]
-    for to_blame in (  # the others then fail because they lose the connection
-        [rank for rank, status in enumerate(statuses) if status < 0],
-        [rank for rank, status in enumerate(statuses) if status == MISTAKE],
+    return [process.returncode or 0 for process in processes]
+
+
+def _to_blame(statuses: Sequence[int], folder: Path) -> int | None:
+    """Which process failed by itself; the others then do because they lose the connection."""
+    failed = [rank for rank, status in enumerate(statuses) if status]
+    for suspects in (
+        [rank for rank in failed if statuses[rank] < 0],
+        [rank for rank in failed if statuses[rank] == MISTAKE],
     ):
-        if to_blame:
-            return to_blame[0]
-    # What all fail from, the first process tells.
-    return 0 if first is not None and statuses[0] else first
+        if suspects:
+            return suspects[0]
+    met = {
+        rank: float(file.read_text()) for rank in failed if (file := bug_of(folder, rank)).exists()
+    }
+    first = min(met, key=met.__getitem__, default=None)
+    if first and 0 in met and met[0] < met[first] + AT_ONCE:
+        return 0  # what all meet, it tells
+    return first if first is not None else next(iter(failed), None)
 
 
-def _failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
-    return next((rank for rank, process in enumerate(processes) if process.returncode), None)
+def bug_of(folder: Path, rank: int) -> Path:
+    """The file in which a process tells when it has met a bug."""
+    return folder / f"bug{rank}.txt"

@@ -4,6 +4,7 @@ import json
 import logging.config
 import os
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.cli import one_line_errors, quieten
-from src.training.launch import MISTAKE, run_one
+from src.training.launch import MISTAKE, bug_of, run_one
 from src.workers import end_with_parent
 
 
@@ -20,13 +21,14 @@ def main(config: str, result: str, alive: str) -> None:
 
     Args:
         config: YAML with the keys experiment, logging and overrides.
-        result: JSON file.
+        result: JSON file; when a bug ends the process is told beside it.
         alive: number of a pipe that nothing comes through; its end is the end of the parent.
     """
     end_with_parent(Connection(int(alive), writable=False))
     job: Any = OmegaConf.load(config)
     plain: Any = OmegaConf.to_container(job)
-    if os.environ["LOCAL_RANK"] == "0" and os.environ.get("NODE_RANK", "0") == "0":
+    rank = int(os.environ["LOCAL_RANK"])
+    if rank == 0 and os.environ.get("NODE_RANK", "0") == "0":
         logging.config.dictConfig(plain["logging"])
     quieten()
     try:
@@ -34,7 +36,10 @@ def main(config: str, result: str, alive: str) -> None:
             value = run_one(job.experiment, plain["overrides"])
     except SystemExit as end:
         sys.exit(MISTAKE if end.code == 1 else end.code)
-    if os.environ["LOCAL_RANK"] == "0":
+    except Exception:
+        bug_of(Path(result).parent, rank).write_text(str(time.monotonic()))
+        raise
+    if rank == 0:
         Path(result).write_text(json.dumps(value))
 
 

@@ -77,20 +77,34 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     assert not any("rank" in path.name for path in tmp_path.rglob("*"))
 
 
-class Mistake(pl.Callback):
-    """What one process alone finds wrong, in its part of the data."""
+class Fails(pl.Callback):
+    """What one process alone meets, in its part of the data."""
+
+    def __init__(self, mistake: bool) -> None:
+        self.error = UserError("clip.mp4 is on fire") if mistake else ZeroDivisionError("a bug")
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_rank == 1:
-            raise UserError("clip.mp4 is on fire")
+            raise self.error
 
 
-def test_a_mistake_that_the_second_process_meets_is_the_last_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (True, "error: clip.mp4 is on fire"),
+        (False, "error: process 1 of 2 ended with status 1: ZeroDivisionError: a bug"),
+    ],
+)
+def test_what_the_second_process_alone_meets_is_the_last_line(
+    mistake: bool, told: str, tmp_path: Path
+) -> None:
     """The first only loses the connection."""
-    run = start(tmp_path, "+callbacks.mistake._target_=tests.training.test_launch.Mistake")
+    target = "tests.training.test_launch.Fails"
+    run = start(tmp_path, f"+callbacks.fails={{_target_:{target},mistake:{mistake}}}")
     _, errors = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert errors.splitlines()[-1] == "error: clip.mp4 is on fire"
+    assert errors.splitlines()[-1] == told
+    assert ("in on_train_batch_start" in errors) != mistake  # the traceback
 
 
 def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
