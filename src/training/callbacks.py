@@ -32,6 +32,20 @@ class SeedSteps(pl.Callback):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
 
+class OneSetOfStatistics(pl.Callback):
+    """Has all ranks validate with the first one's running statistics, as checkpoints hold them.
+
+    Lightning does the same before a test. Without `sync_batchnorm` each rank has its own in
+    training, where nothing depends on them.
+    """
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the first rank's to the others."""
+        if trainer.world_size > 1:
+            for buffer in pl_module.get_submodule("net").buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+
 class OwnGradients(pl.Callback):
     """Adds up the gradients of an update in memory of their own.
 

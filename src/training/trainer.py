@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from src.cli import quieten
 from src.errors import UserError
 from src.models.build import Plan, build_schedule
-from src.training.callbacks import OwnGradients
+from src.training.callbacks import OneSetOfStatistics, OwnGradients
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
@@ -72,7 +72,8 @@ def build_trainer(
     trainer = instantiate_trainer(
         cfg.trainer,
         max_epochs=passes(plan),
-        callbacks=[*callbacks, *build_callbacks(cfg), stop, checkpoint],
+        # Averaged weights have to be in place before statistics are shared.
+        callbacks=[*callbacks, *build_callbacks(cfg), OneSetOfStatistics(), stop, checkpoint],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),

@@ -14,9 +14,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
+from torch.testing import assert_close
 
 from src import train
 from src.errors import UserError
+from src.evaluation.evaluate import evaluate_checkpoint
+from src.evaluation.scores import VideoScores
 from src.ranks import own_rank
 from src.training.group import tell_lightning
 from tests.conftest import TINY
@@ -75,6 +78,11 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
             videos = [row["video"] for row in csv.DictReader(file)]
         assert len(videos) == len(set(videos)) == 9
     assert not any("rank" in path.name for path in tmp_path.rglob("*"))
+    stage, again = min(records), tmp_path / "again.csv"
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    evaluate_checkpoint(str(stage / "last.ckpt"), {}, trainer, str(again))
+    together, alone = (VideoScores.load(path).scores for path in (stage / "scores.csv", again))
+    assert_close(together, alone, rtol=1e-5, atol=1e-6)  # with one set of running statistics
 
 
 class Fails(pl.Callback):

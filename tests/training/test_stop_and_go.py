@@ -378,12 +378,9 @@ def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: 
     ended, wanted = (weights(tmp_path / name, "motion") for name in ("stopped", "undisturbed"))
     for key, tensor in wanted.items():
         assert torch.equal(ended[key], tensor), key
-    # Of validation not: the second rank had running statistics of its own until the stop.
-    of_training = [
-        {key: value for key, value in averages(tmp_path / name).items() if "train" in key[0]}
-        for name in ("stopped", "undisturbed")
-    ]
-    assert of_training[0] == pytest.approx(of_training[1])
+    told_of = [averages(tmp_path / name) for name in ("stopped", "undisturbed")]
+    assert any(key.startswith("val/") for key, *_ in told_of[0])
+    assert told_of[0] == pytest.approx(told_of[1])  # the second rank's statistics are not saved
 
 
 @pytest.mark.parametrize(
