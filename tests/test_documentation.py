@@ -225,6 +225,7 @@ COMPOSED = {
     ),
     "benchmark target=[loader,decode,extract,flow,memory,network,step,startup] "
     "clips=<folder of videos>": "takes minutes, see benchmarks/test_targets.py",
+    "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",
 }
 
 COMMANDS = documents.commands()
