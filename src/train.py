@@ -9,13 +9,14 @@ python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, pa
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
 
+import os
 from contextlib import nullcontext
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.cli import command
+from src.cli import QUEUED, command
 
 
 @command("train")
@@ -36,7 +37,8 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.summary:
         summarise(cfg)
         return None
-    with fails_alone() if sweep else nullcontext():
+    queued = QUEUED in os.environ  # submitit ends a process itself, to queue its job again
+    with fails_alone() if sweep and not queued else nullcontext():
         return run_on_all_devices(cfg, job)
 
 

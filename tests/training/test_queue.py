@@ -1,15 +1,17 @@
 """`hydra/launcher=slurm`: what is asked of SLURM, and what is refused before that."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from src import train
-from src.cli import CONF_DIR
-from src.training import queue
+from src.cli import CONF_DIR, QUEUED
+from src.training import launch, queue
 
 LAUNCHER = "hydra/launcher=slurm"
 BY_FOUR = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
@@ -86,3 +88,22 @@ def call(
     with pytest.raises(SystemExit) as end:
         train.main()
     return end.value.code, capfd.readouterr().err.strip().splitlines()
+
+
+@pytest.mark.parametrize(("queued", "status"), [(True, -1), (False, 1)])
+def test_a_job_that_is_queued_again_has_not_failed(
+    queued: bool,
+    status: int,
+    call: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """submitit then ends its processes so; out of a queue nothing but a failure does."""
+
+    def end(*_: Any) -> None:
+        sys.exit(-1)
+
+    monkeypatch.setattr(launch, "run_on_all_devices", end)
+    if queued:
+        monkeypatch.setenv(QUEUED, "slurm")
+    assert call(train.main, "-m", f"paths.output_dir={tmp_path}") == status
