@@ -47,9 +47,10 @@ class Spent:
 class Throughput(pl.Callback):
     """Logs time for data, time for the rest, clips per second and peak memory.
 
-    Each is that of the steps since it was last logged. They are of the first process, whose clips
-    stand for those of the others: all train in step. Nothing here waits for a device: over many
-    steps the host cannot be far ahead of it.
+    Each is that of the steps since it was last logged, but for memory: the stage's on a GPU, the
+    process's on a CPU. They are of the first process, whose clips stand for those of the others:
+    all train in step. Nothing here waits for a device: over many steps the host cannot be far ahead
+    of it.
 
     Attributes:
         stage: all steps of this call.
@@ -68,6 +69,8 @@ class Throughput(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin, in the middle of a pass perhaps."""
         self._updates = trainer.global_step
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)  # another stage's may be higher
         self._restart(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
