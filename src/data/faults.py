@@ -97,10 +97,7 @@ class FaultTolerant(Dataset[dict[str, Any]]):
                 return sample | {FAILED: failed} if failed else sample
             except UNREADABLE as error:
                 if _no_more_files(error):
-                    raise UserError(
-                        f"too many files are open to read {video.path}: raise the limit with "
-                        "ulimit -n, or give fewer data.num_workers"
-                    ) from error
+                    raise too_many_files(f"read {video.path}") from error
                 failed[video.name] = " ".join(str(error).split()) or type(error).__name__
         if self._replace:
             faults = Faults("videos drawn in one's place could be read", len(failed), failed)
@@ -117,6 +114,14 @@ class FaultTolerant(Dataset[dict[str, Any]]):
         """The videos that are being read at this moment."""
         videos: list[Video] = self.dataset.under_way()
         return videos
+
+
+def too_many_files(to: str) -> UserError:
+    """The line for a process that may open no more files `to` do something."""
+    return UserError(
+        f"too many files are open to {to}: raise the limit with ulimit -n, or give fewer "
+        "data.num_workers"
+    )
 
 
 def _no_more_files(error: BaseException | None) -> bool:

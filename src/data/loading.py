@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from src.data.faults import FAILED, FaultTolerant
+from src.data.faults import FAILED, FaultTolerant, too_many_files
 from src.data.splits import Video
 from src.errors import UserError
 from src.workers import leave_signals_to_parent
@@ -102,10 +102,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         Of a worker's death torch tells where the main process happens to be: in a step, too.
         """
         if "Too many open files" in str(error):
-            return UserError(
-                "too many files are open to take batches from workers: raise the limit with "
-                "ulimit -n, or give fewer data.num_workers"
-            )
+            return too_many_files("take batches from workers")
         if "DataLoader timed out" in str(error):
             what = f"no batch came within data.timeout={self.timeout:g} seconds"
         elif re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):

@@ -20,8 +20,9 @@ LOOK_AGAIN = 10.0  # seconds
 def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a directory while the block runs; of a job's processes the first holds it for all.
 
-    The lock is the process's own and ends with it, however it ends; workers that outlive it do not
-    hold it. It also keeps out processes of other machines, where the file system can do that.
+    The lock is the process's own and ends with it, however it ends. Forked workers, which may
+    outlive it for seconds, would hold one of `filelock` as well, and keep out the job that goes on.
+    It also keeps out processes of other machines, where the file system can do that.
 
     Args:
         folder: made if it is not there.

@@ -51,6 +51,11 @@ def start(
     )
 
 
+def scored(stage: Path) -> list[str]:
+    with (stage / "scores.csv").open() as file:
+        return [row["video"] for row in csv.DictReader(file)]
+
+
 def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> None:
     """Jobs of two processes and two stages: a table and a record for each, its seed, its scores.
 
@@ -74,8 +79,7 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     assert len({stage.parent for stage in records}) == 2
     for stage, record in records.items():
         assert "label_smoothing=0.1" in record["overrides"]
-        with (stage / "scores.csv").open() as file:
-            videos = [row["video"] for row in csv.DictReader(file)]
+        videos = scored(stage)
         assert len(videos) == len(set(videos)) == 9
     assert not any("rank" in path.name for path in tmp_path.rglob("*"))
     stage, again = min(records), tmp_path / "again.csv"
@@ -123,8 +127,7 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     assert output.count("pass 1 of 1") == 1
     stage = tmp_path / "outputs/appearance_two_movers/split1_seed0/appearance"
     assert (stage / "stage.json").is_file()
-    with (stage / "scores.csv").open() as file:
-        videos = [row["video"] for row in csv.DictReader(file)]
+    videos = scored(stage)
     assert len(videos) == len(set(videos)) == 8
     assert [path.name for path in stage.rglob("version_*")] == ["version_0"]
 
