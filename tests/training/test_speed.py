@@ -189,9 +189,10 @@ def test_a_missing_compiler_is_told_in_one_line(
 ) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("nowhere-g++",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier
-    with pytest.raises(UserError, match=r"^compile=default: torch\.compile does not work here"):
+    # Not with monkeypatch: it would leave torch without the setting, for all tests that follow.
+    told = pytest.raises(UserError, match=r"^compile=default: torch\.compile does not work here")
+    with inductor.patch("cpp.cxx", ("nowhere-g++",)), told:
         check_speed("default", None, torch.device("cpu"))
     torch.compiler.reset()
 
