@@ -1,10 +1,12 @@
 """A DataLoader that tells which videos its workers were reading when it came to a stop."""
 
+import gc
 import logging
 import multiprocessing
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -89,7 +91,9 @@ class VideoLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
         # Not kept: with one that knew the other, workers would stay until garbage is collected.
-        return _Named(super().__iter__(), self)
+        with _garbage_stays_here():
+            batches = super().__iter__()
+        return _Named(batches, self)
 
     def take_waited(self) -> float:
         """Seconds that somebody waited for batches since this was last asked."""
@@ -145,6 +149,19 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             "data.batch_size": self.batch_size or 1,
             "devices": getattr(self.sampler, "ranks", 1),
         }
+
+
+@contextmanager
+def _garbage_stays_here() -> Iterator[None]:
+    """Processes that are forked meanwhile never collect what this one has left lying about.
+
+    To free a decoder is to wait for the end of its threads, and a forked process has none of them.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _start_worker(_: int) -> None:

@@ -30,6 +30,8 @@ class Videos:
             time.sleep(60)
         if draw[0] == 3 and self.fate == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if self.fate == "collects":
+            gc.collect()
         if draw[0] == 3 and self.fate == "fails":
             raise RuntimeError("a bug")
         return {"label": draw[0]}
@@ -66,6 +68,32 @@ def test_nothing_is_under_way_in_the_end(workers: int) -> None:
     batches = loader("reads", workers)
     assert [int(batch["label"]) for batch in batches] == list(range(6))
     assert batches.dataset.under_way() == []
+
+
+class Cycle:
+    """Garbage that only the collector finds, and that tells where it has been freed."""
+
+    def __init__(self, told: Path) -> None:
+        self.told, self.itself = told, self
+
+    def __del__(self) -> None:
+        with self.told.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def test_workers_do_not_free_what_is_ours(tmp_path: Path) -> None:
+    """A decoder would wait there for the end of threads that are not in a forked process."""
+    gc.collect()
+    gc.disable()
+    try:
+        Cycle(tmp_path / "freed")
+        labels = [int(batch["label"]) for batch in loader("collects", 2)]
+        assert not (tmp_path / "freed").exists()
+    finally:
+        gc.enable()
+    assert labels == list(range(6))
+    gc.collect()
+    assert (tmp_path / "freed").read_text() == f"{os.getpid()}\n"
 
 
 def test_workers_end_with_the_last_use_of_their_loader() -> None:
