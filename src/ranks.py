@@ -20,3 +20,8 @@ def of_all_ranks(value: T) -> list[T]:
     values = [value] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def of_first_rank(value: T) -> T:
+    """The first rank's value, on every rank: what may change while it is looked at, as files do."""
+    return of_all_ranks(value)[0]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
@@ -65,8 +66,8 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
                 read_checkpoint(source)
 
 
-def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> int:
-    """Check the seed, the trainer and how batches divide among devices; return their number."""
+def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> pl.Trainer:
+    """Check the seed, the trainer and how batches divide among its devices; return the trainer."""
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
     trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
@@ -83,7 +84,7 @@ def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> int:
                 f"stage {plan['stage']}: optimizer.fused=true unscales the gradients of 16-mixed "
                 "itself, too late for trainer.gradient_clip_val: leave out one of them"
             )
-    return trainer.world_size
+    return trainer
 
 
 def module_without_data(plan: Plan) -> tuple[VideoClassifier, dict[str, torch.Tensor]]:

@@ -8,17 +8,18 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from src.errors import UserError
-from src.ranks import own_rank
+from src.ranks import of_first_rank, own_rank
 
 log = logging.getLogger(__name__)
-LOOK_AGAIN = 10.0  # seconds
+LOOK_AGAIN = 2.0  # seconds
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a directory while the block runs; of a job's processes the first holds it for all.
+    """Hold a directory while the block runs; of a job's ranks the first holds it, all wait for it.
 
     The lock is the process's own and ends with it, however it ends. Forked workers, which may
     outlive it for seconds, would hold one of `filelock` as well, and keep out the job that goes on.
@@ -31,17 +32,16 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    if own_rank():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    # Not truncated by opening: it tells who holds it.
-    with path.open("a+") as file:
+    with contextlib.ExitStack() as opened:
+        file = None
+        if own_rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context(path.open("a+"))  # not truncated: it tells who holds it
         told = False
-        while not _take(file.fileno(), folder):
-            file.seek(0)
-            other = f"{folder} is in use by {file.read().strip() or 'another process'}"
+        # Asked together, again and again: a rank that waited alone would lose its patience.
+        while holder := of_first_rank(file and _take(file)):
+            other = f"{folder} is in use by {holder}"
             if not wait:
                 raise UserError(
                     f"{other}: wait for its end, or end it, or give another paths.run_dir; if "
@@ -51,20 +51,23 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
                 log.info("%s: waiting for its end", other)
                 told = True
             time.sleep(LOOK_AGAIN)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         yield
 
 
-def _take(file: int, folder: Path) -> bool:
-    """Whether nobody else holds the file's lock; it is ours now."""
+def _take(file: IO[str]) -> str | None:
+    """Take the file's lock, or tell who holds it."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # systems differ
-        return False
+        file.seek(0)
+        return file.read().strip() or "another process"
     except OSError as error:
         log.warning(
-            "%s cannot be locked (%s): start no second process there", folder, error.strerror
+            "%s cannot be locked (%s): start no second process in its folder",
+            file.name,
+            error.strerror,
         )
-    return True
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return None

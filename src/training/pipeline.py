@@ -30,6 +30,7 @@ from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
 from src.models.modules import VideoClassifier
+from src.ranks import of_first_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
@@ -68,17 +69,18 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     plans = {name: make_plan(config, name) for name in names}
     run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)
     check_plans(plans, config)
-    devices = check_trainer(cfg, plans)
+    trainer = check_trainer(cfg, plans)
     for name in names:
         dirs[name].check_whole()
+    trainer.strategy.setup_environment()  # ranks meet: they agree on what is there
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
     for name, plan in plans.items():
         stage_dir = dirs[name]
-        # Other runs may need it as well. Of several processes only the first knows of the lock.
-        wait = stage_dir.path.parent != run_dir and devices == 1
-        with nullcontext() if stage_dir.finished() else alone_in(stage_dir.path, wait):
-            record = stage_dir.finished()
+        shared = stage_dir.path.parent != run_dir  # with other runs, which may be training it
+        finished = of_first_rank(stage_dir.finished())
+        with nullcontext() if finished else alone_in(stage_dir.path, wait=shared):
+            record = of_first_rank(stage_dir.finished())
             if record:
                 stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
                 stage_dir.check_tested_by(
@@ -132,7 +134,7 @@ def run_stage(
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     resume = None
-    begun = stage_dir.begun()
+    begun = of_first_rank(stage_dir.begun())
     if begun is not None:
         checkpoint, earlier = begun
         stage_dir.check_same(plan, earlier, config["resume"] == "force")

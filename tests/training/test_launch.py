@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.ranks import own_rank
 from src.training.group import tell_lightning
+from src.training.lock import LOOK_AGAIN, alone_in
 from tests.conftest import TINY
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
@@ -171,6 +173,29 @@ def test_a_process_alone_speaks_whatever_rank_a_shell_has_left(
     monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning takes it from RANK
     tell_lightning(None)
     assert own_rank() == 0
+
+
+def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> None:
+    """And none of them trains it again."""
+    shared = tmp_path / "streams"
+    options = (f"paths.streams_dir={shared}", "paths.run_dir=${paths.output_dir}/mine")
+    with alone_in(shared / "appearance"):
+        run = start(tmp_path, *options)
+        assert run.stdout is not None
+        waits = f"{shared}/appearance is in use by process {os.getpid()} on "
+        assert any(waits in line and "waiting for its end" in line for line in run.stdout)
+        time.sleep(3 * LOOK_AGAIN)
+        assert run.poll() is None
+        first = start(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
+        _, errors = first.communicate(timeout=120)
+        assert first.returncode == 0, errors[-2000:]
+        stage = tmp_path / "outputs/its_own/appearance"
+        for name in ("last.ckpt", "scores.csv", "stage.json"):
+            shutil.copy(stage / name, shared / "appearance")
+    output, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, errors[-2000:]
+    assert "stage appearance is finished" in output
+    assert not list(shared.rglob("version_*"))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
