@@ -110,9 +110,9 @@ class FaultTolerant(Dataset[dict[str, Any]]):
             others = np.random.default_rng((self.seed, epoch, index, 1)).permutation(len(self))
             yield from [int(other) for other in others if other != index][: TRIES - 1]
 
-    def under_way(self) -> list[Video]:
-        """The videos that are being read at this moment."""
-        videos: list[Video] = self.dataset.under_way()
+    def under_way(self, seconds: float = 0) -> list[Video]:
+        """The videos that have been read for so many seconds or more, and are still."""
+        videos: list[Video] = self.dataset.under_way(seconds)
         return videos
 
 

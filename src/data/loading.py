@@ -20,6 +20,7 @@ from src.workers import leave_signals_to_parent
 
 log = logging.getLogger(__name__)
 IDLE = -1
+_TIMED_OUT = "DataLoader timed out"  # what torch says
 
 
 class UnderWay(Dataset[dict[str, Any]]):
@@ -33,6 +34,7 @@ class UnderWay(Dataset[dict[str, Any]]):
     def __init__(self, dataset: Any, workers: int) -> None:
         self.dataset = dataset
         self._reading = torch.full((max(workers, 1),), IDLE).share_memory_()
+        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -41,6 +43,7 @@ class UnderWay(Dataset[dict[str, Any]]):
         """Read a sample."""
         info = get_worker_info()
         worker = info.id if info else 0
+        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
         self._reading[worker] = draw[0]
         try:
             sample: dict[str, Any] = self.dataset[draw]
@@ -48,10 +51,12 @@ class UnderWay(Dataset[dict[str, Any]]):
             self._reading[worker] = IDLE
         return sample
 
-    def under_way(self) -> list[Video]:
-        """The videos that are being read at this moment."""
+    def under_way(self, seconds: float = 0) -> list[Video]:
+        """The videos that have been read for so many seconds or more, and are still."""
         videos: Sequence[Video] = self.dataset.videos
-        return [videos[index] for index in self._reading.tolist() if index != IDLE]
+        long_enough = (time.monotonic() - self._since >= seconds).tolist()
+        reading = zip(self._reading.tolist(), long_enough, strict=True)
+        return [videos[index] for index, long in reading if long and index != IDLE]
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
@@ -69,8 +74,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         options: those of a DataLoader.
 
     Raises:
-        UserError: no batch came within `timeout` seconds, a worker died, too many files are open,
-            or no video of the whole list could be read.
+        UserError: no batch came within `timeout` seconds and a video has been read for as long, a
+            worker died, too many files are open, or no video of the whole list could be read.
     """
 
     dataset: UnderWay | FaultTolerant
@@ -100,20 +105,28 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         waited, self.waited = self.waited, 0.0
         return waited
 
+    def goes_on(self, error: RuntimeError) -> bool:
+        """Whether no batch came in time although no video hangs: several of it took long."""
+        if _TIMED_OUT not in str(error):
+            return False
+        return bool(self.dataset.under_way()) and not self.dataset.under_way(self.timeout)
+
     def explain(self, error: RuntimeError) -> UserError | None:
         """The line for an error that tells of the workers, None for another.
 
         Of a worker's death torch tells where the main process happens to be: in a step, too.
         """
+        suspects = self.dataset.under_way()
         if "Too many open files" in str(error):
             return too_many_files("take batches from workers")
-        if "DataLoader timed out" in str(error):
+        if _TIMED_OUT in str(error):
+            suspects = self.dataset.under_way(self.timeout)
             what = f"no batch came within data.timeout={self.timeout:g} seconds"
         elif re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
             what = "a loader's worker process died, of memory or of a video"
         else:
             return None
-        names = ", ".join(str(video.path) for video in self.dataset.under_way())
+        names = ", ".join(str(video.path) for video in suspects)
         return UserError(
             f"{what}; under way: {names or 'no video'}. Look at them with "
             "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
@@ -193,15 +206,18 @@ class _Named(Iterator[dict[str, Any]]):
 
     def _next(self) -> dict[str, Any] | None:
         begin = time.perf_counter()
-        try:
-            batch: dict[str, Any] | None = next(self._batches, None)
-        except RuntimeError as error:
-            if mistake := self._loader.explain(error):
-                raise mistake from error
-            raise
-        self._loader.waited += time.perf_counter() - begin
-        self._loader.given += batch is not None
-        return batch
+        while True:
+            try:
+                batch: dict[str, Any] | None = next(self._batches, None)
+            except RuntimeError as error:
+                if self._loader.goes_on(error):
+                    continue
+                if mistake := self._loader.explain(error):
+                    raise mistake from error
+                raise
+            self._loader.waited += time.perf_counter() - begin
+            self._loader.given += batch is not None
+            return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state

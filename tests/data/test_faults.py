@@ -65,6 +65,7 @@ def read(
     replace: bool = True,
     epoch: int = 0,
     time_limit: float = 0,
+    timeout: float = 0,
 ) -> tuple[list[int], dict[str, str]]:
     """What a loader gives in batches of 3, and what it could not read."""
     videos = Videos(fates)
@@ -77,6 +78,7 @@ def read(
         sampler=[(index, epoch) for index in range(COUNT)],
         num_workers=workers,
         collate_fn=collate,
+        timeout=timeout,
     )
     labels = []
     for batch in loader:
@@ -140,6 +142,13 @@ def test_a_video_that_hangs_is_given_up(workers: int) -> None:
     labels, failed = read({4: hang}, workers, time_limit=0.5)
     assert list(failed) == ["v4"]
     assert "videos/v4.avi took longer than 0.5 seconds" in failed["v4"]
+    assert len(labels) == COUNT
+
+
+def test_a_batch_of_videos_that_hang_is_waited_for() -> None:
+    """Each of them in half of the time that a batch may take, together in more."""
+    labels, failed = read({3: hang, 4: hang, 5: hang}, 1, time_limit=1, timeout=2)
+    assert set(failed) == {"v3", "v4", "v5"}
     assert len(labels) == COUNT
 
 
