@@ -58,7 +58,7 @@ class StageCheckpoint(ModelCheckpoint):
             if due or asked:
                 self._save_topk_checkpoint(trainer, {})
                 self._saved_at = time.monotonic()
-            if asked:
+            if asked and not _validates_next(trainer, batch_idx):  # else after the next update
                 self.stop.end(asked)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -77,3 +77,9 @@ class StageCheckpoint(ModelCheckpoint):
         wishes = torch.tensor([due, asked], dtype=torch.int32, device=trainer.strategy.root_device)
         due_anywhere, asked_anywhere = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
         return bool(due_anywhere), asked_anywhere
+
+
+def _validates_next(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether this step is followed by validation, which a run that goes on would leave out."""
+    every = trainer.val_check_batch  # steps
+    return bool(trainer.enable_validation and every and (batch_idx + 1) % every == 0)

@@ -201,6 +201,24 @@ def test_a_stop_changes_nothing_whatever_is_chosen(
     assert averages(tmp_path / "a stop") == pytest.approx(wanted.averages)
 
 
+@pytest.mark.parametrize(("what", "at"), [("step", (0, 3)), ("validation", (0, 0))])
+def test_validation_within_a_pass_is_not_left_out(
+    what: str, at: tuple[int, int], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = [*tiny, *SHORT, "+trainer.val_check_interval=4"]
+
+    def validated(name: str) -> dict[str, float]:
+        files = sorted((tmp_path / name).glob("motion/csv/version_*/metrics.csv"))
+        rows = [row for file in files for row in csv.DictReader(file.open())]
+        return {row["step"]: float(row["val/loss"]) for row in rows if row.get("val/loss")}
+
+    wanted = Undisturbed.of(tmp_path / "undisturbed", overrides)
+    end(tmp_path / "stopped", overrides, what, at, signal.SIGTERM)
+    wanted.assert_same(run(tmp_path / "stopped", *overrides))
+    assert len(validated("undisturbed")) == 4
+    assert validated("stopped") == pytest.approx(validated("undisturbed"))
+
+
 class KillWorker(pl.Callback):
     """Kills a worker in the middle of a step, as a system without memory does."""
 
