@@ -5,12 +5,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+DRAFTS = ".*.part"  # of all processes
+
 
 @contextlib.contextmanager
 def whole(file: Path) -> Iterator[Path]:
     """The path of a draft beside `file`, which takes its name when the block ends well.
 
-    Every process has its own draft; the last to end wins. A draft whose block fails is removed.
+    Every process has its own draft; the last to end wins. A draft whose block fails is removed,
+    that of a process that is killed stays.
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

@@ -24,7 +24,7 @@ from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
-from src.whole_files import whole
+from src.whole_files import DRAFTS, whole
 from src.workers import worker_pool
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def _make(
     with FileLock(folder / ".lock"):  # the jobs of a sweep may all start with this
         if _is_done(folder, recipe):
             return
+        for draft in folder.rglob(DRAFTS):  # of a process that was killed
+            draft.unlink()
         _write(folder / UNFINISHED, json.dumps(recipe, indent=2) + "\n")
         jobs = train + test
         workers = workers or max(1, min(usable_cores(), len(jobs) // 50))

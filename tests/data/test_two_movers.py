@@ -191,6 +191,7 @@ def test_a_killed_making_counts_as_nothing_and_is_continued(tmp_path: Path, spli
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {file: file.stat().st_mtime_ns for file in root.rglob("*.mp4")}
+    (root / "videos" / ".red_up.mp4.1.part").write_bytes(b"half a video")
     assert 3 <= len(before) < TRAIN + TEST
     assert not (root / "two_movers.json").exists()
 

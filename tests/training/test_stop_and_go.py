@@ -124,7 +124,7 @@ class Undisturbed:
     @classmethod
     def of(cls, folder: Path, overrides: Sequence[str]) -> "Undisturbed":
         Clips.seen = {}
-        return cls(run(folder, *overrides), Clips.seen, averages(folder))
+        return cls(run(folder, *overrides), dict(Clips.seen), averages(folder))
 
     def assert_same(self, ended: Weights) -> None:
         for key, tensor in self.weights.items():
