@@ -6,7 +6,7 @@ import multiprocessing
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -96,7 +96,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
         # Not kept: with one that knew the other, workers would stay until garbage is collected.
-        with _garbage_stays_here():
+        starts_workers = self.num_workers and self._iterator is None
+        with _garbage_stays_here() if starts_workers else nullcontext():
             batches = super().__iter__()
         return _Named(batches, self)
 

@@ -1,5 +1,7 @@
 """Any mix of places for frames and flow, through the data module to batches."""
 
+import os
+import signal
 import zipfile
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -161,7 +163,10 @@ def test_nearly_the_same_from_videos_as_from_frames(root: Path) -> None:
 def _fork_server_of_its_own() -> Iterator[None]:
     """The next user of the fork server finds none that has not loaded what it needs."""
     yield
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGKILL)  # it would outlive all workers, of any test
+    server._stop()
 
 
 @pytest.mark.usefixtures("_fork_server_of_its_own")
