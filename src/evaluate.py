@@ -5,8 +5,10 @@ python -m src.evaluate ckpt_path=joint.ckpt +data.dataset.root=/datasets/hmdb51
 python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average=softmax
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 def main(cfg: DictConfig) -> None:
     """Score the test videos, print the accuracies, write scores.csv."""
     # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.training.launch import run_on_all_devices
+
+    run_on_all_devices(cfg, HydraConfig.get(), _score)
+
+
+def _score(cfg: DictConfig, _: Sequence[str]) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.evaluate import evaluate_checkpoint, scores_beside

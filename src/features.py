@@ -8,9 +8,11 @@ views and time steps of the protocol, so that fc of it is the stream's score of 
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
@@ -20,6 +22,15 @@ from src.cli import command
 def main(cfg: DictConfig) -> None:
     """Write the features, print their shapes and the protocol."""
     # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.training.launch import run_on_all_devices
+
+    if cfg.input is None:
+        run_on_all_devices(cfg, HydraConfig.get(), _extract)
+    else:
+        _extract(cfg, ())  # files go through one device
+
+
+def _extract(cfg: DictConfig, _: Sequence[str]) -> None:
     from hydra.utils import instantiate
     from pytorch_lightning.utilities import rank_zero_only
 

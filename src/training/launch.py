@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,40 +42,7 @@ MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # variables for several m
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
 
 
-def run_on_all_devices(cfg: DictConfig, hydra: Any) -> float:
-    """Run an experiment in as many processes as its trainer has devices on this machine.
-
-    Args:
-        cfg: the composed config.
-        hydra: Hydra's own, of this job: its overrides, and how it logs.
-
-    Returns:
-        What `run_experiment` returns on the first of them.
-
-    Raises:
-        UserError: a process ended before its time, or others than the trainer's were started.
-        SystemExit: the first process ended with an error, which it has told; or a signal
-            came that ends it.
-    """
-    group = Group.found()
-    tell_lightning(group)
-    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
-    count = processes_to_start(trainer, group)
-    if not count:
-        if own_rank():
-            logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
-        return run_one(cfg, list(hydra.overrides.task))
-    place = place_to_meet(trainer.num_nodes, hydra.job.get("num", 0))
-    with tempfile.TemporaryDirectory() as folder:
-        config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
-        job = {
-            "experiment": OmegaConf.to_container(cfg, resolve=True),
-            "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
-            "overrides": list(hydra.overrides.task),
-        }
-        OmegaConf.save(OmegaConf.create(job), config)
-        _run_ranks(count, place, [str(config), str(result)], Path(folder))
-        return float(json.loads(result.read_text()))
+Work = Callable[[DictConfig, Sequence[str]], float | None]
 
 
 def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
@@ -90,6 +57,51 @@ def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
         if find_mistake(error) is None:
             await_signals()
         raise
+
+
+def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> float | None:
+    """Do a job's work in as many processes as its trainer has devices on this machine.
+
+    Args:
+        cfg: the composed config.
+        hydra: Hydra's own, of this job: its overrides, and how it logs.
+        work: a module's function that takes the config and the overrides.
+
+    Returns:
+        What `work` returns on the first of them.
+
+    Raises:
+        UserError: a process ended before its time, or others than the trainer's were started.
+        SystemExit: the first process ended with an error, which it has told; or a signal
+            came that ends it.
+    """
+    group = Group.found()
+    tell_lightning(group)
+    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    count = processes_to_start(trainer, group)
+    if not count:
+        if own_rank():
+            logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
+        return work(cfg, list(hydra.overrides.task))
+    place = place_to_meet(trainer.num_nodes, hydra.job.get("num", 0))
+    with tempfile.TemporaryDirectory() as folder:
+        config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
+        job = {
+            "work": _name_elsewhere(work),
+            "config": OmegaConf.to_container(cfg, resolve=True),
+            "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
+            "overrides": list(hydra.overrides.task),
+        }
+        OmegaConf.save(OmegaConf.create(job), config)
+        _run_ranks(count, place, [str(config), str(result)], Path(folder))
+        value: float | None = json.loads(result.read_text())
+        return value
+
+
+def _name_elsewhere(work: Work) -> str:
+    """How another process finds a function, also one of the module that this one was started as."""
+    spec = sys.modules[work.__module__].__spec__
+    return f"{spec.name if spec else work.__module__}:{work.__qualname__}"
 
 
 def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:

@@ -3,6 +3,7 @@
 import json
 import logging.config
 import os
+import pkgutil
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -12,15 +13,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.cli import one_line_errors, quieten
-from src.training.launch import MISTAKE, bug_of, run_one
+from src.training.launch import MISTAKE, bug_of
 from src.workers import end_with_parent
 
 
 def main(config: str, result: str, alive: str) -> None:
-    """Run the experiment in the file `config`; the first process writes its value to `result`.
+    """Do the job in the file `config`; the first process writes its value to `result`.
 
     Args:
-        config: YAML with the keys experiment, logging and overrides.
+        config: YAML with the keys work, config, logging and overrides.
         result: JSON file; when a bug ends the process is told beside it.
         alive: number of a pipe that nothing comes through; its end is the end of the parent.
     """
@@ -33,7 +34,7 @@ def main(config: str, result: str, alive: str) -> None:
     quieten()
     try:
         with one_line_errors():
-            value = run_one(job.experiment, plain["overrides"])
+            value = pkgutil.resolve_name(plain["work"])(job.config, plain["overrides"])
     except SystemExit as end:
         sys.exit(MISTAKE if end.code == 1 else end.code)
     except Exception:

@@ -98,6 +98,36 @@ def test_scores_are_the_same_on_any_number_of_processes(
         np.testing.assert_allclose(together[video], scores, rtol=1e-6, atol=1e-6)
 
 
+def test_each_job_of_a_sweep_of_tests_is_one_group(finished_run: Path, tmp_path: Path) -> None:
+    stages = ("appearance", "joint")
+    for stage in stages:
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "last.ckpt").symlink_to(finished_run / stage / "last.ckpt")
+    checkpoints = ",".join(str(tmp_path / stage / "last.ckpt") for stage in stages)
+    sweep = ("-m", f"ckpt_path={checkpoints}", f"hydra.sweep.dir={tmp_path}")
+    printed = run("src.evaluate", *sweep, *on(2))
+    assert printed.count("protocol: ") == 2
+    for stage in stages:
+        scored = read(tmp_path / stage / "evaluation" / "scores.csv")
+        assert list(scored) == list(read(finished_run / stage / "scores.csv"))
+
+
+def test_features_are_the_same_on_two_processes(finished_run: Path, tmp_path: Path) -> None:
+    found = []
+    for name, devices in (("alone", ()), ("together", on(2))):
+        output = tmp_path / f"{name}.npz"
+        checkpoint = f"ckpt_path={finished_run / 'joint' / 'last.ckpt'}"
+        run("src.features", checkpoint, f"output={output}", "lists=[train]", *devices)
+        found.append(np.load(output))
+    assert found[0].files == found[1].files
+    for name in found[0].files:
+        alone, together = (one[name] for one in found)
+        if alone.dtype.kind == "f":
+            np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
+        else:
+            assert (alone == together).all(), name
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     with path.open() as file:
         _, *rows = csv.reader(file)
