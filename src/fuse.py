@@ -6,9 +6,11 @@
 A checkpoint is evaluated first; a file of scores is taken as it is.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 def main(cfg: DictConfig) -> None:
     """Score what is a checkpoint, print the accuracies, write the fused scores."""
     # Imported here: --help and mistakes in the config do not wait for torch.
+    from src.training.launch import run_on_all_devices
+
+    run_on_all_devices(cfg, HydraConfig.get(), _fuse)
+
+
+def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.evaluation.fuse_inputs import fuse_inputs

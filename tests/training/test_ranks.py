@@ -110,6 +110,10 @@ def test_each_job_of_a_sweep_of_tests_is_one_group(finished_run: Path, tmp_path:
     for stage in stages:
         scored = read(tmp_path / stage / "evaluation" / "scores.csv")
         assert list(scored) == list(read(finished_run / stage / "scores.csv"))
+    both, output = checkpoints.replace(",", "','"), tmp_path / "fused.csv"
+    printed = run("src.fuse", f"inputs=['{both}']", f"output={output}", *on(2))
+    assert printed.count("protocol: ") == 1
+    assert list(read(output)) == list(scored)
 
 
 def test_features_are_the_same_on_two_processes(finished_run: Path, tmp_path: Path) -> None:
