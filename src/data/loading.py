@@ -95,10 +95,10 @@ class VideoLoader(DataLoader[dict[str, Any]]):
 
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
-        # Not kept: with one that knew the other, workers would stay until garbage is collected.
         starts_workers = self.num_workers and self._iterator is None
         with _garbage_stays_here() if starts_workers else nullcontext():
             batches = super().__iter__()
+        # Not kept: with one that knew the other, workers would stay until garbage is collected.
         return _Named(batches, self)
 
     def take_waited(self) -> float:

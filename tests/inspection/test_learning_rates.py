@@ -38,4 +38,4 @@ def test_one_schedule_for_all_stages_and_fewer_passes() -> None:
     assert (joint.stage, joint.passes) == ("joint", 3)
     (rates,) = joint.rates.values()
     assert max(rates) == pytest.approx(0.01, rel=1e-3)
-    assert rates[-1] > 0.005  # the cosine of eight passes is not over after three
+    assert rates[-1] > 0.005  # the cosine of sixteen passes is not over after three
