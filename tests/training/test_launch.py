@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +133,21 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     videos = scored(stage)
     assert len(videos) == len(set(videos)) == 8
     assert [path.name for path in stage.rglob("version_*")] == ["version_0"]
+
+
+def test_the_same_command_on_each_of_two_machines(tmp_path: Path) -> None:
+    """Here on one of them, twice."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    alone = ("trainer.devices=1", "trainer.num_nodes=2")
+    runs = [start(tmp_path, *alone, env={**place, "NODE_RANK": str(node)}) for node in range(2)]
+    told = [run.communicate(timeout=240) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    assert [output.count("appearance │") for output, _ in told] == [1, 0]
+    (stage,) = (tmp_path / "outputs").rglob("appearance")
+    videos = scored(stage)
+    assert len(videos) == len(set(videos)) == 8
 
 
 @pytest.mark.parametrize(
