@@ -115,6 +115,11 @@ class FaultTolerant(Dataset[dict[str, Any]]):
         videos: list[Video] = self.dataset.under_way(seconds)
         return videos
 
+    def quiet(self) -> float:
+        """Seconds since a video was last begun or ended."""
+        seconds: float = self.dataset.quiet()
+        return seconds
+
 
 def too_many_files(to: str) -> UserError:
     """The line for a process that may open no more files `to` do something."""

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import multiprocessing
 import re
 import time
@@ -34,7 +35,8 @@ class UnderWay(Dataset[dict[str, Any]]):
     def __init__(self, dataset: Any, workers: int) -> None:
         self.dataset = dataset
         self._reading = torch.full((max(workers, 1),), IDLE).share_memory_()
-        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
+        never = torch.full((max(workers, 1),), -math.inf, dtype=torch.float64)
+        self._since = never.share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -43,13 +45,16 @@ class UnderWay(Dataset[dict[str, Any]]):
         """Read a sample."""
         info = get_worker_info()
         worker = info.id if info else 0
-        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
-        self._reading[worker] = draw[0]
+        self._note(worker, draw[0])
         try:
             sample: dict[str, Any] = self.dataset[draw]
         finally:
-            self._reading[worker] = IDLE
+            self._note(worker, IDLE)
         return sample
+
+    def _note(self, worker: int, reading: int) -> None:
+        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
+        self._reading[worker] = reading
 
     def under_way(self, seconds: float = 0) -> list[Video]:
         """The videos that have been read for so many seconds or more, and are still."""
@@ -57,6 +62,10 @@ class UnderWay(Dataset[dict[str, Any]]):
         long_enough = (time.monotonic() - self._since >= seconds).tolist()
         reading = zip(self._reading.tolist(), long_enough, strict=True)
         return [videos[index] for index, long in reading if long and index != IDLE]
+
+    def quiet(self) -> float:
+        """Seconds since a video was last begun or ended."""
+        return time.monotonic() - float(self._since.max())
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
@@ -110,7 +119,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         """Whether no batch came in time although no video hangs: several of it took long."""
         if _TIMED_OUT not in str(error):
             return False
-        return bool(self.dataset.under_way()) and not self.dataset.under_way(self.timeout)
+        return self.dataset.quiet() < self.timeout and not self.dataset.under_way(self.timeout)
 
     def explain(self, error: RuntimeError) -> UserError | None:
         """The line for an error that tells of the workers, None for another.

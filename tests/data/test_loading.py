@@ -57,6 +57,18 @@ def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> 
         list(loader(fate, 2, timeout=timeout, multiprocessing_context=method))
 
 
+def test_between_two_videos_nothing_hangs() -> None:
+    """A batch is late, and the moment when it is asked for is between two of its videos."""
+    batches = loader("reads", 0, timeout=0)
+    batches.timeout = 60
+    late = RuntimeError("DataLoader timed out after 60 seconds")
+    assert not batches.goes_on(late)  # nothing has been read at all
+    list(batches.dataset[draw] for draw in [(0, 0), (1, 0)])
+    assert batches.dataset.under_way() == []
+    assert batches.goes_on(late)
+    assert not batches.goes_on(RuntimeError("a bug"))
+
+
 def test_other_errors_stay_what_they_are() -> None:
     for workers in (0, 1):
         with pytest.raises(RuntimeError, match="a bug"):
