@@ -59,11 +59,11 @@ def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> 
 
 def test_between_two_videos_nothing_hangs() -> None:
     """A batch is late, and the moment when it is asked for is between two of its videos."""
-    batches = loader("reads", 0, timeout=0)
-    batches.timeout = 60
+    batches = loader("reads", 0)
+    batches.timeout = 60  # which torch gives to loaders with workers alone
     late = RuntimeError("DataLoader timed out after 60 seconds")
     assert not batches.goes_on(late)  # nothing has been read at all
-    list(batches.dataset[draw] for draw in [(0, 0), (1, 0)])
+    batches.dataset[0, 0]
     assert batches.dataset.under_way() == []
     assert batches.goes_on(late)
     assert not batches.goes_on(RuntimeError("a bug"))

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.ranks import own_rank
 from src.training.group import tell_lightning
+from src.training.launch import place_to_meet
 from src.training.lock import LOOK_AGAIN, alone_in
 from tests.conftest import TINY
 
@@ -137,9 +137,7 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
 
 def test_the_same_command_on_each_of_two_machines(tmp_path: Path) -> None:
     """Here on one of them, twice."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place = place_to_meet(nodes=1, job=0)
     alone = ("trainer.devices=1", "trainer.num_nodes=2")
     runs = [start(tmp_path, *alone, env={**place, "NODE_RANK": str(node)}) for node in range(2)]
     told = [run.communicate(timeout=240) for run in runs]

@@ -3,15 +3,14 @@
 import contextlib
 import multiprocessing
 import os
-import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from src.cli import one_line_errors
-from src.training.launch import run_one
+from src.training.launch import place_to_meet, run_one
 from tests.conftest import compose_config
 
 DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
@@ -26,12 +25,10 @@ def train_as_two(overrides: Sequence[str], folder: Path) -> tuple[list[int | Non
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    place = place_to_meet(nodes=1, job=0)
     told = [folder / f"rank{rank}.txt" for rank in range(2)]
     ranks = [
-        context.Process(target=_rank, args=(rank, port, [*overrides, *DDP], told[rank]))
+        context.Process(target=_rank, args=(rank, place, [*overrides, *DDP], told[rank]))
         for rank in range(2)
     ]
     for process in ranks:
@@ -45,14 +42,13 @@ def train_as_two(overrides: Sequence[str], folder: Path) -> tuple[list[int | Non
     return [process.exitcode for process in ranks], "".join(file.read_text() for file in told)
 
 
-def _rank(rank: int, port: int, overrides: Sequence[str], told: Path) -> None:
+def _rank(rank: int, place: Mapping[str, str], overrides: Sequence[str], told: Path) -> None:
     with told.open("w") as file:
         for output in (1, 2):
             os.dup2(file.fileno(), output)
     with contextlib.suppress(AttributeError):
         os.setsid()  # a signal to the tests is none to it
-    group = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(group)
+    os.environ.update(place, LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     try:
         with one_line_errors():
