@@ -5,7 +5,6 @@ import errno
 import functools
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -29,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from src.errors import UserError
-from src.text import short_name
+from src.experiment.config import sweep_subdir
 
 log = logging.getLogger(__name__)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -55,16 +54,6 @@ def _mistakes() -> tuple[type[BaseException], ...]:
     return (*own, lightning.MisconfigurationException) if lightning else own
 
 
-def folder_name(overrides: str) -> str:
-    """A sweep job's overrides as a folder's name that neither a shell nor Hydra wants quoted.
-
-    "seed=1,model.net.connection={kind:additive}" is seed-1_model.net.connection-kind-additive.
-    """
-    joined = re.sub(r"[=:]+[{\[]?", "-", overrides)
-    name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
-    return short_name(name, overrides)
-
-
 def count_classes(*arguments: Any) -> int:
     """`src.data.folder.count_classes`, for networks that are built before data is read."""
     from src.data.folder import count_classes  # reads a folder: only if a config asks for it
@@ -79,7 +68,7 @@ def fingerprint(*arguments: Any) -> str:
     return fingerprint_of(*arguments)
 
 
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 for resolver in (count_classes, fingerprint):
     # The cache is the config's: another config asks again.
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)

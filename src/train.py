@@ -3,8 +3,8 @@
 python -m src.train                                             the embedded experiment
 python -m src.train experiment=st_resnet_hmdb51 data.split=1
 python -m src.train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=8
-python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.start_from.motion=m.ckpt
-python -m src.train experiment=st_resnet_hmdb51 debug=replay    the step that stopped it
+python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.init_from.motion=m.ckpt
+python -m src.train experiment=st_resnet_hmdb51 debug=config    what each stage trains with
 python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, part by part
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
@@ -14,9 +14,10 @@ from contextlib import nullcontext
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.cli import QUEUED, command
+from src.errors import UserError
 
 
 @command("train")
@@ -24,22 +25,33 @@ def main(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimises."""
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.training.launch import run_on_all_devices
-    from src.training.replay import replay
-    from src.training.summary import summarise
     from src.training.trial import fails_alone
 
     job = HydraConfig.get()
     sweep = job.mode == RunMode.MULTIRUN
     if sweep:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
-    if cfg.replay is not None:
-        return replay(cfg)
-    if cfg.summary:
-        summarise(cfg)
+    if cfg.show is not None:
+        show(cfg, list(job.overrides.task))
         return None
     queued = QUEUED in os.environ  # submitit ends a process itself, to queue its job again
     with fails_alone() if sweep and not queued else nullcontext():
         return run_on_all_devices(cfg, job)
+
+
+def show(cfg: DictConfig, overrides: list[str]) -> None:
+    """Print each stage's config, or its network, in place of training it."""
+    from src.experiment.config import stage_configs
+
+    if cfg.show not in ("config", "summary"):
+        raise UserError(f"show={cfg.show}: choose from config, summary")
+    configs = stage_configs(cfg, overrides)
+    if cfg.show == "config":
+        print(OmegaConf.to_yaml({"stages": configs}))
+        return
+    from src.training.summary import summarize
+
+    summarize(configs)
 
 
 if __name__ == "__main__":

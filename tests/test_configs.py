@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.cli import CONF_DIR
 from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
-from src.models.build import build_datamodule
+from src.experiment.build import build_datamodule
 from src.models.connection import Connection
 from src.models.resnet import ResNet
 from src.models.temporal import TemporalPool

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
 from src.data.class_names import HMDB51, UCF101
-from src.models.build import build_module, build_net
+from src.experiment.build import build_module, build_net
 from src.training.plan import make_plan, resolve
 from tests import documents
 from tests.conftest import TINY, compose_config

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
 from src.cli import CONF_DIR, folder_name
-from src.models.build import build_net
+from src.experiment.build import build_net
 from src.models.temporal import STREAMS
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import stage_dirs

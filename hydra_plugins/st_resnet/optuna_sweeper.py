@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import find_mistake
 from src.errors import UserError
+from src.experiment.config import cannot_matter
 from src.training.study import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ class OptunaSweeper(Sweeper):
         self.pruner = (pruner, _plain(pruner_options))
         self.launcher: Launcher | None = None
         self.exhausted = False
-        self.incidental: set[str] = set()  # keys in which a search that goes on may differ
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -83,8 +83,6 @@ class OptunaSweeper(Sweeper):
         """
         check_alone(config)
         self.config_loader = hydra_context.config_loader
-        # They say where, how fast and for whom, not what.
-        self.incidental = set(config.hydra.job.config.override_dirname.exclude_keys)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -105,7 +103,8 @@ class OptunaSweeper(Sweeper):
         space = {key: distribution(one) for key, one in sweeps.items()}
         if not space:
             raise UserError(
-                "nothing is searched: add sweep=search, or schedule.lr='interval(1e-4,1e-2)'"
+                "nothing is searched: add sweep=search, or "
+                "stages.joint.optimizer.lr='interval(1e-4,1e-2)'"
             )
         fixed = [
             f"{key}={one.get_value_element_as_str()}"
@@ -142,7 +141,7 @@ class OptunaSweeper(Sweeper):
         return study
 
     def _essential(self, arguments: Sequence[str]) -> set[str]:
-        return {one for one in arguments if one.partition("=")[0] not in self.incidental}
+        return {one for one in arguments if not cannot_matter(one.partition("=")[0])}
 
     def _stop(self) -> None:
         self.exhausted = True

@@ -19,7 +19,8 @@ from src.data.library import VIDEOS
 from src.data.splits import read_ucf101
 from src.data.verification.lists import key_of
 from src.data.verification.manifest import Manifest, Row, place_of
-from src.models.build import Plan, build_datamodule
+from src.experiment.build import build_datamodule
+from src.experiment.config import StageConfig
 
 TRAINED_ON = 9537 / 13320  # the share of UCF101's videos in the train list of split 1
 FLOW = "tvl1_flow"
@@ -70,21 +71,21 @@ def make_dataset(root: Path, material: Material, videos: int) -> Path:
     return root / "manifest.csv"
 
 
-def first_batch(plan: Plan) -> Timed:
-    """Find a plan's videos and read the first batch of training; workers end untimed."""
+def first_batch(config: StageConfig) -> Timed:
+    """Find a stage's videos and read the first batch of training; workers end untimed."""
     start = time.perf_counter()
-    data = build_datamodule(plan)
+    data = build_datamodule(config)
     data.setup()
     batches = iter(data.train_dataloader())
     next(batches)
     return Timed(1, time.perf_counter() - start)
 
 
-def first_batches(plan: Plan, index: Path, videos: int, rounds: int) -> Measurement:
-    """First batches per second of a plan whose manifest is there, against listing its folders.
+def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
+    """First batches per second of a stage whose manifest is there, against listing its folders.
 
     Args:
-        plan: of the dataset that `make_dataset` has made.
+        config: of the stage, on the dataset that `make_dataset` has made.
         index: a folder to keep the index of folders in.
         videos: how many there are.
         rounds: of the measurement.
@@ -92,7 +93,7 @@ def first_batches(plan: Plan, index: Path, videos: int, rounds: int) -> Measurem
 
     def contender(name: str, manifest: str | None, cache_dir: str | None) -> Contender:
         changed = {"manifest": manifest, "cache_dir": cache_dir}
-        return Contender(name, _first_batch_of(plan | {"data": plan["data"] | changed}))
+        return Contender(name, _first_batch_of(config | {"data": config["data"] | changed}))
 
     measurement = measure(
         f"first batch of {videos} videos: RGB from video files, flow from a folder for each",
@@ -100,15 +101,15 @@ def first_batches(plan: Plan, index: Path, videos: int, rounds: int) -> Measurem
         contender("no manifest", None, None),
         [
             contender("no manifest, index of folders kept", None, str(index)),
-            contender("manifest", plan["data"]["manifest"], None),
+            contender("manifest", config["data"]["manifest"], None),
         ],
         rounds,
     )
     return in_seconds(measurement)
 
 
-def _first_batch_of(plan: Plan) -> Callable[[], Timed]:
-    return lambda: first_batch(plan)
+def _first_batch_of(config: StageConfig) -> Callable[[], Timed]:
+    return lambda: first_batch(config)
 
 
 def in_seconds(measurement: Measurement) -> Measurement:
@@ -118,7 +119,7 @@ def in_seconds(measurement: Measurement) -> Measurement:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The first batch of the plan in a JSON file, in a process of its own."""
+    """The first batch of the stage whose config is in a JSON file, in a process of its own."""
     first_batch(json.loads(Path(arguments[0]).read_text()))
 
 

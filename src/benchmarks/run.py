@@ -23,8 +23,8 @@ from src.benchmarks.network import network
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
 from src.errors import UserError
-from src.models.build import build_net
-from src.training.plan import make_plan, resolve
+from src.experiment.build import build_net
+from src.experiment.config import stage_config
 
 TARGETS = ("loader", "decode", "extract", "flow", "memory", "network", "step", "startup")
 ON_CLIPS = (*TARGETS[:5], "startup")
@@ -58,9 +58,9 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
 
 def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterator[Measurement]:
     if target == "network":
-        plan = make_plan(resolve(compose("train", list(cfg.network.overrides))), "joint")
-        shape = plan["data"]["frames"], plan["data"]["crop_size"]
-        yield from network(build_net(plan), cfg.network.clips, *shape, cfg.rounds)
+        config = stage_config(compose("train", list(cfg.network.overrides)), "joint")
+        shape = config["data"]["frames"], config["data"]["crop_size"]
+        yield from network(build_net(config), cfg.network.clips, *shape, cfg.rounds)
     elif target == "step":
         yield from _steps(cfg)
     if material is None:
@@ -69,11 +69,10 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         root, videos = material.root / "ucf101", cfg.startup.videos
         manifest = make_dataset(root, material, videos)
         places = (f"data.dataset.root={root}", f"data.manifest={manifest}", "data.cache_dir=null")
-        plan = make_plan(
-            resolve(compose("train", ["experiment=st_resnet_ucf101", *places])), "joint"
-        )
-        yield startup(plan, material.root, videos, cfg.rounds)
-        yield first_batches(plan, material.root / "index", videos, cfg.rounds)
+        train = compose("train", ["experiment=st_resnet_ucf101", *places])
+        config = stage_config(train, "joint")
+        yield startup(config, material.root, videos, cfg.rounds)
+        yield first_batches(config, material.root / "index", videos, cfg.rounds)
     if target == "memory":
         memory(material, cfg.memory.clips, cfg.memory.workers)
     if target == "extract":

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from src.benchmarks.first_batch import in_seconds
 from src.benchmarks.harness import Contender, Measurement, measure
-from src.models.build import Plan
+from src.experiment.config import StageConfig
 
 EXPERIMENT = "experiment=st_resnet_hmdb51"
 
 
-def startup(plan: Plan, folder: Path, videos: int, rounds: int) -> Measurement:
+def startup(config: StageConfig, folder: Path, videos: int, rounds: int) -> Measurement:
     """Starts per second of our commands, against Python with torch imported.
 
     Args:
-        plan: of the dataset of `src.benchmarks.first_batch`, whose first batch is waited for.
+        config: of a stage on the dataset of `src.benchmarks.first_batch`.
         folder: for a file.
         videos: of that dataset.
         rounds: of the measurement.
     """
-    file = folder / "plan.json"
-    file.write_text(json.dumps(plan))
+    file = folder / "config.json"
+    file.write_text(json.dumps(config))
     measurement = measure(
         "startup",
         "starts",

@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.benchmarks.flops import training_flops, utilisation
 from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
-from src.models.build import Plan, build_module, build_net
+from src.experiment.build import build_module, build_net
+from src.experiment.config import StageConfig, stage_config
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet, appearance_stream
 from src.training.callbacks import SeedSteps
 from src.training.loggers import build_loggers, closing
-from src.training.plan import make_plan, resolve
 from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_nets, convolutions_tried, set_tf32
 from src.training.throughput import Throughput
@@ -55,33 +55,37 @@ def step(
     Raises:
         UserError: this machine does not have what the setting needs.
     """
-    config = resolve(cfg)
-    plan = make_plan(config, stage)
-    plan |= {"batch_size": clips, "data": plan["data"] | {"batch_size": clips}}
-    plan["limits"] = plan["limits"] | {"max_epochs": 1}
-    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    config = stage_config(cfg, stage)
+    config |= {
+        "effective_batch_size": clips,
+        "max_epochs": 1,
+        "data": config["data"] | {"batch_size": clips},
+    }
+    trainer = instantiate_trainer(cfg.trainer)
     device = trainer.strategy.root_device
     check_speed(cfg.compile, cfg.tf32, device)
     set_tf32(cfg.tf32)
-    batch = _batch(plan, clips, device)
-    images = plan["data"]["frames"] * len(plan["data"]["modalities"])  # of each clip
+    batch = _batch(config, clips, device)
+    images = config["data"]["frames"] * len(config["data"]["modalities"])  # of each clip
     precision = str(cfg.trainer.precision)
-    by_hand, ours, plain = _net(plan), _net(plan), _plain_resnet(plan)
+    by_hand, ours, plain = _net(config), _net(config), _plain_resnet(config)
     compile_nets(cfg.compile, by_hand, ours, plain)
 
     def loop(net: nn.Module, batch: Batch) -> Callable[[], Timed]:
-        hand_written = _Loop(net, build_module(plan, net).build_optimizer(), precision, device)
+        module = build_module(config, net, WARM_UP + steps)
+        optimizer = module.configure_optimizers()["optimizer"]
+        hand_written = _Loop(net, optimizer, precision, device)
         return lambda: hand_written.run(batch, steps)
 
     def through_lightning() -> Callable[[], Timed]:
-        module = build_module(plan, ours)
-        return lambda: _fit(module, cfg, config, plan, batch, steps)
+        module = build_module(config, ours, WARM_UP + steps)
+        return lambda: _fit(module, cfg, config, batch, steps)
 
     name = f"ResNet-{plain.depth}, {images} images a clip"
     with warnings.catch_warnings(), convolutions_tried(cfg.trainer.benchmark):
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
         measured = measure(
-            f"step: {clips} clips of {' x '.join(map(str, _shape(plan)))}, {setting}",
+            f"step: {clips} clips of {' x '.join(map(str, _shape(config)))}, {setting}",
             "clips",
             _contender("a hand-written loop", lambda: loop(by_hand, batch), device),
             [
@@ -92,7 +96,7 @@ def step(
             warm=device.type == "cuda",  # each has run once, for its note
         )
     _, row, yardstick = measured.rows
-    flops, of_plain = _flops(plan), images * _flops_of_image(plan)
+    flops, of_plain = _flops(config), images * _flops_of_image(config)
     remarks = [
         f"{steps} steps a round on {device}; the same network, batch and optimiser for both",
         f"{flops / 1e9:.4g} GFLOP a clip, forwards and backwards; "
@@ -103,19 +107,19 @@ def step(
     return replace(measured, remarks=remarks)
 
 
-def _shape(plan: Plan) -> tuple[int, int, int]:
+def _shape(config: StageConfig) -> tuple[int, int, int]:
     """T, H and W of a clip."""
-    data = plan["data"]
+    data = config["data"]
     return data["frames"], data["crop_size"], data["crop_size"]
 
 
-def _batch(plan: Plan, clips: int, device: torch.device) -> Batch:
+def _batch(config: StageConfig, clips: int, device: torch.device) -> Batch:
     """Clips without meaning, as a loader gives them: in memory that a GPU can fetch from."""
-    data, generator = plan["data"], torch.Generator().manual_seed(0)
+    data, generator = config["data"], torch.Generator().manual_seed(0)
     channels = {"rgb": 3, "flow": 2 * data["stack"]}
     batch = {
         name: torch.randint(
-            0, 256, (clips, channels[name], *_shape(plan)), dtype=torch.uint8, generator=generator
+            0, 256, (clips, channels[name], *_shape(config)), dtype=torch.uint8, generator=generator
         )
         for name in data["modalities"]
     }
@@ -132,39 +136,40 @@ def _as_images(batch: Batch, images: int) -> Batch:
     return {"rgb": rgb.pin_memory() if clips.is_pinned() else rgb, "label": batch["label"]}
 
 
-def _net(plan: Plan) -> nn.Module:
+def _net(config: StageConfig) -> nn.Module:
     torch.manual_seed(0)
-    net: nn.Module = build_net(plan)
+    net: nn.Module = build_net(config)
     return net
 
 
-def _plain_resnet(plan: Plan) -> ResNet:
+def _plain_resnet(config: StageConfig) -> ResNet:
     """A ResNet over single RGB images, as deep and wide as the streams."""
-    stream = plan["net"].get("appearance", plan["net"])
+    net = config["model"][config["network"]]
+    stream = net.get("appearance", net)
     torch.manual_seed(0)
     return appearance_stream(
-        plan["data"]["num_classes"],
+        config["data"]["num_classes"],
         stream["depth"],
         stream["width"],
         checkpointing=stream["checkpointing"],
     )
 
 
-def _flops(plan: Plan) -> int:
+def _flops(config: StageConfig) -> int:
     """Of a clip, forwards and backwards."""
-    channels = {"rgb": 3, "flow": 2 * plan["data"]["stack"]}
+    channels = {"rgb": 3, "flow": 2 * config["data"]["stack"]}
     with torch.device("meta"):
         clip = [
-            torch.empty(1, channels[name], *_shape(plan)) for name in plan["data"]["modalities"]
+            torch.empty(1, channels[name], *_shape(config)) for name in config["data"]["modalities"]
         ]
-        return training_flops(build_net(plan), clip)
+        return training_flops(build_net(config), clip)
 
 
-def _flops_of_image(plan: Plan) -> int:
+def _flops_of_image(config: StageConfig) -> int:
     """Of an image in the plain ResNet, likewise."""
-    side = plan["data"]["crop_size"]
+    side = config["data"]["crop_size"]
     with torch.device("meta"):
-        return training_flops(_plain_resnet(plan), [torch.empty(1, 3, 1, side, side)])
+        return training_flops(_plain_resnet(config), [torch.empty(1, 3, 1, side, side)])
 
 
 def _contender(
@@ -189,8 +194,6 @@ class _Loop:
         self, net: nn.Module, optimizer: torch.optim.Optimizer, precision: str, device: torch.device
     ) -> None:
         self.net, self.optimizer, self.device = net.to(device).train(), optimizer, device
-        for group in optimizer.param_groups:
-            group["lr"] *= 1e-3  # from a factor to a rate
         self.mean, self.std = (
             torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (MEAN, STD)
         )
@@ -264,8 +267,7 @@ class _Watch(pl.Callback):
 def _fit(
     module: VideoClassifier,
     cfg: DictConfig,
-    config: dict[str, Any],
-    plan: Plan,
+    config: StageConfig,
     batch: Batch,
     steps: int,
 ) -> Timed:
@@ -274,10 +276,10 @@ def _fit(
     loader = DataLoader(_OneBatch(batch, WARM_UP + steps), batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
         stage_dir = StageDir(Path(folder))
-        loggers = build_loggers(cfg.logger, config, plan["stage"], stage_dir.path)
+        loggers = build_loggers(cfg.logger, config, config["stage"], stage_dir.path)
         with closing(loggers):
             callbacks = [watch, SeedSteps(config["seed"]), Throughput()]
-            trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
+            trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers)
             trainer.callbacks = [  # type: ignore[attr-defined]
                 one
                 for one in trainer.callbacks  # type: ignore[attr-defined]

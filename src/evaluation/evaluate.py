@@ -11,14 +11,14 @@ from src.errors import UserError
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result
-from src.models.build import (
-    WHOLE_FRAMES,
+from src.experiment.build import (
     build_datamodule,
     build_module,
     build_net,
     build_protocol,
+    built_without_training,
 )
-from src.models.checkpoints import Description
+from src.experiment.checkpoints import Description
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights
@@ -40,15 +40,14 @@ def load_module(
         UserError: the file is no checkpoint of this project, or asks for foreign code.
     """
     description, content = Description.read(ckpt_path)
-    plan = description.plan
-    check_trusted(plan, ckpt_path)
+    config = description.config
     given = {key: value for key, value in (protocol or {}).items() if value is not None}
     try:
-        plan["data"] = changed(plan["data"], data_changes or {})
-        # Checkpoints from before there was a choice were tested on whole frames.
-        plan["protocol"] = plan.get("protocol", WHOLE_FRAMES) | given
-        net = build_net(plan)
-        module = build_module(plan, net).eval()
+        check_trusted(built_without_training(config), ckpt_path)
+        config["data"] = changed(config["data"], data_changes or {})
+        config["protocol"] |= given
+        net = build_net(config)
+        module = build_module(config, net).eval()
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{ckpt_path} describes no network that can be built ({type(error).__name__}: {error})"
@@ -83,7 +82,7 @@ def evaluate_checkpoint(
     """
     module, description = load_module(ckpt_path, data_changes, protocol)
     scores = score_videos(module, description, trainer, output, ckpt_path)
-    stage = str(description.plan["stage"])
+    stage = str(description.config["stage"])
     return Result(stage, stage, judge_videos(scores), scores.protocol, scores.faults)
 
 
@@ -96,7 +95,7 @@ def score_videos(
 ) -> VideoScores:
     """What `evaluate_checkpoint` does, with what `load_module` has returned; gives the scores."""
     data = data_of(description, ckpt_path)
-    protocol = build_protocol(description.plan).name
+    protocol = build_protocol(description.config).name
     collected = CollectScores(data, protocol)
     trainer.callbacks += [collected, LogProtocol(protocol)]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
@@ -112,7 +111,7 @@ def data_of(description: Description, ckpt_path: str) -> VideoDataModule:
     Raises:
         UserError: they are of another split, were made with other flow, or have other classes.
     """
-    data = build_datamodule(description.plan)
+    data = build_datamodule(description.config)
     data.prepare_data()
     data.setup()
     description.check_fits(data, ckpt_path)

@@ -13,7 +13,7 @@ from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.fusion import aligned, check_classes, check_how, fuse
 from src.evaluation.scores import VideoScores, judge_videos
 from src.evaluation.table import Result
-from src.models.checkpoints import Description
+from src.experiment.checkpoints import Description
 from src.models.modules import VideoClassifier
 
 

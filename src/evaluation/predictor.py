@@ -15,10 +15,10 @@ from src.data.sources import FlowSource, RGBSource, Uint8
 from src.data.windows import HeldFrames, RememberedFlow, Window
 from src.evaluation.annotate import Labels
 from src.evaluation.evaluate import load_module
+from src.experiment.build import build_datamodule
+from src.experiment.checkpoints import Description
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
-from src.models.build import build_datamodule
-from src.models.checkpoints import Description
 from src.models.metrics import mean_of_streams
 from src.models.modules import VideoClassifier
 
@@ -61,7 +61,7 @@ class Predictor:
         self._module, description = load(ckpt_path)
         self._module.to(device)
         self._device = device
-        self._data = build_datamodule(description.plan)
+        self._data = build_datamodule(description.config)
         self.class_names = description.class_names
         trained_on = FlowSettings(**description.flow) if description.flow else None
         if trained_on and flow:

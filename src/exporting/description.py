@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from src.experiment.checkpoints import Description
 from src.exporting.network import ClipShape
-from src.models.checkpoints import Description
 from src.models.modules import VideoProtocol
 
 
@@ -24,7 +24,7 @@ def describe(
     value_type = str(shape.dtype).removeprefix("torch.")
     return {
         "experiment": description.config.get("name"),
-        "stage": description.plan.get("stage"),
+        "stage": description.config.get("stage"),
         "inputs": {
             name: {"shape": ["batch", channels, "frames", height, width], "type": value_type}
             for name, channels in shape.channels.items()

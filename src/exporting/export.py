@@ -14,12 +14,12 @@ import torch
 from src.choices import check_choice, check_choices
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
+from src.experiment.checkpoints import Description
 from src.exporting.check import Difference, compare
 from src.exporting.description import describe
 from src.exporting.formats import ONNX_LIBRARIES, Format, OnnxFormat, TorchFormat
 from src.exporting.libraries import check_installed
 from src.exporting.network import ClipShape, Exportable, output_names, trace
-from src.models.checkpoints import Description
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def export_checkpoint(ckpt_path: str, options: Options) -> Export:
     if "onnx" in options.formats:
         check_installed("format=onnx", *ONNX_LIBRARIES)
     module, description = load_module(ckpt_path)
-    data: dict[str, Any] = description.plan["data"]
+    data: dict[str, Any] = description.config["data"]
     size: Any = options.size or (data["crop_size"],) * 2
     shape = ClipShape.of(module, data["stack"], size, DTYPES[options.dtype])
     network = Exportable(module).eval()
@@ -149,7 +149,7 @@ def export_checkpoint(ckpt_path: str, options: Options) -> Export:
 
 def _name_of(description: Description) -> str:
     """The experiment's and the stage's; a stranger's may hold anything."""
-    parts = (description.config.get("name"), description.plan.get("stage"))
+    parts = (description.config.get("name"), description.config.get("stage"))
     return re.sub(r"\W+", "_", "_".join(str(part) for part in parts if part)) or "network"
 
 

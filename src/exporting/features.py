@@ -22,9 +22,9 @@ from src.errors import UserError
 from src.evaluation.evaluate import data_of, load_module
 from src.evaluation.inputs import find_inputs
 from src.evaluation.predictor import Predictor
+from src.experiment.checkpoints import Description
 from src.exporting.feature_files import NO_LABEL, Features
 from src.flow.settings import FlowSettings
-from src.models.checkpoints import Description
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.ranks import of_all_ranks
@@ -139,7 +139,7 @@ def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
     averaged = module.protocol.name.removesuffix("logits") + "features"
     return {
         "experiment": description.config.get("name"),
-        "stage": description.plan.get("stage"),
+        "stage": description.config.get("stage"),
         "features": "pooled activations before dropout and fc, mean over views and time steps",
         "protocol": averaged,
         "split": description.split,

@@ -11,6 +11,9 @@ import torch
 from omegaconf import DictConfig
 
 from src.errors import UserError
+from src.experiment.build import build_module, build_net
+from src.experiment.checkpoints import KEY, Description
+from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from src.importing.architecture import Architecture
 from src.importing.average_image import means
@@ -18,9 +21,6 @@ from src.importing.mat_file import read_dag
 from src.importing.recognise import recognise
 from src.importing.released import dataset_of, overrides, split_of, stage_of
 from src.importing.weights import Weight, fill, weights
-from src.models.build import build_module, build_net
-from src.models.checkpoints import KEY, Description
-from src.training.plan import make_plan, resolve
 from src.whole_files import whole
 
 
@@ -92,15 +92,14 @@ def import_model(
     split = split_of(path, split)
     channels = {name: stream.channels for name, stream in architecture.streams.items()}
     flow_means, rgb_means = means(dag, channels.get("motion", 0), channels.get("appearance", 0))
-    config = resolve(compose(overrides(architecture, dataset, split, flow_means, rgb_means)))
-    plan = make_plan(config, stage_of(architecture))
-    net = build_net(plan)
+    cfg = compose(overrides(architecture, dataset, split, flow_means, rgb_means))
+    config = stage_config(cfg, stage_of(architecture))
+    net = build_net(config)
     found = weights(dag, architecture, dataset.rows)
     fill(net, found, dag)
-    module = build_module(plan, net)
+    module = build_module(config, net)
     description = Description(
         config=config,
-        plan=plan,
         class_names=list(dataset.classes),
         split=split,
         normalisation=module.normalise.describe(),

@@ -113,7 +113,7 @@ def overrides(
             "model.net.temporal_filters.kind": architecture.filters,
             "model.net.temporal_filters.streams": list(architecture.filtered),
         }
-        place = "stages.joint_pooled" if stage == "joint_pooled" else "model"
+        place = "stages.joint_pooled.model" if stage == "joint_pooled" else "model"
         pool = architecture.pool
         values = pool._asdict() if pool else {}
         changes |= {f"{place}.net.temporal_pool.{key}": value for key, value in values.items()}

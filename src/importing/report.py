@@ -10,7 +10,7 @@ def report(imported: Imported) -> Iterator[str]:
     found, description = imported.architecture, imported.description
     yield (
         f"{description.config['name']}, split {description.split}, stage "
-        f"{description.plan['stage']}: {found.classes} classes"
+        f"{description.config['stage']}: {found.classes} classes"
     )
     for name, stream in found.streams.items():
         yield f"{name}: ResNet-{stream.depth} over {stream.channels} channels"

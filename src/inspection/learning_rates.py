@@ -1,17 +1,18 @@
-"""Learning rates before training: what the schedules of a config will do."""
+"""Learning rates before training: what the schedulers of an experiment will do."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
+from torch import nn
 
-from src.models.build import build_factors, build_schedule
-from src.training.plan import make_plan, stage_names
-from src.training.trainer import passes
+from src.experiment.build import build_optimization
+from src.experiment.config import StageConfig
+from src.models.optimization import parameter_groups
+from src.training.trainer import epochs
 
-POINTS = 1001  # of a stage's curve
+UPDATES = 20  # of an epoch, as long as nobody has counted the videos
 
 
 @dataclass(frozen=True)
@@ -20,41 +21,45 @@ class StageRates:
 
     Args:
         stage: its name.
-        passes: how many passes over the train list it takes.
-        progress: (N,) passes done, 0..passes.
-        rates: (N,) for the kinds of parameters that share a rate, e.g. "filter, bn_shift".
+        epochs: how many it takes.
+        progress: (N,) epochs done before each update, 0..epochs.
+        rates: (N,) for the kinds of parameters that share a rate, e.g. "weight, bn_bias".
     """
 
     stage: str
-    passes: int
+    epochs: int
     progress: list[float]
     rates: dict[str, list[float]]
 
 
-def learning_rates(config: Mapping[str, Any]) -> list[StageRates]:
-    """The rates of all chosen stages, from the very schedules that training follows.
+def learning_rates(configs: Mapping[str, StageConfig], updates: int = UPDATES) -> list[StageRates]:
+    """The rates of stages, from the very schedulers that training steps.
 
     Args:
-        config: resolved, see `src.training.plan.resolve`.
+        configs: of the stages.
+        updates: of the weights in an epoch.
     """
-    found = []
-    for stage in stage_names(config):
-        plan = make_plan(config, stage)
-        schedule, end = build_schedule(plan), passes(plan)
-        kinds = defaultdict(list)
-        for kind, factor in asdict(build_factors(plan)).items():
-            kinds[factor].append(kind)
-        progress = np.linspace(0, end, POINTS).tolist()
-        rates = [schedule(done) for done in progress]
-        found.append(
-            StageRates(
-                stage,
-                end,
-                progress,
-                {
-                    ", ".join(names): [factor * rate for rate in rates]
-                    for factor, names in kinds.items()
-                },
-            )
-        )
-    return found
+    return [stage_rates(config, updates) for config in configs.values()]
+
+
+def stage_rates(config: StageConfig, updates: int = UPDATES) -> StageRates:
+    """The rates of one stage, one for each update."""
+    chosen = build_optimization(config, updates * config["max_epochs"])
+    # one parameter of each kind
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    optimizer = chosen.optimizer(parameter_groups(net, chosen.lr, chosen.lr_multipliers))
+    scheduler = chosen.lr_scheduler(optimizer) if chosen.lr_scheduler else None
+    of_kind: dict[str, list[float]] = {group["name"]: [] for group in optimizer.param_groups}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps of the scheduler without the optimizer's
+        for update in range(1, epochs(config) * updates + 1):
+            for group in optimizer.param_groups:
+                of_kind[group["name"]].append(group["lr"])
+            if scheduler and (chosen.lr_interval == "step" or update % updates == 0):
+                scheduler.step()
+    alike = defaultdict(list)
+    for kind, rates in of_kind.items():
+        alike[tuple(rates)].append(kind)
+    progress = [update / updates for update in range(epochs(config) * updates)]
+    rates_of = {", ".join(kinds): list(rates) for rates, kinds in alike.items()}
+    return StageRates(config["stage"], epochs(config), progress, rates_of)

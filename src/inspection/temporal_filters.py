@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.checkpoints import Description
+from src.experiment.checkpoints import Description
 from src.models.temporal_conv import TemporalConv
 from src.models.weights import net_weights, of_part, read_checkpoint
-from src.training.run_dir import StageDir, stage_dirs
-from src.training.warm_start import sources
+from src.training.run_dir import StageDir
+from src.training.warm_start import weight_sources
 
 # Orthonormal: every filter of three taps is a sum of them, and so is its squared norm.
 BASIS = {
@@ -91,7 +91,7 @@ def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
     """
     description, _ = Description.read(ckpt_path)
     weights: dict[str, Tensor] = {}
-    for part, source in sources(description.plan).items():
+    for part, source in weight_sources(description.config).items():
         file = source and _file_of(source, Path(ckpt_path).parent, description)
         if file:
             own = of_part(net_weights(read_checkpoint(file)), part)
@@ -101,12 +101,11 @@ def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
 
 def _file_of(source: str, folder: Path, description: Description) -> Path | None:
     """The checkpoint that a stage in this folder calls `source`."""
-    dirs = stage_dirs(description.config)
     moved = (StageDir(folder).finished() or {}).get("stage_dirs", {})
-    candidates = [Path(source)]
-    if source in dirs:
-        beside = folder / moved.get(source, f"../{source}")
-        candidates = [StageDir(beside).checkpoint, dirs[source].checkpoint]
+    beside = folder / moved.get(source, f"../{source}")
+    paths = description.config["paths"]
+    made = [Path(paths[key]) / source for key in ("run_dir", "streams_dir")]
+    candidates = [Path(source), *(StageDir(place).checkpoint for place in (beside, *made))]
     return next((file for file in candidates if file.is_file()), None)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
-from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.experiment.build import build_datamodule, build_module, build_net
+from src.experiment.config import StageConfig
 from src.models.modules import Batch
 from src.models.normalise import Normalise
 
@@ -65,22 +66,22 @@ class TrainingClips:
         }
 
 
-def training_clips(plan: Plan, data: VideoDataModule | None = None) -> TrainingClips:
-    """The first batch of a stage's first pass, by the very code that trains on it.
+def training_clips(config: StageConfig, data: VideoDataModule | None = None) -> TrainingClips:
+    """The first batch of a stage's first epoch, by the very code that trains on it.
 
     Args:
-        plan: of the stage.
-        data: its data; None builds them from the plan.
+        config: of the stage.
+        data: its data; None builds them from the config.
 
     Raises:
         UserError: the data are not there.
     """
-    data = data or build_datamodule(plan)
+    data = data or build_datamodule(config)
     data.prepare_data()
     data.setup()
     with torch.device("meta"):  # only what comes before the network is run
-        net = build_net(plan)
-    module = build_module(plan, net)
+        net = build_net(config)
+    module = build_module(config, net, total_steps=1)
     loaded = next(ready(data, data.train_dataloader()))
     net_input, target = module.training_clips(loaded)
     return TrainingClips(loaded, net_input, target, module.normalise, data.videos.classes)

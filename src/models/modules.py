@@ -4,8 +4,8 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
@@ -18,17 +18,15 @@ from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import NetAccuracies, mean_of_streams
 from src.models.mixing import Mixing
 from src.models.normalise import Normalise
-from src.models.optimisation import UNIFORM, Factors, parameter_groups
+from src.models.optimization import UNIFORM, LrMultipliers, parameter_groups
 from src.models.resnet import ResNet
-from src.models.schedules import Schedule
 from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
 SO_FAR = "pass_so_far"  # of a checkpoint within a pass: the states of the pass's averages
-# Of a group of parameters: what it holds, and what goes with the state that the checkpoint has.
-_NOT_CHOSEN = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
 class VideoProtocol(Protocol):
@@ -50,6 +48,36 @@ class VideoProtocol(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Optimization:
+    """How a network is trained.
+
+    Args:
+        optimizer: takes groups of parameters with their learning rates.
+        lr: the learning rate.
+        lr_multipliers: of it, for each kind of parameter.
+        lr_scheduler: of torch's or alike; None keeps the rate as it is.
+        lr_interval: what it is stepped after, an "epoch" or a "step" of the optimizer.
+        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
+        label_smoothing: the share of each target that is spread over all classes.
+        mixing: of clips and their targets, None for none.
+    """
+
+    optimizer: OptimizerFactory
+    lr: float
+    lr_multipliers: LrMultipliers = UNIFORM
+    lr_scheduler: SchedulerFactory | None = None
+    lr_interval: str = "epoch"
+    batch_norm: str = "train"
+    label_smoothing: float = 0.0
+    mixing: Mixing | None = None
+
+    def __post_init__(self) -> None:
+        smoothing = self.label_smoothing
+        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+            raise ValueError(f"label_smoothing={smoothing}: needs a share from 0, below 1")
+
+
 class VideoClassifier(pl.LightningModule):
     """What both stages share: see `StreamModule` and `JointModule`.
 
@@ -59,14 +87,12 @@ class VideoClassifier(pl.LightningModule):
     Args:
         net: the network to train.
         normalise: how its input is normalised.
-        optimizer: takes parameter groups, whose learning rates the schedule sets.
-        schedule: learning rate over the passes.
         num_classes: K.
         protocol: what testing sees of a video, and how its scores are averaged.
-        factors: of the learning rate, for each kind of parameter.
-        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
-        label_smoothing: in training, the share of each target that is spread over all classes.
-        mixing: of training clips and their targets, None for none.
+        optimization: how it is trained; None for a network that is not.
+
+    Attributes:
+        lr: the learning rate; Lightning's LearningRateFinder sets it.
     """
 
     modalities: tuple[str, ...] = ("rgb", "flow")
@@ -76,24 +102,17 @@ class VideoClassifier(pl.LightningModule):
         self,
         net: nn.Module,
         normalise: Normalise,
-        optimizer: OptimizerFactory,
-        schedule: Schedule,
         num_classes: int,
         protocol: VideoProtocol,
-        factors: Factors = UNIFORM,
-        batch_norm: str = "train",
-        label_smoothing: float = 0.0,
-        mixing: Mixing | None = None,
+        optimization: Optimization | None = None,
     ) -> None:
         super().__init__()
-        if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
-            raise ValueError(f"label_smoothing={label_smoothing}: needs a share from 0, below 1")
-        freeze_batch_norm(net, batch_norm)
+        self.batch_norm = optimization.batch_norm if optimization else "train"
+        freeze_batch_norm(net, self.batch_norm)
         self.net, self.normalise = net, normalise
-        self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
-        self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
-        self.label_smoothing, self.mixing = label_smoothing, mixing
-        self._shift = 0  # see `on_train_start`
+        self.num_classes, self.protocol = num_classes, protocol
+        self.optimization = optimization
+        self.lr = optimization.lr if optimization else None
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_losses = nn.ModuleDict(
             {name: MeanMetric(nan_strategy="disable") for name in loss_names(self.streams)}
@@ -147,8 +166,8 @@ class VideoClassifier(pl.LightningModule):
     def training_clips(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """What the net gets in training for a uint8 batch, and its targets: see `loss`."""
         clips, target = self.clips(batch), batch["label"]
-        if self.mixing is not None:
-            clips, target = self.mixing(clips, target, self.num_classes)
+        if self.optimization and self.optimization.mixing:
+            clips, target = self.optimization.mixing(clips, target, self.num_classes)
         return clips, target
 
     def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -163,9 +182,10 @@ class VideoClassifier(pl.LightningModule):
         the mean over all of its clips.
         """
         logits, target = self.training_logits(batch)
-        losses = self.loss(logits, target, self.label_smoothing)
+        assert self.optimization is not None
+        losses = self.loss(logits, target, self.optimization.label_smoothing)
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
-        if self.mixing is None:
+        if self.optimization.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
         named = dict(zip(self.train_losses, _with_sum(losses), strict=True))
         for name, loss in named.items():
@@ -223,29 +243,18 @@ class VideoClassifier(pl.LightningModule):
         for ones in self.test_metrics:
             self.log_dict(ones)
 
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser of all parameters that are not frozen; rates are still bare factors."""
-        return self.optimizer(parameter_groups(self.net, self.factors))
-
     def configure_optimizers(self) -> Any:
-        """Build the optimiser and a schedule that is followed step by step."""
-        optimizer = self.build_optimizer()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_after)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _rate_after(self, updates: int) -> float:
-        updates += self._shift
-        # The number of batches is not asked for before the first: Lightning would make the loader
-        # for it before it knows from which batch on a checkpoint has it go on.
-        if not updates:
-            return self.schedule(0.0)
-        return self.schedule(updates / self._updates_of(self.trainer.num_training_batches))
-
-    def _updates_of(self, batches: float) -> int:
-        return math.ceil(batches / self.trainer.accumulate_grad_batches)
+        """The optimizer of all parameters that are not frozen, and the scheduler of its rates."""
+        chosen = self.optimization
+        assert chosen is not None
+        assert self.lr is not None
+        optimizer = chosen.optimizer(parameter_groups(self.net, self.lr, chosen.lr_multipliers))
+        if chosen.lr_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = chosen.lr_scheduler(optimizer)
+        # what ReduceLROnPlateau looks at
+        how = {"scheduler": scheduler, "interval": chosen.lr_interval, "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": how}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a pass has come to so far on all ranks, for averages over all of it."""
@@ -272,27 +281,6 @@ class VideoClassifier(pl.LightningModule):
             for name, metric in part.named_modules():
                 if isinstance(metric, Metric):
                     yield name, metric
-
-    def on_train_start(self) -> None:
-        """Follow this config from the first step: a checkpoint may hold the rates of another.
-
-        Passes count, not updates: a batch of another size has made more or fewer of them.
-        """
-        scheduler: Any = self.lr_schedulers()
-        within = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = self.trainer.current_epoch * self._updates_of(self.trainer.num_training_batches)
-        done += 0 if within.is_last_batch else self._updates_of(within.current.ready)
-        self._shift = done - scheduler.last_epoch
-        groups = scheduler.optimizer.param_groups
-        for group, chosen in zip(groups, self.build_optimizer().param_groups, strict=True):
-            group.update({key: chosen[key] for key in chosen.keys() - _NOT_CHOSEN})
-        for group, factor, rate in zip(
-            scheduler.optimizer.param_groups,
-            scheduler.base_lrs,
-            scheduler.lr_lambdas,
-            strict=True,
-        ):
-            group["lr"] = factor * rate(scheduler.last_epoch)
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:

@@ -1,9 +1,9 @@
-"""What a checkpoint from a stranger may ask for: constructors of what a plan is made of, no more.
+"""What a checkpoint from a stranger may ask for: constructors of networks and their data, no more.
 
-A plan is built by calling what its `_target_` entries name, so whoever writes a checkpoint chooses
-what is called, and with what. A prefix of names is not enough: this project has functions that
-write files, too. Users' own networks, datasets, crops, schedules, ... in `src.models` and
-`src.data` are told by their kind, and need to be named nowhere.
+A config is built by calling what its `_target_` entries name, so whoever writes a checkpoint
+chooses what is called, and with what. A prefix of names is not enough: this project has functions
+that write files, too. Users' own networks, datasets, crops, ... in `src.models` and `src.data` are
+told by their kind, and need to be named nowhere.
 """
 
 from dataclasses import is_dataclass
@@ -13,7 +13,6 @@ from types import NoneType
 from typing import Any, get_type_hints
 
 import pytorch_lightning as pl
-import torch
 from torch import nn
 
 from src.data.splits import Split
@@ -26,15 +25,15 @@ _DEEPEST = 32  # dictionaries and lists within each other; a pickle may even hol
 
 
 def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) -> None:
-    """Refuse a plan that would call anything but constructors of what a plan is made of.
+    """Refuse a config that would call anything but constructors of networks and their data.
 
-    Those are modules, data modules and dataclasses, functions that say that they return a network
-    or a `Split`, and the optimisers of `torch.optim`.
+    Those are modules, data modules and dataclasses, and functions that say that they return a
+    network or a `Split`.
 
     Args:
-        node: the plan, or a part of it.
+        node: the config, or a part of it.
         source: where it comes from, for messages.
-        depth: of the part in the plan.
+        depth: of the part in the config.
 
     Raises:
         UserError: names what is asked for.
@@ -72,25 +71,23 @@ def _is_trusted(target: Any) -> bool:
     if not isinstance(target, str):
         return False
     module, _, name = target.rpartition(".")
-    if not (module == "torch.optim" or target.startswith(_ROOMS) or target in _ELSEWHERE):
+    if not (target.startswith(_ROOMS) or target in _ELSEWHERE):
         return False
     try:
         made = getattr(import_module(module), name)
     except (ImportError, AttributeError):
         return False
-    if module == "torch.optim":
-        return isclass(made) and issubclass(made, torch.optim.Optimizer)
     # Made there: not what a module of ours has imported.
     if name.startswith("_") or getattr(made, "__module__", None) != module:
         return False
     if isfunction(made):
-        return _returns_part_of_plan(made)
+        return _returns_what_is_built(made)
     return isclass(made) and (
         issubclass(made, (nn.Module, pl.LightningDataModule)) or is_dataclass(made)
     )
 
 
-def _returns_part_of_plan(function: Any) -> bool:
+def _returns_what_is_built(function: Any) -> bool:
     try:
         returned = get_type_hints(function).get("return")
     except NameError:  # names that only a type checker knows

@@ -16,12 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli import CONF_DIR
 from src.errors import UserError
+from src.experiment.config import StageConfig, stage_config
 from src.flow.settings import FlowSettings
 from src.models.temporal import STREAMS
 from src.reporting.naming import differences
 from src.reporting.rows import Row
 from src.reporting.settings import Settings, settings_of, settings_of_fused
-from src.training.plan import make_plan, resolve
 
 SPLITS = [1, 2, 3]
 _FILE = Path(__file__).with_name("published.csv")
@@ -114,8 +114,8 @@ def _settings_in_conf(experiment: str, stage: str) -> Settings | None:
     """The settings of a stage as its experiment's file has them; None if there is no such file."""
     try:
         with _hydra():
-            config = resolve(compose("train", [f"experiment={experiment}"]))
-        records = {name: _record(make_plan(config, name)) for name in config["stages"]}
+            cfg = compose("train", [f"experiment={experiment}"])
+        records = {name: _record(stage_config(cfg, name)) for name in cfg.stages}
     except (HydraException, OmegaConfBaseException, UserError):
         return None
 
@@ -141,5 +141,5 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def _record(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {"plan": plan, "flow": asdict(FlowSettings())}
+def _record(config: StageConfig) -> dict[str, Any]:
+    return {"config": config, "flow": asdict(FlowSettings())}

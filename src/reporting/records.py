@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -16,15 +15,13 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from src.data.faults import Faults
 from src.errors import UserError
-from src.evaluation.scores import Accuracy, VideoScores, judge_videos
-from src.models.temporal import STREAMS
+from src.evaluation.scores import Accuracy
 from src.reporting.settings import Key, Settings, Value, settings_of
 from src.training.run_dir import StageDir
 
 Record = dict[str, Any]
 # Videos in the test lists of split 1, 2 and 3.
 _TEST_VIDEOS = {"hmdb51": (1530, 1530, 1530), "ucf101": (3783, 3734, 3696)}
-_RUN_DIR = re.compile(r"split\d+_seed\d+")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished stage; what old records do not say is taken from the files around them.
+    """Read a finished stage.
 
     Raises:
         UserError: the record is missing or broken.
@@ -113,11 +110,11 @@ def read_run(folder: Path) -> Run:
     place = folder.resolve()
     record = read_record(place)
     try:
-        plan = record["plan"]
-        data = plan["data"]
-        dataset, split = _dataset(plan), int(record.get("split", data["split"]))
+        config = record["config"]
+        data = config["data"]
+        dataset, split = _dataset(data["dataset"]), int(data["split"])
         accuracy, listed = _accuracy(record["accuracy"]), _listed(dataset, split, data)
-        held_out = data.get("hold_out") is not None  # its protocol says so
+        held_out = data["hold_out"] is not None  # its protocol says so
         listed = None if held_out else listed
         partial = held_out or (listed is not None and accuracy.videos != listed)
         # Not a number of the dataset's: it must not meet those that are.
@@ -125,21 +122,21 @@ def read_run(folder: Path) -> Run:
         return Run(
             folder=folder,
             run_dir=folder.parent,
-            experiment=str(record.get("experiment") or _experiment(folder.parent)),
-            stage=str(plan["stage"]),
+            experiment=str(config["name"]),
+            stage=str(config["stage"]),
             dataset=dataset,
             split=split,
-            seed=int(record.get("seed", data["seed"])),
+            seed=int(config["seed"]),
             drawn=int(data["dataset"].get("seed") or 0),
             test_protocol=f"{record['protocol']}{partly}",
             partial=partial,
             accuracy=accuracy,
-            heads=_heads(record, folder),
+            heads={stream: _accuracy(one) for stream, one in record["streams"].items()},
             settings=settings_of(record, place, _find_stage),
-            overrides=_overrides(record, folder.parent),
-            version=record.get("version"),
+            overrides=None if record["overrides"] is None else tuple(record["overrides"]),
+            version=record["version"],
             fingerprint=_fingerprint(record, folder),
-            faults=tuple(Faults(**about) for about in record.get("faults", ())),
+            faults=tuple(Faults(**about) for about in record["faults"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -147,8 +144,8 @@ def read_run(folder: Path) -> Run:
 
 
 def _find_stage(source: str, folder: Path) -> tuple[Path, Record] | None:
-    """The stage that the plan in `folder` calls `source`, or around the checkpoint `source`."""
-    elsewhere = read_record(folder).get("stage_dirs", {}).get(source)
+    """The stage that the config in `folder` calls `source`, or around the checkpoint `source`."""
+    elsewhere = read_record(folder)["stage_dirs"].get(source)
     beside = folder / elsewhere if elsewhere else folder.parent / source
     for place in (beside, Path(source).parent) if Path(source).suffix else (beside,):
         if StageDir(place).record.is_file():
@@ -157,7 +154,7 @@ def _find_stage(source: str, folder: Path) -> tuple[Path, Record] | None:
                 record = read_record(place)
             except UserError:
                 return None
-            return (place, record) if isinstance(record.get("plan"), dict) else None
+            return (place, record) if isinstance(record.get("config"), dict) else None
     return None
 
 
@@ -169,31 +166,8 @@ def _accuracy(content: Mapping[str, Any]) -> Accuracy:
     return Accuracy(**values)
 
 
-def _heads(record: Record, folder: Path) -> dict[str, Accuracy]:
-    if "streams" in record:
-        return {stream: _accuracy(content) for stream, content in record["streams"].items()}
-    files = {stream: StageDir(folder).scores(stream) for stream in STREAMS}
-    return {
-        stream: judge_videos(VideoScores.load(file))
-        for stream, file in files.items()
-        if file.is_file()
-    }
-
-
-def _experiment(run_dir: Path) -> str:
-    """The name in the run's config; else that of the folder above `split<k>_seed<n>`."""
-    config = run_dir / ".hydra" / "config.yaml"
-    if config.is_file():
-        # One line is wanted: to parse it all takes long.
-        name = re.search(r"^name: *(\S+) *$", config.read_text(encoding="utf-8"), re.MULTILINE)
-        if name:
-            return name[1]
-    return run_dir.parent.name if _RUN_DIR.fullmatch(run_dir.name) else run_dir.name
-
-
-def _dataset(plan: Mapping[str, Any]) -> str:
+def _dataset(dataset: Mapping[str, Any]) -> str:
     """The dataset's name: what its reader is called after; of a folder of videos its own."""
-    dataset = plan["data"]["dataset"]
     if "fingerprint" in dataset:
         return f"{Path(dataset['root']).name} {dataset['fingerprint']}"
     return str(dataset["_target_"]).rpartition(".")[2].removeprefix("read_")
@@ -205,13 +179,6 @@ def _listed(dataset: str, split: int, data: Mapping[str, Any]) -> int | None:
         return _TEST_VIDEOS[dataset][split - 1]
     made = data["dataset"].get("num_test")
     return int(made) if made is not None else None
-
-
-def _overrides(record: Record, run_dir: Path) -> tuple[str, ...] | None:
-    """What the command line changed; without a word in the record, what Hydra has left."""
-    if record.get("overrides") is not None:
-        return tuple(record["overrides"])
-    return overrides_beside(run_dir)
 
 
 def overrides_beside(run_dir: Path) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""What decides what a stage has learnt: its plan and those of the stages it started from, flat."""
+"""What decides what a stage has learnt: its config and those of the stages before it, flat."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from src.data.library import ON_THE_FLY
-from src.training.plan import difference
-from src.training.warm_start import sources
+from src.experiment.config import StageConfig, what_matters
+from src.training.warm_start import weight_sources
 
 OWN = ""
 Key = tuple[str, str]  # the stage that a setting is of, OWN for the run's own; its dotted name
@@ -16,25 +16,25 @@ Value = str | int | float | bool | None
 Settings = dict[Key, Value]  # None is null; what an older version did not know is not there
 Find = Callable[[str, Path], tuple[Path, Mapping[str, Any]] | None]
 
-# Split, seeds and places make runs of one row; the protocol is told beside what was trained.
-_NOT_TRAINED = {
+# Of what matters, that which makes runs of one row: split and seeds. The protocol is told beside
+# what was trained, where the weights come from is followed.
+_TOLD_ELSEWHERE = {
     "stage",
-    "start_from",
-    "protocol",
+    "seed",
+    "network",
+    "milestones",  # the scheduler has them
     "data.split",
     "data.seed",
     "data.rgb",
     "data.flow",
-    "data.flow_dir",
-    "data.flow_settings",
     "data.test_frames",
     "data.dataset.split",
     "data.dataset.seed",
-    "data.dataset.root",
     "data.dataset.videos",
     "data.dataset.lists",
 }
-_HYDRA_WORDS = {"_partial_", "_convert_", "_recursive_"}
+_ELSEWHERE = ("init_from", "protocol.", "data.flow_settings.", "trainer._target_", "callbacks.lr_")
+_HYDRA_WORDS = ("._partial_", "._convert_", "._recursive_")
 
 
 def settings_of(record: Mapping[str, Any], folder: Path, find: Find) -> Settings:
@@ -46,7 +46,7 @@ def settings_of(record: Mapping[str, Any], folder: Path, find: Find) -> Settings
     Args:
         record: of the stage.
         folder: of the stage.
-        find: the folder and the record of the stage that a source in a plan names, None if it is
+        find: the folder and the record of the stage that a source in a config names, None if it is
             no stage or is gone; the second argument is the folder of the stage that starts from it.
     """
     return _collect(record, folder, find, OWN, {folder})
@@ -64,10 +64,10 @@ def settings_of_fused(streams: Mapping[str, Settings]) -> Settings:
 def _collect(
     record: Mapping[str, Any], folder: Path, find: Find, stage: str, seen: set[Path]
 ) -> Settings:
-    plan = record["plan"]
-    settings: Settings = {(stage, name): value for name, value in _own(plan, record.get("flow"))}
-    for part, source in sources(plan).items():
-        name = f"start_from.{part}" if part else "start_from"
+    config = record["config"]
+    settings: Settings = {(stage, name): value for name, value in _own(config, record.get("flow"))}
+    for part, source in weight_sources(config).items():
+        name = f"init_from.{part}" if part else "init_from"
         if source is None:
             settings[stage, name] = None
             continue
@@ -76,7 +76,7 @@ def _collect(
             settings[stage, name] = _without_split_and_seed(source)
             continue
         place, before = found
-        earlier = str(before["plan"]["stage"])
+        earlier = str(before["config"]["stage"])
         settings[stage, name] = earlier
         added = _collect(before, place, find, earlier, seen | {place})
         if any(settings.get(key, value) != value for key, value in added.items()):
@@ -86,40 +86,31 @@ def _collect(
     return settings
 
 
-def _own(plan: Mapping[str, Any], flow: Mapping[str, Any] | None) -> Iterator[tuple[str, Value]]:
-    """The plan's settings that matter, and how the flow was made."""
-    sees_flow = "flow" in plan["data"].get("modalities", ())
-    on_the_fly = plan["data"].get("flow") == ON_THE_FLY
-    yield from _flat(plan, "")
-    if sees_flow and on_the_fly:
-        yield "data.flow", ON_THE_FLY
-    if sees_flow and flow is not None:
-        yield from _flat(flow, "flow.")
-    elif sees_flow and on_the_fly:
-        chosen = plan["data"].get("flow_settings") or {}
-        yield from _flat({key: chosen[key] for key in chosen if key != "_target_"}, "flow.")
-
-
-def _flat(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, Value]]:
-    """Dotted names and values; `x._target_` is called x."""
-    for key, value in content.items():
-        name = path.removesuffix(".") if key == "_target_" else f"{path}{key}"
-        if key in _HYDRA_WORDS or name in _NOT_TRAINED or _speed_only(name):
+def _own(config: StageConfig, flow: Mapping[str, Any] | None) -> Iterator[tuple[str, Value]]:
+    """The settings that matter, and how the flow was made; `x._target_` is called x."""
+    for name, value in what_matters(config).items():
+        told_elsewhere = name in _TOLD_ELSEWHERE or name.startswith(_ELSEWHERE)
+        if told_elsewhere or name.endswith(_HYDRA_WORDS):
             continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif isinstance(value, str) and ("/" in value or "\\" in value):
+        if isinstance(value, str) and ("/" in value or "\\" in value):
             continue  # a place
-        elif value is None or isinstance(value, (str, int, float, bool)):
+        name = name.removesuffix("._target_")
+        if value is None or isinstance(value, (str, int, float, bool)):
             yield name, value
         else:
             yield name, json.dumps(value).replace(" ", "").replace('"', "")
-
-
-def _speed_only(name: str) -> bool:
-    """Whether training does not care, by the rule for going on in a run directory."""
-    parent, _, key = name.rpartition(".")
-    return difference({key: 0}, {key: 1}, f"{parent}." if parent else "") is None
+    data = config["data"]
+    if "flow" not in data["modalities"]:
+        return
+    on_the_fly = data["flow"] == ON_THE_FLY
+    if on_the_fly:
+        yield "data.flow", ON_THE_FLY
+    made_by = flow or ((data["flow_settings"] or {}) if on_the_fly else {})
+    for key, value in made_by.items():
+        if key == "parameters":
+            yield from ((f"flow.parameters.{name}", each) for name, each in value.items())
+        elif not key.startswith("_"):
+            yield f"flow.{key}", value
 
 
 def _without_split_and_seed(source: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from src.models.checkpoints import KEY, Description
+from src.experiment.checkpoints import KEY, Description
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,45 @@ class DescribeCheckpoint(pl.Callback):
     ) -> None:
         """Add it as plain data."""
         checkpoint[KEY] = asdict(self.description)
+
+
+class FollowConfig(pl.Callback):
+    """Has a training that resumes under another config follow that one: its rates, its optimizer.
+
+    A checkpoint holds the rates and options of the config that it was trained with. Here a new
+    scheduler takes as many steps as the training has behind it. Epochs count, not updates: with a
+    batch of another size there were more or fewer of them.
+
+    Args:
+        updates: of the weights in an epoch.
+    """
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the new rates and options in the place of the checkpoint's."""
+        chosen: Any = pl_module.configure_optimizers()
+        optimizer, entry = chosen["optimizer"], chosen.get("lr_scheduler")
+        states = []
+        if entry is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of steps of the scheduler without the optimizer's
+                for _ in range(self._steps(trainer, checkpoint, entry["interval"])):
+                    entry["scheduler"].step()
+            states = [entry["scheduler"].state_dict()]
+        checkpoint["lr_schedulers"] = states
+        checkpoint["optimizer_states"][0]["param_groups"] = optimizer.state_dict()["param_groups"]
+
+    def _steps(self, trainer: pl.Trainer, checkpoint: dict[str, Any], interval: str) -> int:
+        within = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        whole_epochs = checkpoint["epoch"] + within["is_last_batch"]
+        if interval == "epoch":
+            return int(whole_epochs)
+        begun = 0 if within["is_last_batch"] else within["current"]["ready"]
+        return int(whole_epochs) * self.updates + begun // trainer.accumulate_grad_batches
 
 
 def description_of(trainer: pl.Trainer) -> Description:

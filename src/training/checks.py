@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,98 +10,131 @@ from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.models.build import Plan, build_datamodule, build_module, build_net
+from src.experiment.build import (
+    build_datamodule,
+    build_module,
+    build_net,
+    built_without_training,
+)
+from src.experiment.config import StageConfig
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
-from src.training.run_dir import stage_dirs
+from src.training.run_dir import StageDir
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
-from src.training.warm_start import checkpoint_of_stage, is_imagenet, sources
+from src.training.warm_start import checkpoint_of_stage, is_imagenet, weight_sources
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
 
 
-def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
-    """Check that networks take the data's clips, and that the sources of weights exist."""
-    if not plans:
-        raise UserError("only=... and skip=... leave no stage to run")
-    stages = stage_dirs(config)
-    for name, plan in plans.items():
+def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir]) -> None:
+    """Check that networks take the data's clips, and that the sources of weights exist.
+
+    Args:
+        configs: of the stages to run, in order.
+        dirs: the directories of all stages of the experiment.
+    """
+    for name, config in configs.items():
         try:
-            check_trusted(plan, f"stage {name}")
+            check_trusted(built_without_training(config), f"stage {name}")
         except UserError as error:
             log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
-        module, _ = module_without_data(plan)
-        rate = module.schedule.lr
-        if plan["optimizer"]["_target_"].endswith(".AdamW") and rate > ADAMW_HIGH:
+        _check_length(name, config)
+        module, _ = module_without_data(config)
+        optimization = module.optimization
+        assert optimization is not None
+        if config["optimizer"]["_target_"].endswith(".AdamW") and optimization.lr > ADAMW_HIGH:
             log.warning(
-                "stage %s: AdamW with a learning rate of %g, which suits SGD: schedule=cosine "
-                "schedule.lr=3e-4 is usual",
+                "stage %s: AdamW with a learning rate of %g, which suits SGD: "
+                "stages.%s.optimizer.lr=3e-4 is usual",
                 name,
-                rate,
+                optimization.lr,
+                name,
             )
-        batch_size = plan["data"]["batch_size"]
-        if module.mixing is not None and batch_size < 2:
+        batch_size = config["data"]["batch_size"]
+        if optimization.mixing is not None and batch_size < 2:
             raise UserError(
                 f"stage {name}: mixing needs 2 clips or more in a step, not "
                 f"data.batch_size={batch_size}"
             )
-        for part, source in sources(plan).items():
-            if source is None and module.batch_norm != "train":
+        for part, source in weight_sources(config).items():
+            if source is None and optimization.batch_norm != "train":
                 raise UserError(
-                    f"stage {name}: batch_norm={module.batch_norm} keeps the statistics that a "
-                    f"stage starts from, and start_from=null gives none: let it train here with "
+                    f"stage {name}: batch_norm={optimization.batch_norm} keeps the statistics that "
+                    f"a stage starts from, and init_from=null gives none: let it train here with "
                     f"+stages.{name}.batch_norm=train"
                 )
-            if source is None or source in plans:
+            if source is None or source in configs:
                 continue
-            if source in stages:
-                checkpoint_of_stage(stages[source], name)
-            elif is_imagenet(source, stages):
+            if source in dirs:
+                checkpoint_of_stage(dirs[source], name)
+            elif is_imagenet(source, dirs):
                 imagenet_entry(module.net.get_submodule(part), source)
             else:
                 read_checkpoint(source)
 
 
-def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> pl.Trainer:
+def _check_length(name: str, config: StageConfig) -> None:
+    for key in ("max_epochs", "effective_batch_size"):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"stages.{name}.{key}={value}: needs a whole number from 1")
+
+
+def tell_cap(configs: Mapping[str, StageConfig]) -> None:
+    """Say so if `trainer.max_epochs` caps nothing: it does not make a stage longer."""
+    own = {name: config["max_epochs"] for name, config in configs.items()}
+    cap = next(iter(configs.values()))["trainer"]["max_epochs"]
+    if cap is not None and cap > max(own.values()):
+        told = ", ".join(f"stages.{name}.max_epochs={epochs}" for name, epochs in own.items())
+        log.warning("trainer.max_epochs=%s is a cap, and caps nothing: %s are their own", cap, told)
+
+
+def check_trainer(cfg: DictConfig, configs: Mapping[str, StageConfig]) -> pl.Trainer:
     """Check the seed, the trainer and how batches divide among its devices; return the trainer."""
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
-    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    trainer = instantiate_trainer(cfg.trainer)
+    if trainer.limit_train_batches == 0:
+        raise UserError(
+            "trainer.limit_train_batches=0 trains nothing: python -m src.evaluate ckpt_path=... "
+            "tests a checkpoint"
+        )
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_cpu:
         raise UserError("trainer.sync_batchnorm=true needs GPUs: torch cannot do it on CPUs")
     build_callbacks(cfg)
     check_speed(cfg.compile, cfg.tf32, trainer.strategy.root_device)
-    for plan in plans.values():
-        accumulation(plan, trainer.world_size)
+    for name, config in configs.items():
+        accumulation(config, trainer.world_size)
         clipped = trainer.gradient_clip_val and trainer.precision == "16-mixed"
-        if clipped and plan["optimizer"].get("fused"):
+        if clipped and config["optimizer"].get("fused"):
             raise UserError(
-                f"stage {plan['stage']}: optimizer.fused=true unscales the gradients of 16-mixed "
+                f"stage {name}: optimizer.fused=true unscales the gradients of 16-mixed "
                 "itself, too late for trainer.gradient_clip_val: leave out one of them"
             )
     return trainer
 
 
-def module_without_data(plan: Plan) -> tuple[VideoClassifier, dict[str, torch.Tensor]]:
+def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str, torch.Tensor]]:
     """A stage's module, in evaluation mode, and a training clip without content that it takes.
 
     Both are on the meta device: they have shapes, but need no memory and no time.
 
     Raises:
-        UserError: they do not fit, or there is no optimiser for the module.
+        UserError: they do not fit, or there is no optimizer or scheduler for the module.
     """
-    data = build_datamodule(plan)
+    data = build_datamodule(config)
     with torch.device("meta"):
         try:
-            module, batch = build_module(plan, build_net(plan)).eval(), _empty_batch(data)
+            module = build_module(config, build_net(config), total_steps=100).eval()
+            batch = _empty_batch(data)
             module.logits(batch)
-            module.build_optimizer()
+            module.configure_optimizers()
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"stage {plan['stage']}: {error}") from error
+            raise UserError(f"stage {config['stage']}: {error}") from error
     return module, batch
 
 

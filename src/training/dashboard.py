@@ -23,8 +23,8 @@ from src.evaluation.analysis import (
 )
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
+from src.experiment.checkpoints import Description
 from src.figures.scores import draw_scores
-from src.models.checkpoints import Description
 from src.training.loggers import StageRun
 
 
@@ -147,7 +147,7 @@ def _predicted(scores: VideoScores) -> dict[str, str]:
 
 def _keep_files(logger: StageRun, tested: Tested) -> None:
     about = tested.description
-    name = f"{about.config['name']}-{about.plan['stage']}-split{about.split}"
+    name = f"{about.config['name']}-{about.config['stage']}-split{about.split}"
     name += f"-seed{about.config['seed']}"
     metadata = {
         "version": about.version,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.models.build import build_module, build_net
-from src.models.checkpoints import KEY, Description
+from src.experiment.build import build_module, build_net
+from src.experiment.checkpoints import KEY, Description
 from src.models.modules import Batch, VideoClassifier
 from src.models.trust import check_trusted
 from src.whole_files import whole
@@ -71,9 +71,9 @@ class FailedStep:
             step = cls(**content[STEP])
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} holds no step to replay: give a failed_step.ckpt") from error
-        check_trusted(description.plan, str(path))
+        check_trusted(description.config, str(path))
         try:
-            module = build_module(description.plan, build_net(description.plan))
+            module = build_module(description.config, build_net(description.config))
             module.load_state_dict(content["state_dict"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(

@@ -128,7 +128,7 @@ class Health(pl.Callback):
         self.failed = FailedStep(
             found=found,
             where=(
-                f"stage {description_of(trainer).plan['stage']}, pass {trainer.current_epoch + 1} "
+                f"stage {description_of(trainer).config['stage']}, pass {trainer.current_epoch + 1} "
                 f"of {trainer.max_epochs}, step {trainer.global_step}, learning rate "
                 f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}"
             ),
@@ -174,7 +174,7 @@ class Health(pl.Callback):
         bad = not_finite(_ours(pl_module).net.state_dict())
         if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
             raise UserError(
-                f"stage {description_of(trainer).plan['stage']}, pass {trainer.current_epoch + 1}: "
+                f"stage {description_of(trainer).config['stage']}, pass {trainer.current_epoch + 1}: "
                 f"{bad[0] if bad else 'a running statistic'} is not finite, which validation and "
                 "test depend on but the loss of training does not: look at the weights that this "
                 "stage starts from, and at its videos"

@@ -77,7 +77,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
     """
     group = Group.found()
     tell_lightning(group)
-    trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    trainer = instantiate_trainer(cfg.trainer)
     count = processes_to_start(trainer, group)
     if not count:
         if own_rank():
@@ -88,7 +88,8 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
         config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
         job = {
             "work": _name_elsewhere(work),
-            "config": OmegaConf.to_container(cfg, resolve=True),
+            # as it is: a stage's config is made before interpolations are resolved
+            "config": OmegaConf.to_container(cfg, resolve=False),
             "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
             "overrides": list(hydra.overrides.task),
         }

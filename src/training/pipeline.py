@@ -10,11 +10,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -27,26 +26,26 @@ from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
-from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
-from src.models.checkpoints import Description
+from src.experiment.build import build_datamodule, build_module, build_net
+from src.experiment.checkpoints import Description
+from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
 from src.models.modules import VideoClassifier
 from src.ranks import of_first_rank
-from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
-from src.training.checks import check_plans, check_trainer
+from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
+from src.training.checks import check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
 from src.training.lock import alone_in
 from src.training.loggers import build_loggers, closing
-from src.training.plan import make_plan, resolve, stage_names
 from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.run_end import end_run
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
-from src.training.trainer import build_trainer
+from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
 from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
-from src.training.warm_start import check_continues, start_from
+from src.training.warm_start import check_continues, init_weights, weight_sources
 
 log = logging.getLogger(__name__)
 
@@ -64,44 +63,84 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     Raises:
         UserError: a mistake in the config or in the data; finished stages stay.
     """
-    config = resolve(cfg)
-    names = stage_names(config)
-    plans = {name: make_plan(config, name) for name in names}
-    run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)
-    check_plans(plans, config)
-    trainer = check_trainer(cfg, plans)
-    for name in names:
+    configs, dirs = stage_configs(cfg, overrides or ()), stage_dirs(cfg)
+    force = cfg.resume == "force"
+    check_stages(configs, dirs)
+    trainer = check_trainer(cfg, configs)
+    tell_cap(configs)
+    for name in configs:
         dirs[name].check_whole()
     trainer.strategy.setup_environment()  # ranks meet: they agree on what is there
-    pl.seed_everything(config["seed"], verbose=False)
+    pl.seed_everything(cfg.seed, verbose=False)
     start = time.monotonic()
-    for name, plan in plans.items():
+    trained: set[str] = set()
+    for name, config in configs.items():
         stage_dir = dirs[name]
-        shared = stage_dir.path.parent != run_dir  # with other runs, which may be training it
+        shared = stage_dir.path.parent != Path(cfg.paths.run_dir)  # another run may be training it
         finished = of_first_rank(stage_dir.finished())
-        with nullcontext() if finished else alone_in(stage_dir.path, wait=shared):
+        with nullcontext() if finished and not force else alone_in(stage_dir.path, wait=shared):
             record = of_first_rank(stage_dir.finished())
-            if record:
-                stage_dir.check_same(plan, record["plan"], config["resume"] == "force")
-                stage_dir.check_tested_by(
-                    build_protocol(plan).name, record, config["resume"] == "force"
-                )
-                log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
-            elif not run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1]):
+            if record and not (force and epochs(config) > epochs(record["config"])):
+                stage_dir.check_resumable(config, record["config"], force)
+                _tell_finished(stage_dir, config, record["config"], trained)
+                continue
+            last = name == list(configs)[-1]
+            if not run_stage(cfg, config, dirs, trainer.world_size, overrides, last):
                 return math.nan
+            trained.add(name)
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
-    results = results_of_run(dirs)
+    results = results_of_run(dirs if force else _same_experiment(cfg, dirs))
     if not results:
-        raise UserError(f"no stage in {run_dir} is finished")
-    end_run(results, config, time.monotonic() - start)
+        raise UserError(f"no stage in {cfg.paths.run_dir} is finished")
+    end_run(results, config, dirs, time.monotonic() - start)
     return results[-1].accuracy.top1
+
+
+def _tell_finished(
+    stage_dir: StageDir, config: StageConfig, earlier: StageConfig, trained: set[str]
+) -> None:
+    name = config["stage"]
+    log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
+    if changed := config_diff(config, earlier):  # with resume=force
+        log.warning(
+            "stage %s was trained with another config (%s there), and nothing is left to train: "
+            "its result is of that config; a larger stages.%s.max_epochs would train on",
+            name,
+            changed,
+            name,
+        )
+    for source in trained.intersection(filter(None, weight_sources(config).values())):
+        log.warning(
+            "stage %s started from stage %s as it was before: delete %s to train it again",
+            name,
+            source,
+            stage_dir.path,
+        )
+
+
+def _same_experiment(cfg: DictConfig, dirs: Mapping[str, StageDir]) -> dict[str, StageDir]:
+    """The stages that are finished with this config, or not finished; others are told."""
+    same = {}
+    for name, stage_dir in dirs.items():
+        record = stage_dir.finished()
+        changed = record and config_diff(stage_config(cfg, name), record["config"])
+        if changed:
+            log.info(
+                "stage %s in %s was trained with another config (%s there): not shown",
+                name,
+                stage_dir.path,
+                changed,
+            )
+        else:
+            same[name] = stage_dir
+    return same
 
 
 def run_stage(
     cfg: DictConfig,
-    config: dict[str, Any],
-    plan: Plan,
-    stage_dir: StageDir,
+    config: StageConfig,
+    dirs: Mapping[str, StageDir],
+    devices: int,
     overrides: Sequence[str] | None = None,
     last: bool = True,
 ) -> bool:
@@ -109,41 +148,55 @@ def run_stage(
 
     Args:
         cfg: the composed config.
-        config: the same, resolved.
-        plan: of the stage.
-        stage_dir: its directory.
+        config: of the stage.
+        dirs: the directories of all stages of the experiment.
+        devices: over which it is trained.
         overrides: of the command line, for the record.
-        last: whether it is the experiment's last.
+        last: whether it is the last stage to run.
 
     Returns:
         Whether it is finished; a search may have pruned it.
     """
-    name = plan["stage"]
+    name = config["stage"]
+    stage_dir = dirs[name]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_datamodule(plan)
+    data = build_datamodule(config)
     data.prepare_data()
     data.setup()
-    net = build_net(plan)
-    module = build_module(plan, net)
+    net = build_net(config)
+    updates = updates_per_epoch(config, len(data.videos.train), devices)
+    module = build_module(config, net, total_steps=updates * config["max_epochs"])
     description = Description(
         config=config,
-        plan=plan,
         class_names=list(data.videos.classes),
         split=data.split,
         normalisation=module.normalise.describe(),
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
-    resume = None
+    resume, follow = None, []
     begun = of_first_rank(stage_dir.begun())
     if begun is not None:
         checkpoint, earlier = begun
-        stage_dir.check_same(plan, earlier, config["resume"] == "force")
-        if config["resume"] == "force":
-            check_continues(module, plan, earlier, checkpoint)
+        force = config["resume"] == "force"
+        stage_dir.check_resumable(config, earlier, force)
+        if force:
+            check_continues(module, config, earlier, checkpoint)
+            follow = [FollowConfig(updates)]
         resume = str(checkpoint)
-        log.info("stage %s goes on from %s", name, resume)
+        log.info("stage %s resumes from %s", name, resume)
     else:
-        start_from(plan, stage_dirs(config), net, module.normalise, data)
+        init_weights(config, dirs, net, module.normalise, data)
+    steps = accumulation(config, devices)
+    log.info(
+        "stage %s: %d clips an update = %d clips x %d device%s x %d accumulated step%s",
+        name,
+        config["effective_batch_size"],
+        config["data"]["batch_size"],
+        devices,
+        "s" if devices > 1 else "",
+        steps,
+        "s" if steps > 1 else "",
+    )
     compile_nets(config["compile"], net)
     set_tf32(config["tf32"])
     loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
@@ -156,6 +209,7 @@ def run_stage(
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
+            *follow,
             unreadable,
             EpochLine(name),
             throughput,
@@ -164,18 +218,24 @@ def run_stage(
             collected,
             LogProtocol(protocol),
         ]
-        trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
+        trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers)
         with convolutions_tried(cfg.trainer.benchmark):
             _fit(trainer, module, data, resume)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):
             return False
+        if not of_first_rank(stage_dir.checkpoint.is_file()):
+            raise UserError(
+                f"stage {name}: training ended without a checkpoint, there is nothing to test"
+            )
         with uncompiled(config["compile"]):
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
+            faults = [*unreadable.faults, *scores.faults]
+            _finish(scores, faults, dirs, description, trainer.current_epoch, overrides)
             samples = save_samples(
                 stage_dir.samples,
                 data,
@@ -185,11 +245,9 @@ def run_stage(
                 config["seed"],
                 trainer.strategy.root_device,
             )
-            fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
+            fused = fused_classifiers(scores) or late_fusion(dirs, name, scores)
             checkpoint = stage_dir.checkpoint
             show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
-    if trainer.is_global_zero:
-        _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
     trainer.strategy.barrier()
     return True
 
@@ -211,24 +269,24 @@ def _fit(
 def _finish(
     scores: VideoScores,
     faults: Sequence[Faults],
-    stage_dir: StageDir,
+    dirs: Mapping[str, StageDir],
     description: Description,
+    epochs_trained: int,
     overrides: Sequence[str] | None,
 ) -> None:
+    config = description.config
+    stage_dir = dirs[config["stage"]]
     about = {
+        "epochs": epochs_trained,
         "streams": {
             stream: asdict(judge_videos(part)) for stream, part in scores.classifiers().items()
         },
         "faults": [asdict(one) for one in faults],
-        "experiment": description.config["name"],
-        "split": description.split,
-        "seed": description.config["seed"],
         "flow": description.flow,
         "stage_dirs": {  # from here, so that all of them can be moved
-            name: os.path.relpath(one.path, stage_dir.path)
-            for name, one in stage_dirs(description.config).items()
+            name: os.path.relpath(one.path, stage_dir.path) for name, one in dirs.items()
         },
         "overrides": None if overrides is None else list(overrides),
         "version": description.version,
     }
-    stage_dir.finish(description.plan, judge_videos(scores), scores.protocol, about)
+    stage_dir.finish(config, judge_videos(scores), scores.protocol, about)

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from src.errors import UserError
 from src.evaluation.scores import Accuracy, scores_file
-from src.models.build import Plan
-from src.models.checkpoints import Description
+from src.experiment.checkpoints import Description
+from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
 from src.training.checkpoint_io import previous
-from src.training.plan import difference
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
@@ -50,29 +51,35 @@ class StageDir:
         return self.path / "stage.json"
 
     def finish(
-        self, plan: Plan, accuracy: Accuracy, protocol: str, about: Mapping[str, Any]
+        self, config: StageConfig, accuracy: Accuracy, protocol: str, about: Mapping[str, Any]
     ) -> None:
         """Record that the stage is finished.
 
         Args:
-            plan: what was trained.
+            config: of the stage.
             accuracy: of the net.
             protocol: of the test.
-            about: what else `src.report` tells: experiment, seed, command, version, ...
+            about: what else `src.report` tells: epochs, command, version, ...
         """
-        content = {"plan": plan, "protocol": protocol, "accuracy": asdict(accuracy), **about}
+        content = {"config": config, "protocol": protocol, "accuracy": asdict(accuracy), **about}
         with whole(self.record) as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
-        previous(self.checkpoint).unlink(missing_ok=True)  # nothing goes on from here
+        previous(self.checkpoint).unlink(missing_ok=True)  # no training resumes from here
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
         if not (self.record.is_file() and self.checkpoint.is_file()):
             return None
         try:
-            return dict(json.loads(self.record.read_text()))
+            record = dict(json.loads(self.record.read_text()))
         except ValueError as error:
             raise UserError(f"{self.record} is broken ({error}): delete it") from error
+        if "config" not in record:
+            raise UserError(
+                f"{self.record} was made before version 0.1 was released, and is no longer read: "
+                "give a new paths.run_dir"
+            )
+        return record
 
     def check_whole(self) -> None:
         """Refuse to train a finished stage again because its weights are gone."""
@@ -83,31 +90,31 @@ class StageDir:
                 "again"
             )
 
-    def begun(self) -> tuple[Path, Plan] | None:
-        """The checkpoint that training goes on from and its plan, None if there is none.
+    def begun(self) -> tuple[Path, StageConfig] | None:
+        """The checkpoint that training resumes from and its config, None if there is none.
 
         Where the last one is damaged or of something else, it is the one before.
 
         Raises:
-            UserError: there is none that training can go on from.
+            UserError: there is none that training can resume from.
         """
         broken: UserError | None = None
         for checkpoint in (self.checkpoint, previous(self.checkpoint)):
             if not checkpoint.is_file():
                 continue
             try:
-                plan = self._plan_of(checkpoint)
+                config = self._config_of(checkpoint)
             except UserError as error:
                 broken = broken or error
                 continue
             if broken:
-                log.warning("%s; going on from the one before, %s", broken, checkpoint)
-            return checkpoint, plan
+                log.warning("%s; resuming from the one before, %s", broken, checkpoint)
+            return checkpoint, config
         if broken:
             raise broken
         return None
 
-    def _plan_of(self, checkpoint: Path) -> Plan:
+    def _config_of(self, checkpoint: Path) -> StageConfig:
         mend = "delete it to train this stage from its start"
         try:
             description, content = Description.read(str(checkpoint))
@@ -116,33 +123,27 @@ class StageDir:
         if "optimizer_states" not in content or "loops" not in content:
             raise UserError(
                 f"{checkpoint} holds weights, but not the state of a training: {mend}, or "
-                f"move it away and give its new path as stages.{self.path.name}.start_from"
+                f"move it away and give its new path as stages.{self.path.name}.init_from"
             )
-        return description.plan
+        return description.config
 
-    def check_tested_by(self, protocol: str, record: dict[str, Any], force: bool) -> None:
-        """Refuse another test protocol than the record's: training the stage again is no mend."""
-        if record["protocol"] != protocol and not force:
-            raise UserError(
-                f"{self.path} was tested by another protocol ({record['protocol']}, not "
-                f"{protocol}): python -m src.evaluate ckpt_path={self.checkpoint} protocol=... "
-                "tests it again, resume=force goes on with the results that are there"
+    def check_resumable(self, config: StageConfig, earlier: StageConfig, force: bool) -> None:
+        """Refuse to resume, or to take for finished, what was trained with another config."""
+        changed = config_diff(config, earlier)
+        if not changed or force:
+            return
+        mend = "give a new paths.run_dir, or resume=force to use it all the same"
+        if changed.startswith("protocol."):
+            mend = (
+                f"python -m src.evaluate ckpt_path={self.checkpoint} protocol=... tests it again, "
+                "resume=force uses the results that are there"
             )
-
-    def check_same(self, plan: Plan, earlier: Plan, force: bool) -> None:
-        """Refuse to go on with what was trained under another plan."""
-        changed = difference(plan, earlier)
-        if changed and not force:
-            raise UserError(
-                f"{self.path} was trained with another config ({changed} there): "
-                "give a new paths.run_dir, or resume=force to use it all the same"
-            )
+        raise UserError(f"{self.path} was trained with another config ({changed} there): {mend}")
 
 
-def stage_dirs(config: Mapping[str, Any]) -> dict[str, StageDir]:
-    """The directory of every stage of a config; those of the streams may lie elsewhere."""
-    paths = config["paths"]
+def stage_dirs(cfg: DictConfig) -> dict[str, StageDir]:
+    """The directory of every stage of a composed config; those of the streams may lie elsewhere."""
     return {
-        name: StageDir(Path(paths["streams_dir" if name in STREAMS else "run_dir"]) / name)
-        for name in config["stages"]
+        name: StageDir(Path(cfg.paths["streams_dir" if name in STREAMS else "run_dir"]) / name)
+        for name in cfg.stages
     }

@@ -4,15 +4,15 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from src.evaluation.table import Result, save_results, show_results
+from src.experiment.config import StageConfig
 from src.hardware import peak_memory_gib
 from src.models.temporal import STREAMS
-from src.training.run_dir import StageDir, stage_dirs
+from src.training.run_dir import StageDir
 
 WIDTH = 80  # of text; paths are never broken
 _BESIDE = {
@@ -24,12 +24,18 @@ _BESIDE = {
 
 
 @rank_zero_only
-def end_run(results: Sequence[Result], config: Mapping[str, Any], seconds: float) -> None:
+def end_run(
+    results: Sequence[Result],
+    config: StageConfig,
+    stages: Mapping[str, StageDir],
+    seconds: float,
+) -> None:
     """Save the table of results, and print it with the run's files and the next commands.
 
     Args:
         results: of all finished stages; the last is what the run was for.
-        config: the resolved config.
+        config: of any stage of the run.
+        stages: their directories.
         seconds: that this call took.
     """
     run_dir = Path(config["paths"]["run_dir"])
@@ -37,7 +43,7 @@ def end_run(results: Sequence[Result], config: Mapping[str, Any], seconds: float
     save_results(list(results), table)
     title = f"{config['name']}, split {config['data']['split']}: video level"
     show_results(list(results), title)
-    last, stages = results[-1], stage_dirs(config)
+    last = results[-1]
     shown = list(STREAMS) if last.name != last.stage else [last.stage]  # late fusion, or a stage
     others = {n: one for n, one in stages.items() if n not in shown and one.finished()}
     lines = [

@@ -3,18 +3,16 @@
 Nothing is read, computed or written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from src.errors import UserError
+from src.experiment.config import StageConfig
 from src.models.cost import Cost, Place, costs
 from src.training.checks import module_without_data
-from src.training.plan import make_plan, resolve, stage_names
 
 CONVENTION = """\
 output: channels x time x height x width, of one clip.
@@ -22,19 +20,15 @@ GFLOP: of one clip, forwards; a product and a sum are 2; convolutions and
 classifiers alone (connections and pools have no parameters and next to none)."""
 
 
-def summarise(cfg: DictConfig, console: Console | None = None) -> None:
+def summarize(configs: Mapping[str, StageConfig], console: Console | None = None) -> None:
     """Print the network of every chosen stage, by stream and part, for the stage's own clips.
 
     Raises:
         UserError: a network does not take the clips.
     """
-    config = resolve(cfg)
     console = console or Console()
-    names = stage_names(config)
-    if not names:
-        raise UserError("only=... and skip=... leave no stage to show")
-    for name in names:
-        module, batch = module_without_data(make_plan(config, name))
+    for name, config in configs.items():
+        module, batch = module_without_data(config)
         net = module.net
         parts, temporal = costs(net, lambda m=module, b=batch: m.logits(b))  # type: ignore[misc]
         time, height, width = next(iter(batch.values())).shape[2:]

@@ -1,5 +1,6 @@
 """Lightning's Trainer for one stage."""
 
+import math
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from src.cli import quieten
 from src.errors import UserError
-from src.models.build import Plan, build_schedule
+from src.experiment.config import StageConfig
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
 from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
@@ -22,6 +23,27 @@ from src.training.speed import CUDA_GRAPHS
 from src.training.stage_checkpoint import StageCheckpoint
 from src.training.stop import EndAtSignals
 
+# Keys of Lightning's Trainer that the project sets itself, and what to use in their place.
+OURS = {
+    "accumulate_grad_batches": "it follows from stages.<stage>.effective_batch_size, "
+    "stages.<stage>.data.batch_size and the number of devices",
+    "logger": "choose with logger=...",
+    "callbacks": "add one with +callbacks.<name>._target_=<class>",
+    "plugins": "the project writes its own checkpoints; choose with trainer.precision=...",
+    "use_distributed_sampler": "the data deal each video to one device",
+    "default_root_dir": "choose with paths.run_dir=...",
+    "num_sanity_val_steps": "debug=steps tries every step of every stage",
+    "enable_checkpointing": "every stage has checkpoints; checkpoint_minutes=... says how often",
+    "enable_model_summary": "debug=summary shows the networks",
+    "reload_dataloaders_every_n_epochs": "clips are drawn anew in every epoch",
+    "fast_dev_run": "debug=steps runs a few steps of every stage, in a directory of its own",
+    "overfit_batches": "debug=overfit trains on one batch, in a directory of its own",
+    "max_time": "a stage ends by its max_epochs; one that is stopped resumes by the same command",
+    "min_epochs": "a stage has stages.<stage>.max_epochs",
+    "min_steps": "a stage has stages.<stage>.max_epochs",
+    "barebones": "python -m src.benchmark target=step measures a step",
+}
+
 
 def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     """Lightning's Trainer as a config and further options describe it.
@@ -29,13 +51,24 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     It shows no progress but by a bar among the callbacks, see `src.training.progress`.
 
     Raises:
-        UserError: it would quietly use another precision than it is asked for, or its strategy
-            is none that ranks with different numbers of test videos can follow.
+        UserError: the config has a key that the project sets itself, the trainer would quietly
+            use another precision than it is asked for, or its strategy is none that ranks with
+            different numbers of test videos can follow.
     """
     quieten()  # again: Lightning has set its own level when it was imported
+    for key, instead in OURS.items():
+        if key in cfg:
+            raise UserError(f"trainer.{key}={cfg[key]}: not for you to set: {instead}")
     callbacks = options.get("callbacks") or ()
-    options["enable_progress_bar"] = any(isinstance(one, ProgressBar) for one in callbacks)
-    trainer: pl.Trainer = instantiate(cfg, **options, _convert_="all")
+    defaults = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # ours deals each video to one rank only
+        "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
+    }
+    trainer: pl.Trainer = instantiate(cfg, **defaults | options, _convert_="all")
     if isinstance(trainer.accelerator, CPUAccelerator) and str(cfg.precision) in ("16", "16-mixed"):
         raise UserError(
             f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
@@ -64,31 +97,35 @@ def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, plan: Plan, callbacks: list[pl.Callback], stage_dir: StageDir, loggers: Any
+    cfg: DictConfig,
+    config: StageConfig,
+    callbacks: list[pl.Callback],
+    stage_dir: StageDir,
+    loggers: Any,
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     stop = EndAtSignals()
     checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
     trainer = instantiate_trainer(
         cfg.trainer,
-        max_epochs=passes(plan),
+        max_epochs=epochs(config),
         # Averaged weights have to be in place before statistics are shared.
         callbacks=[*callbacks, *build_callbacks(cfg), OneSetOfStatistics(), stop, checkpoint],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),
-        use_distributed_sampler=False,  # ours deals each test video to one rank only
+        enable_checkpointing=True,
     )
-    if plan["module"]["batch_norm"] != "train":
+    if config["batch_norm"] != "train":
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant
-    trainer.accumulate_grad_batches = accumulation(plan, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer
 
 
-def passes(plan: Plan) -> int:
-    """Passes over the train list: the schedule's, or fewer if the trainer is given fewer."""
-    epochs, cap = build_schedule(plan).epochs, plan["limits"]["max_epochs"]
-    return epochs if cap is None else min(epochs, cap)
+def epochs(config: StageConfig) -> int:
+    """Epochs of a stage: its own, or fewer if the trainer is given fewer."""
+    own, cap = config["max_epochs"], config["trainer"]["max_epochs"]
+    return own if cap is None else min(own, cap)
 
 
 def build_plugins() -> list[Any]:
@@ -108,14 +145,22 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     return [*chosen, OwnGradients()] if cfg.compile in CUDA_GRAPHS else chosen
 
 
-def accumulation(plan: Plan, devices: int) -> int:
+def accumulation(config: StageConfig, devices: int) -> int:
     """Steps whose gradients are added up for one update."""
-    per_step = plan["data"]["batch_size"] * devices
-    steps, rest = divmod(plan["batch_size"], per_step)
+    at_once = config["data"]["batch_size"] * devices
+    steps, rest = divmod(config["effective_batch_size"], at_once)
     if rest or not steps:
         raise UserError(
-            f"stages.{plan['stage']}.batch_size={plan['batch_size']} is not a multiple of "
-            f"{per_step}: data.batch_size={plan['data']['batch_size']} clips on each of "
-            f"{devices} devices"
+            f"stages.{config['stage']}.effective_batch_size={config['effective_batch_size']} is "
+            f"not a multiple of {at_once}: data.batch_size={config['data']['batch_size']} clips on "
+            f"each of {devices} devices"
         )
     return steps
+
+
+def updates_per_epoch(config: StageConfig, videos: int, devices: int) -> int:
+    """Updates of the weights in an epoch over some number of training videos."""
+    batches = math.ceil(math.ceil(videos / devices) / config["data"]["batch_size"])
+    limit = config["trainer"]["limit_train_batches"]
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(1, math.ceil(batches / accumulation(config, devices)))

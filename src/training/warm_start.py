@@ -10,8 +10,8 @@ from torch import nn
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.models.build import Plan
-from src.models.checkpoints import KEY, Description
+from src.experiment.checkpoints import KEY, Description
+from src.experiment.config import StageConfig
 from src.models.modules import VideoClassifier
 from src.models.normalise import Normalise
 from src.models.weights import (
@@ -27,9 +27,9 @@ from src.training.run_dir import StageDir
 log = logging.getLogger(__name__)
 
 
-def sources(plan: Plan) -> dict[str, str | None]:
-    """Where each part of the net starts from; the whole net is the part ""."""
-    source = plan["start_from"]
+def weight_sources(config: StageConfig) -> dict[str, str | None]:
+    """Where the weights of each part of the net come from; the whole net is the part ""."""
+    source = config["init_from"]
     return dict(source) if isinstance(source, Mapping) else {"": source}
 
 
@@ -39,13 +39,13 @@ def checkpoint_of_stage(stage_dir: StageDir, wanted_by: str) -> Path:
         raise UserError(
             f"stage {wanted_by} starts from stage {stage_dir.path.name}, which is not finished in "
             f"{stage_dir.path.parent}: "
-            f"run it first, or give a checkpoint as stages.{wanted_by}.start_from"
+            f"run it first, or give a checkpoint as stages.{wanted_by}.init_from"
         )
     return stage_dir.checkpoint
 
 
-def start_from(
-    plan: Plan,
+def init_weights(
+    config: StageConfig,
     stages: Mapping[str, StageDir],
     net: nn.Module,
     normalise: Normalise,
@@ -54,13 +54,13 @@ def start_from(
     """Load the weights that a stage starts from, part by part, and log what became of them.
 
     Args:
-        plan: of the stage.
+        config: of the stage.
         stages: the directories of all stages of the experiment.
         net: changed in place.
         normalise: of the net's input; weights that were trained with another are refused.
         data: set up; a checkpoint of another split or other flow is refused.
     """
-    for part, source in sources(plan).items():
+    for part, source in weight_sources(config).items():
         if source is None:
             continue
         target = net.get_submodule(part)
@@ -69,7 +69,7 @@ def start_from(
             check_normalisation(normalise, imagenet_normalisation(target, source), source, data)
         else:
             if source in stages:
-                source = str(checkpoint_of_stage(stages[source], plan["stage"]))
+                source = str(checkpoint_of_stage(stages[source], config["stage"]))
             content = read_checkpoint(source)
             if KEY in content:
                 description = Description.out_of(content, source)
@@ -77,31 +77,34 @@ def start_from(
                 check_normalisation(normalise, description.normalisation, source, data)
             weights = of_part(net_weights(content), part)
         report = load_weights(target, weights, source)
-        log.info("%s starts from %s: %s", part or plan["stage"], source, report)
+        log.info("%s starts from %s: %s", part or config["stage"], source, report)
 
 
-def check_continues(module: VideoClassifier, plan: Plan, earlier: Plan, checkpoint: Path) -> None:
-    """Refuse to go on from the training of another network or with another optimiser.
+def check_continues(
+    module: VideoClassifier, config: StageConfig, earlier: StageConfig, checkpoint: Path
+) -> None:
+    """Refuse to resume the training of another network or with another optimizer.
 
     Args:
-        module: what is to go on; it may have the checkpoint's weights afterwards.
-        plan, earlier: its own, and the checkpoint's.
+        module: what is to resume; it may have the checkpoint's weights afterwards.
+        config, earlier: its own, and the checkpoint's.
         checkpoint: of a training.
 
     Raises:
         UserError: not even resume=force can do that.
     """
     content = read_checkpoint(str(checkpoint))
-    ours, theirs = (one["optimizer"]["_target_"] for one in (plan, earlier))
+    ours, theirs = (one["optimizer"]["_target_"] for one in (config, earlier))
     try:
         if ours != theirs:
             raise ValueError(f"it has the state of {theirs}, not of {ours}")
         module.load_state_dict(content["state_dict"])
-        module.build_optimizer().load_state_dict(content["optimizer_states"][0])
+        optimizer = module.configure_optimizers()["optimizer"]
+        optimizer.load_state_dict(content["optimizer_states"][0])
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"not even resume=force goes on from {checkpoint}: {error}; give a new paths.run_dir, "
-            f"with stages.{plan['stage']}.start_from={checkpoint} if its weights fit"
+            f"not even resume=force resumes from {checkpoint}: {error}; give a new paths.run_dir, "
+            f"with stages.{config['stage']}.init_from={checkpoint} if its weights fit"
         ) from error
 
 

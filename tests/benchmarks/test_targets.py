@@ -23,7 +23,7 @@ from src.data.images import open_images
 from src.data.library import FlowFolders
 from src.data.video_file import VideoFile
 from src.errors import UserError
-from src.models.build import build_datamodule
+from src.experiment.build import build_datamodule
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet

@@ -7,7 +7,7 @@ from hydra.errors import InstantiationException
 
 from src.data.hold_out import hold_out
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
-from src.models.build import build_datamodule, build_protocol
+from src.experiment.build import build_datamodule, build_protocol
 from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 from tests.helpers import CLIPS

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
-from src.models.build import WHOLE_FRAMES, build_datamodule, build_protocol
+from src.experiment.build import WHOLE_FRAMES, build_datamodule, build_protocol
 from src.models.modules import Batch
 from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from src.flow.settings import FlowSettings
-from src.models.build import build_module, build_net
-from src.models.checkpoints import KEY, Description
+from src.experiment.build import build_module, build_net
+from src.experiment.checkpoints import KEY, Description
 from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 from tests.helpers import randomise

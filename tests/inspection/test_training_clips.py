@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from src.inspection.training_clips import ready, training_clips
-from src.models.build import build_datamodule, build_module, build_net
+from src.experiment.build import build_datamodule, build_module, build_net
 from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from src import evaluate, fuse, predict
 from src.errors import UserError
-from src.models.build import WHOLE_FRAMES
+from src.experiment.build import WHOLE_FRAMES
 from src.models.resnet import ResNet, motion_stream
 from src.models.trust import check_trusted
 from src.training.checks import check_plans

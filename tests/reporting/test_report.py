@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from src.cli import CONF_DIR
-from src.models.build import build_protocol
+from src.experiment.build import build_protocol
 from src.reporting.document import Cell, Column, Document, Picture, Section, Table
 from src.reporting.markdown import to_markdown
 from src.reporting.page import to_page

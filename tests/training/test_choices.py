@@ -12,7 +12,7 @@ import torch
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
-from src.models.build import Plan, build_module, build_net
+from src.experiment.build import Plan, build_module, build_net
 from src.models.mixing import CutMix, MixUp
 from src.models.optimisation import Factors
 from src.models.schedules import PiecewiseConstant, WarmupCosine

@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.evaluate import main as evaluate
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, judge_videos
-from src.models.build import build_datamodule
+from src.experiment.build import build_datamodule
 from src.reporting.report import make_report
 from src.training.pipeline import run_experiment
 from src.training.plan import make_plan, resolve

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from src import train
 from src.errors import UserError
-from src.models.build import build_datamodule
-from src.models.checkpoints import KEY
+from src.experiment.build import build_datamodule
+from src.experiment.checkpoints import KEY
 from src.training.callbacks import DescribeCheckpoint
 from src.training.failed_step import STEP, FailedStep
 from src.training.health import Explosion, Health

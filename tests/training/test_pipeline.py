@@ -13,7 +13,7 @@ import torch
 
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
-from src.models.build import build_module
+from src.experiment.build import build_module
 from src.models.modules import VideoClassifier
 from src.training import pipeline
 from src.training.pipeline import run_experiment

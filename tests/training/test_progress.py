@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from src.errors import UserError
-from src.models.build import build_datamodule
+from src.experiment.build import build_datamodule
 from src.training import pipeline, progress
 from src.training.pipeline import run_experiment
 from src.training.plan import make_plan, resolve

@@ -7,14 +7,13 @@ from typing import Any, Self
 from src import __version__
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
+from src.experiment.config import StageConfig
 from src.flow.settings import FlowSettings
-from src.models.build import Plan
 from src.models.weights import read_checkpoint
 
 KEY = "experiment"
 _KINDS = {
     "config": dict,
-    "plan": dict,
     "class_names": list,
     "split": int,
     "normalisation": dict,
@@ -28,8 +27,7 @@ class Description:
     """All that is needed to use a checkpoint without the config it came from.
 
     Args:
-        config: the whole resolved config.
-        plan: of the stage, see `src.models.build`.
+        config: the stage's, see `src.experiment.config`.
         class_names: in the order of the logits.
         split: of the dataset.
         normalisation: the numbers that uint8 input is normalised with.
@@ -37,8 +35,7 @@ class Description:
         version: of this project.
     """
 
-    config: dict[str, Any]
-    plan: Plan
+    config: StageConfig
     class_names: list[str]
     split: int
     normalisation: dict[str, Any]
@@ -58,6 +55,11 @@ class Description:
         Raises:
             UserError: there is none, or one with other entries than ours.
         """
+        if isinstance(content.get(KEY), dict) and "plan" in content[KEY]:
+            raise UserError(
+                f"{path} was made before version 0.1 was released, and is no longer read: train it "
+                "again"
+            )
         try:
             found = cls(**content[KEY])
             for name, kind in _KINDS.items():

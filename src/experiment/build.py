@@ -1,0 +1,101 @@
+"""Build a stage's network, module and data from its config, in training and out of a checkpoint.
+
+See `src.experiment.config`: a stage's config is a plain dictionary with constructors in `_target_`
+form. A checkpoint carries it, and so can be built anywhere.
+"""
+
+import math
+from typing import Any
+
+from hydra.utils import instantiate
+
+from src.data.datamodule import VideoDataModule
+from src.experiment.config import StageConfig
+from src.models.modules import Optimization, VideoClassifier, VideoProtocol
+from src.models.optimization import LrMultipliers
+
+
+def built_without_training(config: StageConfig) -> dict[str, Any]:
+    """Those parts of a stage's config that are built to use a trained network."""
+    model = config["model"]
+    return {
+        "net": model[config["network"]],
+        "normalise": model["normalise"],
+        "module": config["module"],
+        "data": config["data"],
+        "protocol": config["protocol"],
+    }
+
+
+def build_datamodule(config: StageConfig) -> VideoDataModule:
+    """The stage's data; nothing is read yet."""
+    return instantiate(config["data"], _convert_="all")
+
+
+def build_net(config: StageConfig) -> Any:
+    """The stage's network, newly initialised."""
+    return instantiate(config["model"][config["network"]], _convert_="all")
+
+
+def build_module(config: StageConfig, net: Any, total_steps: int | None = None) -> VideoClassifier:
+    """The stage's LightningModule around its network.
+
+    Args:
+        config: of the stage.
+        net: what `build_net` has returned.
+        total_steps: updates of the whole training; None for a module that is not trained.
+
+    Raises:
+        ValueError: a value of the config cannot be.
+    """
+    # called by itself, because Hydra would take apart those arguments that are dataclasses
+    module = instantiate(config["module"], _partial_=True, _convert_="all")
+    return module(
+        net=net,
+        normalise=instantiate(config["model"]["normalise"], _convert_="all"),
+        num_classes=config["data"]["num_classes"],
+        protocol=build_protocol(config),
+        optimization=None if total_steps is None else build_optimization(config, total_steps),
+    )
+
+
+def build_optimization(config: StageConfig, total_steps: int) -> Optimization:
+    """What a stage is trained with: optimizer, learning rates, regularization.
+
+    A scheduler that takes `total_steps`, as torch's OneCycleLR does, is given those of the stage
+    and stepped after every update; all others are stepped after every epoch.
+    """
+    optimizer, scheduler = dict(config["optimizer"]), config["lr_scheduler"]
+    lr, multipliers = optimizer.pop("lr"), optimizer.pop("lr_multipliers", {})
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < math.inf:
+        raise ValueError(f"optimizer.lr={lr}: needs a number from 0")
+    by_step = scheduler is not None and "total_steps" in scheduler
+    if by_step:
+        scheduler = scheduler | {"total_steps": total_steps}
+    return Optimization(
+        optimizer=instantiate(optimizer, _convert_="all"),
+        lr=lr,
+        lr_multipliers=LrMultipliers(**multipliers),
+        lr_scheduler=instantiate(scheduler, _convert_="all"),
+        lr_interval="step" if by_step else "epoch",
+        batch_norm=config["batch_norm"],
+        label_smoothing=config["label_smoothing"],
+        mixing=instantiate(config["mixing"], _convert_="all"),
+    )
+
+
+def build_protocol(config: StageConfig) -> VideoProtocol:
+    """How the stage is tested: the config's protocol on the frames that its data give.
+
+    Nothing is mirrored that the data forbid to mirror.
+    """
+    data, protocol = config["data"], config["protocol"]
+    return instantiate(
+        protocol,
+        frames=data["test_frames"],
+        short_side=data["short_side"],
+        crop_size=data["crop_size"],
+        mirror=protocol["mirror"] and data["mirror"],
+        held_out=data["hold_out"],
+        _convert_="all",
+    )

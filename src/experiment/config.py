@@ -1,0 +1,231 @@
+"""What each stage of an experiment trains with, and when two stages are the same.
+
+One rule makes a stage's config: what stands under `stages.<name>` replaces the same key of the
+whole config; a mapping with another `_target_` replaces, everything else merges; then
+interpolations are resolved. That dictionary is what a stage is built from, and what its directory
+and its checkpoint keep. `python -m src.train ... debug=config` prints it.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.errors import UserError
+from src.text import short_name
+
+StageConfig = dict[str, Any]
+
+# The one list of what cannot change what is learnt or measured: where, how fast, and for whom.
+# Two stages whose configs are equal but for it are the same; a key that nobody thought of counts.
+CANNOT_MATTER = (
+    "name",
+    "paths.*",
+    "logger",
+    "logger.*",
+    "remark",
+    "samples",
+    "only",
+    "skip",
+    "resume",
+    "show",
+    "trial",
+    "trial.*",
+    "checkpoint_minutes",
+    "compile",
+    "optimizer.fused",
+    "model.*checkpointing",
+    "trainer",  # the group: how the work is divided
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.strategy.*",
+    "trainer.benchmark",
+    "trainer.detect_anomaly",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+    "data.dataset.root",
+    "data.num_workers",
+    "data.test_batch_size",
+    "data.prefetch",
+    "data.timeout",
+    "data.start_method",
+    "data.decoder",
+    "data.cache_dir",
+    "data.manifest",
+    "data.missing",
+    "data.max_broken",
+)
+# Places: that the data are elsewhere does not matter, that flow is computed on the fly does.
+_PLACES = ("data.rgb", "data.flow", "data.dataset.videos", "data.dataset.lists")
+_ON_THE_FLY = "on_the_fly"  # the value of data.flow that is no place
+
+
+def stage_names(cfg: DictConfig) -> list[str]:
+    """The stages to run, in order: all, or those that `only` names, without those of `skip`.
+
+    Raises:
+        UserError: there is no such stage, or none is left.
+    """
+    stages = list(cfg.stages)
+    chosen = {}
+    for key in ("only", "skip"):
+        value = cfg[key]
+        chosen[key] = [value] if isinstance(value, str) else list(value or [])
+        unknown = [name for name in chosen[key] if name not in stages]
+        if unknown:
+            raise UserError(
+                f"{key}={unknown[0]}: this experiment has the stages {', '.join(stages)}"
+            )
+    names = [
+        name
+        for name in stages
+        if (not chosen["only"] or name in chosen["only"]) and name not in chosen["skip"]
+    ]
+    if not names:
+        raise UserError("only=... and skip=... leave no stage to run")
+    return names
+
+
+def stage_configs(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, StageConfig]:
+    """The configs of all stages to run, in order.
+
+    Args:
+        cfg: the composed config.
+        overrides: of the command line; one that no stage would see is refused.
+
+    Raises:
+        UserError: there is no such stage, or an override is shadowed by every stage.
+    """
+    names = stage_names(cfg)
+    _check_seen(cfg, names, overrides)
+    return {name: stage_config(cfg, name) for name in names}
+
+
+def stage_config(cfg: DictConfig, stage: str) -> StageConfig:
+    """The config of one stage: plain and resolved, with the stage's name as `stage`.
+
+    Args:
+        cfg: the composed config; it stays as it is.
+        stage: one of its stages.
+
+    Raises:
+        UserError: the model has no such part as the stage trains.
+    """
+    own = cfg.stages[stage]
+    merged: Any = copy.deepcopy(cfg)
+    OmegaConf.set_struct(merged, False)
+    with open_dict(merged):
+        del merged["stages"]
+        _drop_replaced(merged, own)
+    merged = OmegaConf.merge(merged, own)
+    OmegaConf.copy_cache(cfg, merged)  # folders that resolvers have read are not read again
+    config: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    if config["network"] not in config["model"]:
+        raise UserError(
+            f"stage {stage} trains model.{config['network']}, which this model does not have"
+        )
+    return {"stage": stage, **config}
+
+
+def _drop_replaced(base: DictConfig, own: DictConfig) -> None:
+    """Empty those mappings of `base` that `own` does not merge with but replaces."""
+    for key in own:
+        node, under = own._get_node(key), OmegaConf.select(base, str(key))
+        if isinstance(node, DictConfig) and isinstance(under, DictConfig):
+            if _replaces(node, under):
+                base[key] = {}
+            else:
+                _drop_replaced(under, node)
+
+
+def _replaces(own: DictConfig, base: DictConfig) -> bool:
+    return "_target_" in own and own["_target_"] != base.get("_target_")
+
+
+def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str]) -> None:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        path = override.package or override.key_or_group.replace("/", ".")
+        if path.partition(".")[0] in ("stages", "hydra") or override.is_delete():
+            continue
+        if not all(_shadows(cfg.stages[name], cfg, path.split(".")) for name in names):
+            continue
+        group = f"{override.key_or_group}@" if _is_mapping(cfg, path) else ""
+        value = override.get_value_element_as_str()
+        mends = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
+        raise UserError(
+            f"{path}={value}: "
+            + (f"stage {names[0]} has its own" if len(names) == 1 else "every stage has its own")
+            + f", and would not see it: give {mends}"
+        )
+
+
+def _is_mapping(cfg: DictConfig, path: str) -> bool:
+    return isinstance(OmegaConf.select(cfg, path), DictConfig)
+
+
+def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:
+    """Whether nothing of what the whole config has at a path is left in a stage's config."""
+    for part in path:
+        if not isinstance(own, DictConfig) or part not in own:
+            return False
+        own = own[part]
+        base = base.get(part) if isinstance(base, DictConfig) else None
+        if not isinstance(own, DictConfig) or not isinstance(base, DictConfig):
+            return True
+        if _replaces(own, base):
+            return True
+    return False
+
+
+def cannot_matter(key: str) -> bool:
+    """Whether a key of a config, or of an override, cannot change what is learnt or measured."""
+    return any(fnmatchcase(key.replace("/", "."), pattern) for pattern in CANNOT_MATTER)
+
+
+def what_matters(config: StageConfig) -> dict[str, Any]:
+    """All that can change what a stage learns or how it is measured, by dotted keys.
+
+    Of the model that is the network which the stage trains, and how its input is normalized.
+    """
+    trained = (f"model.{config['network']}.", "model.normalise.")
+    return {
+        key: value == _ON_THE_FLY if key in _PLACES else value
+        for key, value in _flat(config)
+        if not cannot_matter(key) and (not key.startswith("model.") or key.startswith(trained))
+    }
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def config_diff(config: StageConfig, other: StageConfig) -> str | None:
+    """The first key in which two stages are not the same, as "key: value, other value"."""
+    one, two = what_matters(config), what_matters(other)
+    for key in dict.fromkeys([*one, *two]):
+        if one.get(key) != two.get(key):
+            return f"{key}: {one.get(key)}, {two.get(key)}"
+    return None
+
+
+def sweep_subdir(overrides: Sequence[str]) -> str:
+    """The folder of a sweep's job: its overrides, without those that cannot change its result.
+
+    It is a name that neither a shell nor Hydra wants quoted: "seed=1",
+    "model.net.connection={kind:additive}" are model.net.connection-kind-additive_seed-1.
+    """
+    told = sorted(one for one in overrides if not cannot_matter(one.partition("=")[0].lstrip("+~")))
+    joined = re.sub(r"[=:]+[{\[]?", "-", ",".join(told))
+    name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
+    return short_name(name, ",".join(told))
