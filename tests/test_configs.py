@@ -11,12 +11,12 @@ from src.cli import CONF_DIR
 from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
 from src.experiment.build import build_datamodule
+from src.experiment.config import stage_config, stage_names
 from src.models.connection import Connection
 from src.models.resnet import ResNet
 from src.models.temporal import TemporalPool
 from src.models.two_stream import TwoStreamResNet
 from src.training.checks import check_plans
-from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
 from tests.data.test_splits import touch
 
@@ -39,8 +39,8 @@ def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Pat
     if experiment.endswith("_folder"):  # its classes are counted
         touch(tmp_path, ["walk/1.mp4", "walk/2.mp4", "run/3.mp4", "run/4.mp4", "jump/5.mp4"])
         overrides.append(f"data.dataset.root={tmp_path}")
-    config = resolve(compose_config("train", *overrides))
-    plans = {name: make_plan(config, name) for name in stage_names(config)}
+    config = compose_config("train", *overrides)
+    plans = {name: stage_config(config, name) for name in stage_names(config)}
     check_plans(plans, config)
     assert config["name"] == experiment
     stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4, "st_multiplier": 3}
@@ -55,7 +55,7 @@ def test_published_schedules() -> None:
     """The table of passes and batches of the paper's implementation."""
     passes = {"hmdb51": [40, 400, 80, 2], "ucf101": [60, 400, 80, 2]}
     for dataset, expected in passes.items():
-        config = resolve(compose_config("train", f"experiment=st_resnet_{dataset}"))
+        config = compose_config("train", f"experiment=st_resnet_{dataset}")
         stages = config["stages"].values()
         assert [instantiate(s["module"]["schedule"]).epochs for s in stages] == expected
         assert [s["batch_size"] for s in stages] == [256, 128, 128, 128]
@@ -65,7 +65,7 @@ def test_published_schedules() -> None:
 
 
 def test_published_st_mulnet() -> None:
-    config = resolve(compose_config("train", "experiment=st_multiplier_ucf101"))
+    config = compose_config("train", "experiment=st_multiplier_ucf101")
     joint = config["stages"]["joint"]
     schedule = instantiate(joint["module"]["schedule"])
     assert schedule.phases == [(1e-3, 10), (1e-4, 5), (1e-5, 5), (1e-6, 5)]
@@ -82,7 +82,7 @@ def test_published_st_mulnet() -> None:
 def test_backbones(backbone: str) -> None:
     """Each makes streams of its depth; ResNet-18 and -34 with injected filters."""
     overrides = ["experiment=st_multiplier_hmdb51", f"model/backbone={backbone}"]
-    config = resolve(compose_config("train", *overrides))
+    config = compose_config("train", *overrides)
     with torch.device("meta"):
         net = instantiate(config["model"]["net"])
     assert f"{net.appearance.depth}" in backbone
@@ -93,8 +93,8 @@ def test_backbones(backbone: str) -> None:
 
 def test_a_deeper_motion_stream() -> None:
     overrides = ["experiment=st_multiplier_ucf101", "model.motion.depth=152"]
-    config = resolve(compose_config("train", *overrides))
-    plans = {name: make_plan(config, name) for name in stage_names(config)}
+    config = compose_config("train", *overrides)
+    plans = {name: stage_config(config, name) for name in stage_names(config)}
     check_plans(plans, config)
     assert plans["motion"]["net"]["depth"] == plans["joint"]["net"]["motion"]["depth"] == 152
     assert plans["appearance"]["net"]["depth"] == 50
@@ -114,9 +114,9 @@ def test_choices_of_data(group: str, choice: str) -> None:
     file = OmegaConf.load(CONF_DIR / "data" / group / f"{choice}.yaml")
     assert isinstance(file, DictConfig)
     cfg = compose_config("train", "experiment=st_resnet_hmdb51", f"data/{group}={choice}")
-    config = resolve(cfg)
+    config = cfg
     for stage in stage_names(config):
-        plan = make_plan(config, stage)
+        plan = stage_config(config, stage)
         own = (stage, group) == ("motion", "crop")
         target = "src.data.transforms.MultiScaleCrop" if own else file._target_
         assert plan["data"][group]["_target_"] == target
@@ -126,8 +126,8 @@ def test_choices_of_data(group: str, choice: str) -> None:
 
 
 def test_data_is_cut_as_published() -> None:
-    config = resolve(compose_config("train", "experiment=st_resnet_hmdb51"))
-    views = {s: build_datamodule(make_plan(config, s)).train_view for s in stage_names(config)}
+    config = compose_config("train", "experiment=st_resnet_hmdb51")
+    views = {s: build_datamodule(stage_config(config, s)).train_view for s in stage_names(config)}
     motion = views.pop("motion")
     assert isinstance(motion.crop, MultiScaleCrop)
     assert list(motion.crop.sides) == [256, 224, 192, 168]
@@ -143,16 +143,16 @@ def test_crop_of_one_stage() -> None:
         "data/crop@stages.motion.data.crop=random_resized",
         "stages.motion.data.crop.area=[0.5,1]",
     )
-    config = resolve(cfg)
-    crops = {s: make_plan(config, s)["data"]["crop"] for s in stage_names(config)}
+    config = cfg
+    crops = {s: stage_config(config, s)["data"]["crop"] for s in stage_names(config)}
     assert crops["motion"]["area"] == [0.5, 1]
     assert "CornerJitterCrop" in crops["joint"]["_target_"]
 
 
 def test_two_movers_keep_their_speed() -> None:
-    config = resolve(compose_config("train", "experiment=st_resnet_two_movers"))
+    config = compose_config("train", "experiment=st_resnet_two_movers")
     for stage in stage_names(config):
-        view = build_datamodule(make_plan(config, stage)).train_view
+        view = build_datamodule(stage_config(config, stage)).train_view
         assert view.crop == CornerJitterCrop(56, 0)
         assert not view.mirror
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.cli import CONF_DIR, find_mistake
 from src.data.class_names import HMDB51, UCF101
 from src.experiment.build import build_module, build_net
-from src.training.plan import make_plan, resolve
+from src.experiment.config import stage_config
 from tests import documents
 from tests.conftest import TINY, compose_config
 from tests.documents import ROOT, Named
@@ -362,7 +362,7 @@ def test_override_composes(named: Named) -> None:
     else:
         pytest.fail(f"{named}: {'; '.join(refusals) or 'no command knows its key'}")
     if taker == PUBLISHED:  # Hydra takes any value; the network says which there are
-        plan = make_plan(resolve(cfg), "joint")
+        plan = stage_config(cfg, "joint")
         try:
             with torch.device("meta"):
                 build_module(plan, build_net(plan))

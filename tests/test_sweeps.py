@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from src.cli import CONF_DIR, folder_name
 from src.experiment.build import build_net
+from src.experiment.config import stage_config
 from src.models.temporal import STREAMS
-from src.training.plan import make_plan, resolve
 from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 
@@ -53,10 +53,8 @@ def test_jobs_train_different_joint_networks(sweep: str) -> None:
     experiment = "st_resnet_two_movers" if sweep == "claim" else "st_multiplier_hmdb51"
     some = jobs[:: -(-len(jobs) // 4)]
     for job in some:
-        config = resolve(
-            compose_config("train", f"experiment={experiment}", f"sweep={sweep}", *job)
-        )
-        plan = make_plan(config, "joint")
+        config = compose_config("train", f"experiment={experiment}", f"sweep={sweep}", *job)
+        plan = stage_config(config, "joint")
         plans.append(str(plan))
         size = plan["data"]["frames"], plan["data"]["crop_size"], plan["data"]["crop_size"]
         with torch.device("meta"):  # a wrong combination would be refused
@@ -72,10 +70,10 @@ def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> Non
     plans: dict[Path, set[str]] = {}
     jobs = jobs_of(sweep)
     for job in [*jobs[:2], jobs[-1]]:
-        config = resolve(compose_config("train", experiment, f"sweep={sweep}", *job))
+        config = compose_config("train", experiment, f"sweep={sweep}", *job)
         for stream in ("appearance", "motion"):
             folder = stage_dirs(config)[stream].path
-            plans.setdefault(folder, set()).add(str(make_plan(config, stream)))
+            plans.setdefault(folder, set()).add(str(stage_config(config, stream)))
     assert len(plans) == 2 * (2 if sweep == "claim" else 1)
     assert all(len(same) == 1 for same in plans.values())
 
@@ -95,12 +93,12 @@ def test_a_search_draws_joint_networks_that_share_the_streams(experiment: str) -
     streams, joint = set(), set()
     for end in (0, 1):
         job = [f"{key}={values[end]}" for key, values in drawn.items()]
-        config = resolve(compose_config("train", *base, *job))
-        plan = make_plan(config, "joint")
+        config = compose_config("train", *base, *job)
+        plan = stage_config(config, "joint")
         joint.add(str(plan))
         assert plan["module"]["schedule"]["lr"] == float(drawn["stages.joint.schedule.lr"][end])
         assert build_net(plan).appearance.dropout.p == float(drawn["model.net.dropout"][end])
-        streams |= {(stage_dirs(config)[s].path, str(make_plan(config, s))) for s in STREAMS}
+        streams |= {(stage_dirs(config)[s].path, str(stage_config(config, s))) for s in STREAMS}
     assert len(joint) == len(streams) == 2
 
 

@@ -24,10 +24,10 @@ from src.data.library import FlowFolders
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.experiment.build import build_datamodule
+from src.experiment.config import stage_config
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet
-from src.training.plan import make_plan, resolve
 from src.training.speed import set_tf32
 from tests.conftest import compose_config
 from tests.helpers import frames_of, randomise
@@ -177,7 +177,7 @@ def test_settings_of_gpus_are_of_the_whole_network() -> None:
     step = compose_config("benchmark", "target=step", "hardware=gpu").step
     for setting in step.settings:
         cfg = compose_config("train", *step.overrides, *setting)
-        plan = make_plan(resolve(cfg), step.stage)
+        plan = stage_config(cfg, step.stage)
         assert (plan["net"]["appearance"]["depth"], plan["data"]["crop_size"]) == (50, 224)
         assert set(cfg.logger) == set(compose_config("train", "logger=local").logger)
 
@@ -238,7 +238,7 @@ def test_first_batch_of_linked_videos(material: Material, tmp_path: Path) -> Non
         "data.crop_size=32",
         "stages.joint.data.batch_size=1",
     )
-    plan = make_plan(resolve(cfg), "joint")
+    plan = stage_config(cfg, "joint")
     assert plan["data"]["manifest"] == str(manifest)
     table = first_batches(plan, tmp_path / "index", videos, 1)
     assert [row.name for row in table.rows][1:] == [

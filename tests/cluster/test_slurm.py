@@ -186,8 +186,8 @@ def test_a_script_goes_on_from_its_last_pass(
     cluster: Environment, how: str, tmp_path: Path
 ) -> None:
     """Two stages, stopped in the second: the first is not trained again, no pass is lost."""
-    long = (f"trainer.max_epochs={PASSES}", f"stages.motion.module.schedule.epochs={PASSES}")
-    short = "stages.appearance.module.schedule.epochs=1"
+    long = (f"trainer.max_epochs={PASSES}", f"stages.motion.max_epochs={PASSES}")
+    short = "stages.appearance.max_epochs=1"
     command = train(tmp_path, *ON_TWO, *long, short, stages=("appearance", "motion"))
     number = queue(cluster, tmp_path, TOGETHER, command, "--ntasks=2", "--partition=low")
     run_dir = tmp_path / "outputs" / "two_stream_two_movers" / "split1_seed0"
@@ -214,7 +214,7 @@ def test_a_queued_job_goes_on_and_its_result_comes_back(
     cluster: Environment, how: str, tmp_path: Path
 ) -> None:
     """SLURM requeues what is preempted, submitit what comes to its end: once, not both."""
-    long = (f"trainer.max_epochs={PASSES}", f"stages.appearance.module.schedule.epochs={PASSES}")
+    long = (f"trainer.max_epochs={PASSES}", f"stages.appearance.max_epochs={PASSES}")
     command = train(tmp_path, "seed=5", *SWEEP, *long, "hydra.launcher.partition=low")
     sweeper = subprocess.Popen(
         command, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from src.data.hold_out import hold_out
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
 from src.experiment.build import build_datamodule, build_protocol
-from src.training.plan import make_plan, resolve
+from src.experiment.config import stage_config
 from tests.conftest import compose_config
 from tests.helpers import CLIPS
 
@@ -65,7 +65,7 @@ def test_official_names_tell_the_group(name: str, group: str | None) -> None:
 
 
 def test_the_test_list_is_left_alone_and_the_protocol_says_so(tiny: tuple[str, ...]) -> None:
-    plan = make_plan(resolve(compose_config("train", *tiny, "data.hold_out=0.5")), "appearance")
+    plan = stage_config(compose_config("train", *tiny, "data.hold_out=0.5"), "appearance")
     data, whole = build_datamodule(plan), build_datamodule(plan | {"data": _without(plan)})
     for one in (data, whole):
         one.prepare_data()
@@ -82,9 +82,7 @@ def _without(plan: dict) -> dict:
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.2", "much"])
 def test_a_share_that_is_none_is_refused(tiny: tuple[str, ...], share: str) -> None:
-    plan = make_plan(
-        resolve(compose_config("train", *tiny, f"data.hold_out={share}")), "appearance"
-    )
+    plan = stage_config(compose_config("train", *tiny, f"data.hold_out={share}"), "appearance")
     refused = rf"data\.hold_out={share}: needs a share above 0"
     with pytest.raises(InstantiationException, match=refused):
         build_datamodule(plan)

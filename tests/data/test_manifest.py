@@ -22,7 +22,6 @@ from src.data.verification.problems import PROBLEMS
 from src.data.verification.verify import verify
 from src.errors import UserError
 from src.flow.settings import FlowSettings
-from src.training.plan import difference
 from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
 from tests.helpers import frames_of
 

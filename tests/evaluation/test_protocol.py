@@ -16,8 +16,8 @@ from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
 from src.experiment.build import WHOLE_FRAMES, build_datamodule, build_protocol
+from src.experiment.config import stage_config, stage_names
 from src.models.modules import Batch
-from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
 
 STACK, FRAMES, CLASSES = 3, 2, 4
@@ -232,8 +232,8 @@ def test_every_choice_is_a_choice_of_training() -> None:
     names = {}
     for file in sorted((CONF_DIR / "protocol").glob("*.yaml")):
         overrides = ("experiment=st_resnet_hmdb51", f"protocol={file.stem}")
-        config = resolve(compose_config("train", *overrides))
-        plans = [make_plan(config, stage) for stage in stage_names(config)]
+        config = compose_config("train", *overrides)
+        plans = [stage_config(config, stage) for stage in stage_names(config)]
         (names[file.stem],) = {build_protocol(plan).name for plan in plans}
     assert names == {
         "whole_frames": "25 whole frames + mirror at 256 px, mean of logits",
@@ -243,14 +243,14 @@ def test_every_choice_is_a_choice_of_training() -> None:
 
 
 def test_the_default_is_the_released_one() -> None:
-    plan = make_plan(resolve(compose_config("train")), "joint")
+    plan = stage_config(compose_config("train"), "joint")
     assert plan["protocol"] == WHOLE_FRAMES
 
 
 @pytest.mark.parametrize("choice", ["whole_frames", "ten_crops", "centre_crop"])
 def test_data_that_forbid_it_are_never_mirrored(choice: str) -> None:
     overrides = ("experiment=motion_two_movers", f"protocol={choice}", "protocol.mirror=true")
-    plan = make_plan(resolve(compose_config("train", *overrides)), "motion")
+    plan = stage_config(compose_config("train", *overrides), "motion")
     protocol = build_protocol(plan)
     assert isinstance(protocol, TestProtocol)
     assert not protocol.mirror

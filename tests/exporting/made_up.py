@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
-from src.flow.settings import FlowSettings
 from src.experiment.build import build_module, build_net
 from src.experiment.checkpoints import KEY, Description
-from src.training.plan import make_plan, resolve
+from src.experiment.config import stage_config
+from src.flow.settings import FlowSettings
 from tests.conftest import compose_config
 from tests.helpers import randomise
 
 
 def made_up(path: Path, stage: str, *overrides: str) -> Path:
     """A checkpoint of a stage of an experiment, narrow, with random weights."""
-    config = resolve(compose_config("train", "model.backbone.width=4", *overrides))
-    plan = make_plan(config, stage)
+    config = compose_config("train", "model.backbone.width=4", *overrides)
+    plan = stage_config(config, stage)
     net = build_net(plan)
     randomise(net)
     net.float()

@@ -54,7 +54,7 @@ def test_description(tmp_path: Path) -> None:
     assert content["imported_from"] == path.name
     assert all(name.startswith("net.") for name in content["state_dict"])
     module, description = load_module(str(tmp_path / "a.ckpt"))
-    plan = description.plan
+    plan = description.config
     assert (description.split, plan["data"]["split"], plan["stage"]) == (2, 2, "joint_pooled")
     assert description.class_names == list(HMDB51)
     assert plan["net"]["connection"]["kind"] == "additive"
@@ -84,8 +84,8 @@ def test_flow_that_is_alike_in_all_channels_is_one_number(tmp_path: Path) -> Non
     net.average_image = np.full((1, 1, 20), 128.0)
     description = import_model(net.save(tmp_path / "net.mat"), 1, compose).description
     assert description.normalisation["flow_mean"] == 128
-    assert description.plan["stage"] == "motion"
-    assert description.plan["net"]["dropout"] == 0.8
+    assert description.config["stage"] == "motion"
+    assert description.config["net"]["dropout"] == 0.8
 
 
 def test_classes_are_put_into_our_order(tmp_path: Path) -> None:

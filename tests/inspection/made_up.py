@@ -4,13 +4,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from src.models.schedules import PiecewiseConstant
 
 from src.evaluation.protocol import TestProtocol
 from src.models.connection import ADDITIVE, Connection
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
 from src.models.resnet import appearance_stream, motion_stream
-from src.models.schedules import PiecewiseConstant
 from src.models.two_stream import TwoStreamResNet
 from tests.helpers import randomise
 

@@ -3,12 +3,11 @@
 import pytest
 
 from src.inspection.learning_rates import learning_rates
-from src.training.plan import resolve
 from tests.conftest import compose_config
 
 
 def test_the_paper_s_phases_and_factors() -> None:
-    config = resolve(compose_config("train", "experiment=st_resnet_ucf101"))
+    config = compose_config("train", "experiment=st_resnet_ucf101")
     stages = learning_rates(config)
     assert [stage.stage for stage in stages] == list(config["stages"])
     motion = stages[1]
@@ -34,7 +33,7 @@ def test_one_schedule_for_all_stages_and_fewer_passes() -> None:
         "only=[joint]",
         "trainer.max_epochs=3",
     )
-    (joint,) = learning_rates(resolve(cfg))
+    (joint,) = learning_rates(cfg)
     assert (joint.stage, joint.passes) == ("joint", 3)
     (rates,) = joint.rates.values()
     assert max(rates) == pytest.approx(0.01, rel=1e-3)

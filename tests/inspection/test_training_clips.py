@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from src.inspection.training_clips import ready, training_clips
 from src.experiment.build import build_datamodule, build_module, build_net
-from src.training.plan import make_plan, resolve
+from src.experiment.config import stage_config
+from src.inspection.training_clips import ready, training_clips
 from tests.conftest import compose_config
 
 
 def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
-    plan = make_plan(resolve(compose_config("train", *tiny)), "joint")
+    plan = stage_config(compose_config("train", *tiny), "joint")
     clips = training_clips(plan)
     data = build_datamodule(plan)
     data.setup()
@@ -29,7 +29,7 @@ def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
 
 
 def test_training_gives_the_net_these_clips(tiny: tuple[str, ...]) -> None:
-    plan = make_plan(resolve(compose_config("train", *tiny, "mixing=mixup")), "joint")
+    plan = stage_config(compose_config("train", *tiny, "mixing=mixup"), "joint")
     loaded = training_clips(plan).loaded
     module = build_module(plan, build_net(plan))
     given: list[tuple[Tensor, ...]] = []
@@ -45,7 +45,7 @@ def test_training_gives_the_net_these_clips(tiny: tuple[str, ...]) -> None:
 
 
 def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None:
-    plan = make_plan(resolve(compose_config("train", *tiny, "mixing=cutmix")), "joint")
+    plan = stage_config(compose_config("train", *tiny, "mixing=cutmix"), "joint")
     clips = training_clips(plan)
     restored = clips.restored()["rgb"].int()
     rgb = clips.loaded["rgb"].int()
@@ -59,7 +59,7 @@ def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None
 
 
 def test_flow_on_the_fly_is_there(tiny: tuple[str, ...]) -> None:
-    plan = make_plan(resolve(compose_config("train", *tiny, "data.flow=on_the_fly")), "joint")
+    plan = stage_config(compose_config("train", *tiny, "data.flow=on_the_fly"), "joint")
     data = build_datamodule(plan)
     data.prepare_data()
     data.setup()

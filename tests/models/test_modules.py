@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from src.models.schedules import PiecewiseConstant, Schedule, WarmupCosine
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
@@ -22,9 +23,8 @@ from src.evaluation.scores import CollectScores
 from src.models.mixing import Mixing
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
-from src.models.optimisation import Factors
+from src.models.optimization import LrMultipliers
 from src.models.resnet import appearance_stream, motion_stream
-from src.models.schedules import PiecewiseConstant, Schedule, WarmupCosine
 from src.models.two_stream import TwoStreamResNet
 
 CLASSES, STACK, FRAMES, SIDE = 3, 2, 2, 32
@@ -41,7 +41,7 @@ def build(
         "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
         "schedule": schedule or PiecewiseConstant([(0.02, 10)]),
         "num_classes": CLASSES,
-        "factors": Factors(**FACTORS),
+        "factors": LrMultipliers(**FACTORS),
         "protocol": TestProtocol(FRAMES, SIDE, SIDE, mirror=mirror),
     }
     arguments |= choices

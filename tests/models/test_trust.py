@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from src import evaluate, fuse, predict
 from src.errors import UserError
 from src.experiment.build import WHOLE_FRAMES
+from src.experiment.config import stage_config, stage_names
 from src.models.resnet import ResNet, motion_stream
 from src.models.trust import check_trusted
 from src.training.checks import check_plans
-from src.training.plan import make_plan, resolve, stage_names
 from tests.conftest import compose_config
 
 Hostile = Callable[[Path], Any]  # makes the file that it is given, if it is built
@@ -115,16 +115,16 @@ def test_a_plan_without_an_end() -> None:
     ],
 )
 def test_what_experiments_plan_is_trusted(choices: str) -> None:
-    config = resolve(compose_config("train", *choices.split()))
+    config = compose_config("train", *choices.split())
     for stage in stage_names(config):
-        check_trusted(make_plan(config, stage))
+        check_trusted(stage_config(config, stage))
 
 
 def test_training_tells_that_its_checkpoints_will_be_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = resolve(compose_config("train", "experiment=motion_two_movers"))
-    plan = make_plan(config, "motion")
+    config = compose_config("train", "experiment=motion_two_movers")
+    plan = stage_config(config, "motion")
     check_plans({"motion": plan}, config)
     assert "refuse" not in caplog.text
     plan["net"]["_target_"] = "tests.models.test_trust.elsewhere"

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from src.cli import CONF_DIR
 from src.experiment.build import build_protocol
+from src.experiment.config import stage_config
 from src.reporting.document import Cell, Column, Document, Picture, Section, Table
 from src.reporting.markdown import to_markdown
 from src.reporting.page import to_page
 from src.reporting.published import read_published
 from src.reporting.report import make_report
 from src.reporting.terminal import show_document
-from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 from tests.reporting.made_up import write_stage
 
@@ -60,14 +60,14 @@ class Page(HTMLParser):
 @cache
 def config_of(experiment: str) -> dict[str, Any]:
     """The config as the experiment's file has it."""
-    return resolve(compose_config("train", f"experiment={experiment}"))
+    return compose_config("train", f"experiment={experiment}")
 
 
 def write_published(
     folder: Path, experiment: str, stage: str, top1: dict[int, float], **changes: object
 ) -> None:
     """A finished stage of HMDB51 as published, tested on all videos, by split."""
-    plan = make_plan(config_of(experiment), stage)
+    plan = stage_config(config_of(experiment), stage)
     protocol = build_protocol(plan).name
     for split, number in top1.items():
         place = folder / experiment / f"split{split}_seed0" / stage
@@ -148,7 +148,7 @@ def test_published_numbers_have_experiments_that_repeat_them() -> None:
             config = config_of(one.experiment)
             last = list(config["stages"])[-1]
             assert one.rows.rpartition("/")[2] in (last, "late fusion")
-            assert build_protocol(make_plan(config, last)).name == one.protocol
+            assert build_protocol(stage_config(config, last)).name == one.protocol
     numbers = {(one.model, one.dataset): one.top1 for one in published}
     assert numbers["ST-ResNet", "hmdb51"] == 66.4
     assert {one.model for one in published if one.verified and one.experiment} == {"ST-ResNet"}

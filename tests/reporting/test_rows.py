@@ -109,13 +109,13 @@ def test_stages_before_may_lie_elsewhere(tmp_path: Path) -> None:
         motion = tmp_path / "s" / f"split1_seed{seed}" / "motion"
         write_stage(motion, 30, plan("motion", 1, seed, module={"schedule": {"lr": 0.01}}))
         start = {"appearance": None, "motion": source}
-        joint = plan("joint", 1, seed, start_from=start)
+        joint = plan("joint", 1, seed, init_from=start)
         place = tmp_path / "j" / f"split1_seed{seed}" / "joint"
         dirs = {"motion": f"../../../s/split1_seed{seed}/motion"}
         write_stage(place, 40 + seed, joint, experiment="e", stage_dirs=dirs)
     for seed in (2, 3):
         start = {"appearance": None, "motion": f"gone/split1_seed{seed}/motion/last.ckpt"}
-        joint = plan("joint", 1, seed, start_from=start)
+        joint = plan("joint", 1, seed, init_from=start)
         write_stage(tmp_path / "j" / f"split1_seed{seed}" / "joint", 50, joint, experiment="e")
     rows = {name: row for name, row in rows_below(tmp_path).items() if name.startswith("e ")}
     gone = "e joint start_from.motion=gone/split_seed/motion/last.ckpt"
@@ -198,7 +198,7 @@ def test_datasets_drawn_with_the_runs_seeds(tmp_path: Path) -> None:
             data = plan(stage, 1, seed)["data"]
             data["dataset"] |= {"seed": drawn if stage == "joint" else seed}
             place = tmp_path / "e" / f"split1_seed{seed}" / stage
-            write_stage(place, top1, plan(stage, 1, seed, data=data, start_from=None))
+            write_stage(place, top1, plan(stage, 1, seed, data=data, init_from=None))
     rows = group_rows(collect([str(tmp_path)]).runs)
     assert [len(row.runs) for row in rows] == [3, 3]
     (pair,) = pair_rows(rows, "e joint")

@@ -65,6 +65,6 @@ def test_checkpoints_that_training_cannot_go_on_from(finished_run: Path, tmp_pat
     content = torch.load(finished_run / "appearance" / "last.ckpt", weights_only=True)
     del content["optimizer_states"]
     torch.save(content, stage.checkpoint)
-    with pytest.raises(UserError, match=r"holds weights.*stages.appearance.start_from"):
+    with pytest.raises(UserError, match=r"holds weights.*stages.appearance.init_from"):
         stage.begun()
     assert os.listdir(stage.path) == ["last.ckpt"]

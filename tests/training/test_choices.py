@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from src.models.schedules import PiecewiseConstant, WarmupCosine
 
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.experiment.build import Plan, build_module, build_net
+from src.experiment.config import stage_config, stage_names
 from src.models.mixing import CutMix, MixUp
-from src.models.optimisation import Factors
-from src.models.schedules import PiecewiseConstant, WarmupCosine
+from src.models.optimization import LrMultipliers
 from src.training.checks import check_plans
 from src.training.pipeline import run_experiment
-from src.training.plan import difference, make_plan, resolve, stage_names
 from src.training.trainer import instantiate_trainer
 from tests.conftest import compose_config
 
@@ -28,8 +28,8 @@ TWO_PROCESSES = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
 def plans_of(*overrides: str) -> dict[str, Plan]:
-    config = resolve(compose_config("train", *overrides))
-    return {name: make_plan(config, name) for name in stage_names(config)}
+    config = compose_config("train", *overrides)
+    return {name: stage_config(config, name) for name in stage_names(config)}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_published_choices_are_the_default(published: dict[str, Plan]) -> None:
     for stage, plan in published.items():
         module = module_of(plan)
         assert module.schedule.phases == rates[stage]
-        assert module.factors == Factors(filter=1, bias=2, bn_scale=2, bn_shift=1)
+        assert module.factors == LrMultipliers(filter=1, bias=2, bn_scale=2, bn_shift=1)
         assert (module.batch_norm, module.label_smoothing, module.mixing) == ("train", 0, None)
         assert plan["ema"] is None
         assert not plan["sync_batchnorm"]
@@ -165,7 +165,7 @@ def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_pa
     """Trained, tested and continued: the average of the weights is what everybody sees."""
     choices = [
         "only=joint",
-        *(f"stages.joint.start_from.{s}={finished_run / s}/last.ckpt" for s in STREAMS),
+        *(f"stages.joint.init_from.{s}={finished_run / s}/last.ckpt" for s in STREAMS),
         "stages.joint.data.batch_size=5",  # two steps an update
         "optimizer=adamw",
         "schedule=cosine",
@@ -207,10 +207,10 @@ def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_pa
 
 def test_sgds_rates_with_adamw_are_told(caplog: pytest.LogCaptureFixture) -> None:
     for overrides, told in (((), 2), (("schedule=cosine", "schedule.lr=3e-4"), 0)):
-        config = resolve(compose_config("train", UCF101, "optimizer=adamw", *overrides))
+        config = compose_config("train", UCF101, "optimizer=adamw", *overrides)
         names = ("appearance", "motion")
         caplog.clear()
-        check_plans({name: make_plan(config, name) for name in names}, config)
+        check_plans({name: stage_config(config, name) for name in names}, config)
         assert sum("which suits SGD" in message for message in caplog.messages) == told
 
 

@@ -17,7 +17,6 @@ from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.loggers import StageRun, closing, code_version
 from src.training.pipeline import run_experiment
-from src.training.plan import resolve
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
 
@@ -222,7 +221,7 @@ def test_a_sweep_of_wandb_drives_the_entry_point(
     assert command[:3] == ["python", "-m", "src.train"]
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    config = resolve(compose_config("train", *command[3:]))
+    config = compose_config("train", *command[3:])
     assert config["paths"]["run_dir"].endswith("abc123")
     assert config["stages"]["joint"]["schedule"]["lr"] == drawn["stages.joint.schedule.lr"]["value"]
     assert config["stages"]["joint"]["data"]["stride"] == [5, 15]

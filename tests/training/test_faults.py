@@ -21,9 +21,9 @@ from src.evaluate import main as evaluate
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.build import build_datamodule
+from src.experiment.config import stage_config
 from src.reporting.report import make_report
 from src.training.pipeline import run_experiment
-from src.training.plan import make_plan, resolve
 from src.training.unreadable import UnreadableVideos
 from tests.conftest import TINY, compose_config
 from tests.helpers import CLIPS
@@ -59,8 +59,8 @@ def train(data: Path, run: Path, *more: str) -> dict[str, Any]:
 
 
 def set_up(data: Path, *more: str) -> VideoDataModule:
-    config = resolve(compose_config("train", *overrides(data, data, *more)))
-    module = build_datamodule(make_plan(config, "appearance"))
+    config = compose_config("train", *overrides(data, data, *more))
+    module = build_datamodule(stage_config(config, "appearance"))
     module.prepare_data()
     module.setup()
     return module
@@ -215,7 +215,7 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
     broken, lost = videos(data, "train")[:3], videos(data, "test")[1]
     for video in (*broken, lost):
         truncate(video)
-    batches = ("stages.appearance.batch_size=8", "stages.appearance.data.batch_size=4")
+    batches = ("stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4")
     two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1")
     command = [sys.executable, "-m", "src.train", *overrides(data, tmp_path, *batches, *two)]
     stopped = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -14,32 +14,32 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
+from src.training.replay import backward, replay
 from torch import Tensor
 
 from src import train
 from src.errors import UserError
 from src.experiment.build import build_datamodule
 from src.experiment.checkpoints import KEY
+from src.experiment.config import stage_config
 from src.training.callbacks import DescribeCheckpoint
 from src.training.failed_step import STEP, FailedStep
 from src.training.health import Explosion, Health
 from src.training.pipeline import run_experiment
-from src.training.plan import make_plan, resolve
-from src.training.replay import backward, replay
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch
 from tests.training.two_ranks import train_as_two
 
-FOUR_STEPS = ("stages.appearance.batch_size=4", "stages.appearance.data.batch_size=4")
+FOUR_STEPS = ("stages.appearance.effective_batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)
 JOINT = (
     "only=joint",
-    "stages.joint.start_from.appearance=null",
-    "stages.joint.start_from.motion=null",
-    "stages.joint.batch_size=4",
+    "stages.joint.init_from.appearance=null",
+    "stages.joint.init_from.motion=null",
+    "stages.joint.effective_batch_size=4",
     "stages.joint.data.batch_size=4",
 )
-RATE = "stages.appearance.module.schedule.lr"
+RATE = "stages.appearance.optimizer.lr"
 
 
 class Spoil(pl.Callback):
@@ -72,7 +72,7 @@ def spoil(what: str, layer: str, batch: int, rank: int = 0) -> list[str]:
 
 def names_of_batches(overrides: list[str], stage: str) -> list[list[str]]:
     """The videos of each batch of the first pass."""
-    data = build_datamodule(make_plan(resolve(compose_config("train", *overrides)), stage))
+    data = build_datamodule(stage_config(compose_config("train", *overrides), stage))
     data.setup()
     return [batch["video"] for batch in data.train_dataloader()]
 
@@ -156,7 +156,7 @@ def test_the_part_of_an_update_that_fails_is_the_one_that_is_saved(
     command: list[str], tmp_path: Path
 ) -> None:
     """Updates of two batches: the first batch of the second fails, before weights change."""
-    command = [*command, "stages.appearance.batch_size=8"]
+    command = [*command, "stages.appearance.effective_batch_size=8"]
     with pytest.raises(UserError, match="step 1"):
         run_experiment(compose_config("train", *command, *spoil("gradient", "fc", 2)))
     step, module, _ = FailedStep.read(tmp_path / "run" / "appearance" / "failed_step.ckpt")
@@ -216,7 +216,7 @@ def test_replay_repeats_the_loss_to_the_last_bit(
     files = sorted(exploded.parent.parent.rglob("*"))
     loss = replay(compose_config("train", *command, "debug=replay"))
     step, module, description = FailedStep.read(exploded)
-    assert description.plan["net"]["dropout"] == 0.5
+    assert description.config["net"]["dropout"] == 0.5
     assert loss == step.losses["appearance"] > 20
     assert sorted(exploded.parent.parent.rglob("*")) == files
     module.train()
@@ -413,7 +413,7 @@ def test_all_processes_stop_with_the_line_of_the_one_that_saw_it(
     command: list[str], tmp_path: Path
 ) -> None:
     """By the time of the update the gradients of both are not finite; the loss is of one alone."""
-    spoiled = ["stages.appearance.batch_size=8", *spoil("output", "fc", 1, rank=1)]
+    spoiled = ["stages.appearance.effective_batch_size=8", *spoil("output", "fc", 1, rank=1)]
     status, told = train_as_two([*command, *spoiled], tmp_path)
     assert status == [1, 1]
     assert "Traceback" not in told

@@ -91,7 +91,7 @@ def test_broken_video_stops_with_its_name(root: Path, tmp_path: Path) -> None:
                 "train",
                 *overrides(copied, tmp_path / "run"),
                 "only=joint",
-                "stages.joint.start_from=null",
+                "stages.joint.init_from=null",
                 "trainer.limit_train_batches=1.0",
             )
         )

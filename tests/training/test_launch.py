@@ -28,7 +28,7 @@ from src.training.lock import LOOK_AGAIN, alone_in
 from tests.conftest import TINY
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
-BATCHES = ("stages.appearance.batch_size=8", "stages.appearance.data.batch_size=4")
+BATCHES = ("stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4")
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -225,7 +225,7 @@ def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", ["a process dies", "SIGTERM", "SIGKILL"])
 def test_no_process_stays(how: str, tmp_path: Path) -> None:
-    run = start(tmp_path, "trainer.max_epochs=200", "stages.appearance.module.schedule.epochs=200")
+    run = start(tmp_path, "trainer.max_epochs=200", "stages.appearance.max_epochs=200")
     checkpoint = tmp_path / "outputs/appearance_two_movers/split1_seed0/appearance/last.ckpt"
     wait_for(checkpoint.is_file, 120)
     ranks = children(run.pid)

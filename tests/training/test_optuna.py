@@ -34,7 +34,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command = [sys.executable, "-m", "src.train", "-m", "experiment=appearance_two_movers"]
     command += [one for one in TINY if "max_epochs" not in one]
     command += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
-    command += ["stages.appearance.batch_size=8", "stages.appearance.data.batch_size=4"]
+    command += ["stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4"]
     command += ["hydra/sweeper=optuna", "hydra.sweeper.trials=2"]
     command += ["hydra.sweeper.sampler=BruteForceSampler", "hydra.sweeper.pruner=ThresholdPruner"]
     command += ["hydra.sweeper.pruner_options={lower:2}"]

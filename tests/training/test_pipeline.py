@@ -83,7 +83,7 @@ def test_stages_start_from_those_before(
     """With a learning rate of zero a stage's weights are those it started from."""
     for stage in ("joint", "joint_pooled"):
         shutil.rmtree(copied_run / stage)
-    still = [f"stages.{s}.module.schedule.lr=0" for s in ("joint", "joint_pooled")]
+    still = [f"stages.{s}.optimizer.lr=0" for s in ("joint", "joint_pooled")]
     run_experiment(compose_config("train", *tiny, *still, f"paths.run_dir={copied_run}"))
     joint, pooled = weights(copied_run, "joint"), weights(copied_run, "joint_pooled")
     for stream in ("appearance", "motion"):
@@ -145,7 +145,7 @@ def test_training_goes_on_after_a_stop(tiny: tuple[str, ...], copied_run: Path) 
 
 
 def test_another_config_is_refused(tiny: tuple[str, ...], copied_run: Path) -> None:
-    changes = ("stages.motion.module.schedule.lr=0.01", f"paths.run_dir={copied_run}")
+    changes = ("stages.motion.optimizer.lr=0.01", f"paths.run_dir={copied_run}")
     with pytest.raises(UserError, match=r"module\.schedule\.lr: 0\.01, 0\.05 there.*resume=force"):
         run_experiment(compose_config("train", *tiny, *changes))
     run_experiment(compose_config("train", *tiny, *changes, "resume=force"))
@@ -155,7 +155,7 @@ def test_stage_alone_from_given_checkpoints(
     tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
     sources = [
-        f"stages.joint.start_from.{stream}={finished_run / stream / 'last.ckpt'}"
+        f"stages.joint.init_from.{stream}={finished_run / stream / 'last.ckpt'}"
         for stream in ("appearance", "motion")
     ]
     run_experiment(
@@ -169,7 +169,7 @@ def test_stage_can_be_skipped(tiny: tuple[str, ...], tmp_path: Path) -> None:
     run = f"paths.run_dir={tmp_path / 'run'}"
     with pytest.raises(UserError, match="joint starts from stage motion, which is not finished"):
         run_experiment(compose_config("train", *tiny, run, "skip=motion"))
-    from_nothing = ("stages.joint.start_from.motion=null", "skip=[motion,joint_pooled]")
+    from_nothing = ("stages.joint.init_from.motion=null", "skip=[motion,joint_pooled]")
     run_experiment(compose_config("train", *tiny, run, *from_nothing))
     assert (tmp_path / "run" / "joint" / "stage.json").is_file()
     assert not (tmp_path / "run" / "motion").exists()
@@ -178,7 +178,7 @@ def test_stage_can_be_skipped(tiny: tuple[str, ...], tmp_path: Path) -> None:
 def test_checkpoint_of_another_model_is_refused(
     tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
-    wrong = f"stages.motion.start_from={finished_run / 'appearance' / 'last.ckpt'}"
+    wrong = f"stages.motion.init_from={finished_run / 'appearance' / 'last.ckpt'}"
     wider = "model.backbone.width=8"
     with pytest.raises(UserError, match=r"does not fit this network: conv1\.weight is \(4, 3, 7"):
         run_experiment(

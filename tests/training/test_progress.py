@@ -15,9 +15,9 @@ from rich.console import Console
 
 from src.errors import UserError
 from src.experiment.build import build_datamodule
+from src.experiment.config import stage_config
 from src.training import pipeline, progress
 from src.training.pipeline import run_experiment
-from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 
 LOG = "a line of log that is much longer than the terminal is wide " * 3
@@ -88,13 +88,13 @@ def train(
             "train",
             *tiny,
             "experiment=motion_two_movers",
-            "stages.motion.batch_size=4",
+            "stages.motion.effective_batch_size=4",
             "stages.motion.data.batch_size=4",
             f"+callbacks.talk._target_={__name__}.Talk",
             f"paths.run_dir={tmp_path}",
             *overrides,
         )
-        build_datamodule(make_plan(resolve(cfg), "motion")).prepare_data()  # has a bar of its own
+        build_datamodule(stage_config(cfg, "motion")).prepare_data()  # has a bar of its own
         handler = logging.StreamHandler(terminal)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stdout)

@@ -52,10 +52,10 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     """
     shared = [
         "experiment=appearance_two_movers",
-        f"stages.appearance.start_from={finished_run / 'appearance' / 'last.ckpt'}",
+        f"stages.appearance.init_from={finished_run / 'appearance' / 'last.ckpt'}",
         "batch_norm=frozen",
-        "stages.appearance.net.dropout=0",
-        "stages.appearance.batch_size=12",
+        "stages.appearance.model.appearance.dropout=0",
+        "stages.appearance.effective_batch_size=12",
         "trainer.max_epochs=3",
         "trainer.precision=64-true",
     ]

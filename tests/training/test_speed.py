@@ -15,11 +15,11 @@ from torch.testing import assert_close
 from src import evaluate
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
+from src.experiment.config import stage_config
 from src.models.resnet import motion_stream
 from src.training import trainer
 from src.training.callbacks import OwnGradients
 from src.training.pipeline import run_experiment
-from src.training.plan import difference, make_plan, resolve
 from src.training.speed import check_speed, convolutions_tried, set_tf32
 from src.training.trainer import build_callbacks
 from tests.conftest import compose_config
@@ -141,7 +141,7 @@ def test_compiled_units_are_computed_again(
 )
 def test_a_run_goes_on_with_another_speed(option: str) -> None:
     now, before = (
-        make_plan(resolve(compose_config("train", *options)), "joint") for options in ([option], [])
+        stage_config(compose_config("train", *options), "joint") for options in ([option], [])
     )
     assert difference(now, before) is None
 
@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_another_speed(option: str) -> None:
 )
 def test_another_precision_is_another_run(option: str, told: str) -> None:
     now, before = (
-        make_plan(resolve(compose_config("train", *options)), "joint") for options in ([option], [])
+        stage_config(compose_config("train", *options), "joint") for options in ([option], [])
     )
     assert difference(now, before) == told
 

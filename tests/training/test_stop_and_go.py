@@ -32,9 +32,9 @@ from tests.training.two_ranks import train_as_two
 # 8 steps of 2 clips in a pass, 2 steps to an update, dropout from the real config
 SHORT = (
     "experiment=motion_two_movers",
-    "stages.motion.batch_size=4",
+    "stages.motion.effective_batch_size=4",
     "stages.motion.data.batch_size=2",
-    "stages.motion.module.schedule.epochs=2",
+    "stages.motion.max_epochs=2",
     "trainer.max_epochs=2",
 )
 HERE = "tests.training.test_stop_and_go"
@@ -184,7 +184,7 @@ def test_a_stop_changes_nothing(
         (
             *("optimizer=adamw", "schedule=cosine", "schedule.lr=1e-3", "schedule.warmup=0.3"),
             *("+trainer.gradient_clip_val=0.1", "trainer.precision=bf16-mixed"),
-            "stages.motion.batch_size=6",  # the last update of a pass has fewer steps
+            "stages.motion.effective_batch_size=6",  # the last update of a pass has fewer steps
         ),
     ],
     ids=["ema", "adamw"],
@@ -412,15 +412,15 @@ def test_what_even_force_cannot_go_on_from_is_one_line(
     change: tuple[str, ...], reason: str, stopped: tuple[Path, list[str]]
 ) -> None:
     folder, overrides = stopped
-    with pytest.raises(UserError, match=rf"not even resume=force .*{reason}.*start_from="):
+    with pytest.raises(UserError, match=rf"not even resume=force .*{reason}.*init_from="):
         run(folder, *overrides, *change, "resume=force")
 
 
 def test_force_follows_the_new_config(stopped: tuple[Path, list[str]]) -> None:
     """A third pass, with updates of twice as many clips: two in the place of four."""
     folder, overrides = stopped
-    change = ["stages.motion.batch_size=8", "optimizer.momentum=0.5", "resume=force"]
-    longer = ["stages.motion.module.schedule.epochs=3", "trainer.max_epochs=3"]
+    change = ["stages.motion.effective_batch_size=8", "optimizer.momentum=0.5", "resume=force"]
+    longer = ["stages.motion.max_epochs=3", "trainer.max_epochs=3"]
     cfg = compose_config("train", *overrides, *longer)
     schedule = instantiate(cfg.stages.motion.module.schedule)
     run(folder, *overrides, *change, *longer)

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src import train
 from src.errors import UserError
+from src.experiment.config import stage_config
 from src.models.cost import Cost, costs
 from src.models.resnet import appearance_stream
 from src.training.checks import module_without_data
-from src.training.plan import make_plan, resolve
 from src.training.summary import summarise
 from tests.conftest import compose_config
 
@@ -35,8 +35,8 @@ def test_resnet50_costs_what_everybody_says() -> None:
 
 def test_parts_of_joined_streams_add_up() -> None:
     """Units of a stage are called one by one there, and filters look along time."""
-    config = resolve(compose_config("train", "experiment=st_multiplier_hmdb51"))
-    module, batch = module_without_data(make_plan(config, "joint"))
+    config = compose_config("train", "experiment=st_multiplier_hmdb51")
+    module, batch = module_without_data(stage_config(config, "joint"))
     parts, temporal = costs(module.net, lambda: module.logits(batch))
     with FlopCounterMode(display=False) as counter:
         module.logits(batch)

@@ -58,7 +58,7 @@ def test_numbers_of_every_interval_are_logged(
             "train",
             *tiny,
             "experiment=motion_two_movers",
-            "stages.motion.batch_size=4",
+            "stages.motion.effective_batch_size=4",
             "stages.motion.data.batch_size=2",
             "trainer.max_epochs=2",
             "trainer.log_every_n_steps=3",

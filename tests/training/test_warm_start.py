@@ -15,8 +15,8 @@ def start(tiny: tuple[str, ...], run: Path, tmp_path: Path, *overrides: str) -> 
         "train",
         *tiny,
         "only=joint",
-        f"stages.joint.start_from.appearance={run}/appearance/last.ckpt",
-        f"stages.joint.start_from.motion={run}/motion/last.ckpt",
+        f"stages.joint.init_from.appearance={run}/appearance/last.ckpt",
+        f"stages.joint.init_from.motion={run}/motion/last.ckpt",
         f"paths.run_dir={tmp_path / 'run'}",
         *overrides,
     )
@@ -58,7 +58,7 @@ def test_a_garbled_checkpoint_is_one_line(
             tiny,
             finished_run,
             tmp_path,
-            f"stages.joint.start_from.appearance={tmp_path / 'bad.ckpt'}",
+            f"stages.joint.init_from.appearance={tmp_path / 'bad.ckpt'}",
         )
 
 
@@ -71,7 +71,7 @@ def test_a_joint_nets_streams_may_be_taken_apart(
 ) -> None:
     """Each part takes its own half of a joint checkpoint; the log says what became of it."""
     joint = finished_run / "joint" / "last.ckpt"
-    overrides = [f"stages.joint.start_from.{part}={joint}" for part in ("appearance", "motion")]
+    overrides = [f"stages.joint.init_from.{part}={joint}" for part in ("appearance", "motion")]
     monkeypatch.setattr("src.training.pipeline.build_loggers", stop)
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         start(tiny, finished_run, tmp_path, *overrides)

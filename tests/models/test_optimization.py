@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from src.models.optimisation import Factors, parameter_groups
-from src.models.resnet import appearance_stream, motion_stream
 from src.models.schedules import PiecewiseConstant, WarmupCosine
+
+from src.models.optimization import LrMultipliers, parameter_groups
+from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 
 PUBLISHED = {"filter": 1.0, "bias": 2.0, "bn_scale": 2.0, "bn_shift": 1.0}
@@ -31,7 +31,7 @@ def kind(name: str) -> str:
 def test_every_parameter_is_in_one_group_with_its_factor(
     net: TwoStreamResNet, expected: dict[str, float]
 ) -> None:
-    groups = parameter_groups(net, Factors(**expected))
+    groups = parameter_groups(net, LrMultipliers(**expected))
     factors = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
     for name, parameter in net.named_parameters():
@@ -60,7 +60,7 @@ def test_only_filters_decay(net: TwoStreamResNet, make: Callable[..., Any]) -> N
 @pytest.mark.parametrize("factor", [-1.0, math.nan])
 def test_impossible_factors_are_refused(factor: float) -> None:
     with pytest.raises(ValueError, match=r"optimizer\.factors\.bias=.*needs a number from 0"):
-        Factors(bias=factor)
+        LrMultipliers(bias=factor)
 
 
 def test_adamw_by_hand() -> None:
@@ -68,7 +68,9 @@ def test_adamw_by_hand() -> None:
     layer = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(layer.weight, 2.0)
     torch.nn.init.constant_(layer.bias, 2.0)
-    optimizer = torch.optim.AdamW(parameter_groups(layer, Factors(bias=2.0)), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(layer, LrMultipliers(bias=2.0)), weight_decay=0.1
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (0.1, 0.01)[min(step, 1)])
     expected = {"weight": 2.0, "bias": 2.0}
     first = second = 0.0
