@@ -209,7 +209,7 @@ def test_checkpoint_that_asks_for_foreign_code_is_refused(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
-    content["experiment"]["plan"]["optimizer"] = {
+    content["experiment"]["config"]["module"] = {
         "_target_": "os.system",
         "command": f"touch {tmp_path / 'harm'}",
     }

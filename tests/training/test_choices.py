@@ -1,24 +1,26 @@
 """Choices of optimisation beside the papers': composed, remembered, checked early, and trained."""
 
+import csv
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from src.models.schedules import PiecewiseConstant, WarmupCosine
+from torch.optim.lr_scheduler import SequentialLR
 
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
-from src.experiment.build import Plan, build_module, build_net
-from src.experiment.config import stage_config, stage_names
+from src.experiment.build import build_module, build_net, build_optimization
+from src.experiment.config import StageConfig, config_diff, stage_configs
 from src.models.mixing import CutMix, MixUp
+from src.models.modules import Optimization, VideoClassifier
 from src.models.optimization import LrMultipliers
-from src.training.checks import check_plans
+from src.training.checks import check_stages
 from src.training.pipeline import run_experiment
+from src.training.run_dir import stage_dirs
 from src.training.trainer import instantiate_trainer
 from tests.conftest import compose_config
 
@@ -27,107 +29,109 @@ STREAMS = ("appearance", "motion")
 TWO_PROCESSES = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
-def plans_of(*overrides: str) -> dict[str, Plan]:
-    config = compose_config("train", *overrides)
-    return {name: stage_config(config, name) for name in stage_names(config)}
+def configs_of(*overrides: str) -> dict[str, StageConfig]:
+    return stage_configs(compose_config("train", *overrides), overrides)
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Plan]:
-    return plans_of(UCF101)
+def published() -> dict[str, StageConfig]:
+    return configs_of(UCF101)
 
 
-def module_of(plan: Plan) -> Any:
+def module_of(config: StageConfig) -> VideoClassifier:
     with torch.device("meta"):
-        return build_module(plan, build_net(plan))
+        return build_module(config, build_net(config), total_steps=100)
 
 
-def test_published_choices_are_the_default(published: dict[str, Plan]) -> None:
-    rates = {
-        "appearance": [(1e-2, 20), (1e-3, 20), (1e-4, 20)],
-        "motion": [(1e-2, 100), (1e-3, 100), (1e-4, 100), (1e-5, 100)],
-        "joint": [(1e-3, 30), (1e-4, 30), (1e-5, 20)],
-        "joint_pooled": [(1e-4, 1), (1e-5, 1)],
-    }
-    for stage, plan in published.items():
-        module = module_of(plan)
-        assert module.schedule.phases == rates[stage]
-        assert module.factors == LrMultipliers(filter=1, bias=2, bn_scale=2, bn_shift=1)
-        assert (module.batch_norm, module.label_smoothing, module.mixing) == ("train", 0, None)
-        assert plan["ema"] is None
-        assert not plan["sync_batchnorm"]
-        groups = module.build_optimizer().param_groups
+def optimization_of(config: StageConfig) -> Optimization:
+    return build_optimization(config, total_steps=100)
+
+
+def optimizer_of(config: StageConfig) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = module_of(config).configure_optimizers()["optimizer"]
+    return optimizer
+
+
+def test_published_choices_are_the_default(published: dict[str, StageConfig]) -> None:
+    rates = {"appearance": 1e-2, "motion": 1e-2, "joint": 1e-3, "joint_pooled": 1e-4}
+    for stage, config in published.items():
+        chosen, lr = optimization_of(config), rates[stage]
+        assert chosen.lr_multipliers == LrMultipliers(weight=1, bias=2, bn_weight=2, bn_bias=1)
+        assert (chosen.batch_norm, chosen.label_smoothing, chosen.mixing) == ("train", 0, None)
+        assert chosen.lr_interval == "epoch"
+        assert "ema" not in config["callbacks"]
+        assert not config["trainer"]["sync_batchnorm"]
+        groups = optimizer_of(config).param_groups
         found = {(g["name"], g["lr"], g["momentum"], g["weight_decay"]) for g in groups}
         assert found == {
-            ("filter", 1, 0.9, 5e-4),
-            ("bias", 2, 0.9, 0),
-            ("bn_scale", 2, 0.9, 0),
-            ("bn_shift", 1, 0.9, 0),
+            ("weight", lr, 0.9, 5e-4),
+            ("bias", 2 * lr, 0.9, 0),
+            ("bn_weight", 2 * lr, 0.9, 0),
+            ("bn_bias", lr, 0.9, 0),
         }
 
 
-def test_adamw_with_a_cosine_for_all_stages() -> None:
-    plans = plans_of(UCF101, "optimizer=adamw", "schedule=cosine", "schedule.lr=3e-4")
-    for plan, passes in zip(plans.values(), (60, 400, 80, 2), strict=True):
-        module = module_of(plan)
-        assert module.schedule == WarmupCosine(3e-4, passes, 0.1)
-        optimizer = module.build_optimizer()
+def test_adamw_with_a_cosine_for_all_stages(published: dict[str, StageConfig]) -> None:
+    choices = [f"stages.{name}.optimizer.lr=3e-4" for name in published]
+    choices += [f"lr_scheduler@stages.{name}.lr_scheduler=warmup_cosine" for name in published]
+    for config in configs_of(UCF101, "optimizer=adamw", *choices).values():
+        assert optimization_of(config).lr_interval == "step"
+        entry = module_of(config).configure_optimizers()
+        assert isinstance(entry["lr_scheduler"]["scheduler"], SequentialLR)
+        optimizer = optimizer_of(config)
         assert isinstance(optimizer, torch.optim.AdamW)
-        decays = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
-        assert decays.pop("filter") == (1, 0.05)
-        assert set(decays.values()) == {(1, 0)}
-
-
-def test_a_cosine_keeps_a_stages_highest_rate_and_passes() -> None:
-    schedules = {
-        name: module_of(p).schedule for name, p in plans_of(UCF101, "schedule=cosine").items()
-    }
-    assert schedules == {
-        "appearance": WarmupCosine(1e-2, 60),
-        "motion": WarmupCosine(1e-2, 400),
-        "joint": WarmupCosine(1e-3, 80),
-        "joint_pooled": WarmupCosine(1e-4, 2),
-    }
+        decays = {g["name"]: (g["initial_lr"], g["weight_decay"]) for g in optimizer.param_groups}
+        assert decays.pop("weight") == (3e-4, 0.05)
+        assert set(decays.values()) == {(3e-4, 0)}
 
 
 def test_choices_of_one_stage() -> None:
-    plans = plans_of(
+    configs = configs_of(
         UCF101,
         "mixing=mixup",
         "+mixing@stages.motion.mixing=cutmix",
-        "+schedule@stages.joint.schedule=cosine",
-        "stages.joint.schedule.epochs=20",
+        "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
+        "stages.joint.max_epochs=20",
         "+optimizer@stages.joint.optimizer=adamw",
+        "stages.joint.optimizer.lr=1e-4",
         "+stages.joint.batch_norm=partial",
         "+stages.joint.label_smoothing=0.1",
     )
-    modules = {name: module_of(plan) for name, plan in plans.items()}
-    joint, others = modules.pop("joint"), modules.values()
-    assert joint.schedule == WarmupCosine(1e-3, 20)
-    assert isinstance(joint.build_optimizer(), torch.optim.AdamW)
-    assert (joint.batch_norm, joint.label_smoothing) == ("partial", 0.1)
-    assert all(isinstance(m.schedule, PiecewiseConstant) for m in others)
-    assert all(isinstance(m.build_optimizer(), torch.optim.SGD) for m in others)
-    assert {(m.batch_norm, m.label_smoothing) for m in others} == {("train", 0)}
-    assert modules["motion"].mixing == CutMix(1.0)
-    assert modules["appearance"].mixing == joint.mixing == MixUp(0.2)
+    chosen = {name: optimization_of(config) for name, config in configs.items()}
+    joint, others = chosen.pop("joint"), chosen.values()
+    assert configs["joint"]["max_epochs"] == 20
+    assert joint.lr_interval == "step"
+    assert isinstance(optimizer_of(configs["joint"]), torch.optim.AdamW)
+    assert (joint.lr, joint.batch_norm, joint.label_smoothing) == (1e-4, "partial", 0.1)
+    assert all(other.lr_interval == "epoch" for other in others)
+    assert all(isinstance(optimizer_of(configs[n]), torch.optim.SGD) for n in chosen)
+    assert {(other.batch_norm, other.label_smoothing) for other in others} == {("train", 0)}
+    assert chosen["motion"].mixing == CutMix(1.0)
+    assert chosen["appearance"].mixing == joint.mixing == MixUp(0.2)
 
 
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
         ("optimizer=adamw", r"optimizer\._target_: torch\.optim\.AdamW, torch\.optim\.SGD"),
-        ("optimizer.factors.bias=1", r"optimizer\.factors\.bias: 1, 2"),
-        ("schedule=cosine", r"module\.schedule\._target_: .*WarmupCosine, .*PiecewiseConstant"),
-        ("mixing=mixup", r"module\.mixing: .*MixUp.*, None"),
-        ("label_smoothing=0.1", r"module\.label_smoothing: 0\.1, 0\.0"),
-        ("batch_norm=partial", r"module\.batch_norm: partial, train"),
-        ("callbacks=ema", r"ema: \{'decay': 0\.999\}, None"),
-        ("trainer.sync_batchnorm=true", r"sync_batchnorm: True, False"),
+        ("optimizer.lr_multipliers.bias=1", r"optimizer\.lr_multipliers\.bias: 1, 2"),
+        (
+            "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
+            r"lr_scheduler\._target_: .*warmup_cosine, .*MultiStepLR",
+        ),
+        ("stages.joint.milestones=[20]", r"lr_scheduler\.milestones: \[20\], \[30, 60\]"),
+        ("mixing=mixup", r"mixing\._target_: .*MixUp, None"),
+        ("label_smoothing=0.1", r"label_smoothing: 0\.1, 0\.0"),
+        ("batch_norm=partial", r"batch_norm: partial, train"),
+        ("callbacks=ema", r"callbacks\.ema\._target_: .*EMA, None"),
+        ("trainer.sync_batchnorm=true", r"trainer\.sync_batchnorm: True, False"),
+        ("+trainer.gradient_clip_val=1", r"trainer\.gradient_clip_val: 1, None"),
     ],
 )
-def test_a_changed_choice_is_noticed(choice: str, told: str, published: dict[str, Plan]) -> None:
-    found = difference(plans_of(UCF101, choice)["joint"], published["joint"])
+def test_a_changed_choice_is_noticed(
+    choice: str, told: str, published: dict[str, StageConfig]
+) -> None:
+    found = config_diff(configs_of(UCF101, choice)["joint"], published["joint"])
     assert found is not None
     assert re.fullmatch(told, found)
 
@@ -137,7 +141,12 @@ def test_a_changed_choice_is_noticed(choice: str, told: str, published: dict[str
     [
         (["optimizer.weight_decay=-1"], "stage appearance: Invalid weight_decay value: -1"),
         (["+stages.joint.module.colour=1"], "stage joint: .*unexpected keyword argument 'colour'"),
-        (["+optimizer.factors.filters=1"], "stage appearance: .*argument 'filters'"),
+        (["+optimizer.lr_multipliers.filters=1"], "stage appearance: .*argument 'filters'"),
+        (["stages.motion.optimizer.lr=-1"], r"stage motion: optimizer\.lr=-1: needs a number from"),
+        (["stages.motion.optimizer.lr=fast"], r"stage motion: optimizer\.lr=fast: needs a number"),
+        (["stages.motion.optimizer.lr=nan"], r"stage motion: optimizer\.lr=nan: needs a number"),
+        (["stages.motion.max_epochs=1.5"], r"stages\.motion\.max_epochs=1\.5: needs a whole num"),
+        (["+stages.motion.lr_scheduler.gama=1"], "stage motion: .*argument 'gama'"),
         (["label_smoothing=null"], "stage appearance: label_smoothing=None: needs a share"),
         (["batch_norm=half"], "stage appearance: batch_norm=half: choose from train, frozen"),
         (
@@ -168,8 +177,7 @@ def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_pa
         *(f"stages.joint.init_from.{s}={finished_run / s}/last.ckpt" for s in STREAMS),
         "stages.joint.data.batch_size=5",  # two steps an update
         "optimizer=adamw",
-        "schedule=cosine",
-        "schedule.lr=1e-3",
+        "stages.joint.optimizer.lr=1e-3",
         "mixing=cutmix",
         "label_smoothing=0.1",
         "batch_norm=partial",
@@ -201,17 +209,46 @@ def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_pa
                 assert same == (not name.startswith("net.bn1")), name
 
     plain = compose_config("train", *tiny, *choices)
-    with pytest.raises(UserError, match=r"ema: None, \{'decay': 0\.999\} there"):
+    with pytest.raises(UserError, match=r"callbacks\.ema\._target_: None, .*EMA there"):
         run_experiment(plain)
 
 
 def test_sgds_rates_with_adamw_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    for overrides, told in (((), 2), (("schedule=cosine", "schedule.lr=3e-4"), 0)):
-        config = compose_config("train", UCF101, "optimizer=adamw", *overrides)
-        names = ("appearance", "motion")
+    low = [f"stages.{name}.optimizer.lr=3e-4" for name in ("appearance", "motion")]
+    for overrides, told in (([], 2), (low, 0)):
+        choices = (UCF101, "optimizer=adamw", "only=[appearance,motion]", *overrides)
+        cfg = compose_config("train", *choices)
         caplog.clear()
-        check_plans({name: stage_config(config, name) for name in names}, config)
+        check_stages(stage_configs(cfg), stage_dirs(cfg))
         assert sum("which suits SGD" in message for message in caplog.messages) == told
+
+
+def test_ones_own_scheduler_is_stepped(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """A class of torch's, after every epoch; one that takes total_steps, after every update."""
+    base = (*tiny, "experiment=motion_two_movers", "trainer.max_epochs=3")
+    half = (
+        "~lr_scheduler@stages.motion.lr_scheduler",
+        "+stages.motion.lr_scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+        "+stages.motion.lr_scheduler._partial_=true",
+        "+stages.motion.lr_scheduler.gamma=0.5",
+    )
+    run_experiment(compose_config("train", *base, *half, f"paths.run_dir={tmp_path / 'half'}"))
+    assert rates_of(tmp_path / "half") == pytest.approx([0.05, 0.025, 0.0125])
+    plateau = (
+        "~lr_scheduler@stages.motion.lr_scheduler",
+        "+stages.motion.lr_scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "+stages.motion.lr_scheduler._partial_=true",
+        "+stages.motion.lr_scheduler.patience=0",
+        "+stages.motion.lr_scheduler.threshold=100",  # nothing is good enough
+    )
+    run_experiment(compose_config("train", *base, *plateau, f"paths.run_dir={tmp_path / 'p'}"))
+    assert rates_of(tmp_path / "p") == pytest.approx([0.05, 0.05, 0.005])
+
+
+def rates_of(run: Path) -> list[float]:
+    with (run / "motion" / "csv" / "version_0" / "metrics.csv").open() as file:
+        rates = [row["lr-SGD/weight"] for row in csv.DictReader(file)]
+    return [float(rate) for rate in rates if rate]
 
 
 def test_a_trainer_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -223,7 +223,8 @@ def test_a_sweep_of_wandb_drives_the_entry_point(
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     config = compose_config("train", *command[3:])
     assert config["paths"]["run_dir"].endswith("abc123")
-    assert config["stages"]["joint"]["schedule"]["lr"] == drawn["stages.joint.schedule.lr"]["value"]
+    rate = config["stages"]["joint"]["optimizer"]["lr"]
+    assert rate == drawn["stages.joint.optimizer.lr"]["value"]
     assert config["stages"]["joint"]["data"]["stride"] == [5, 15]
     assert config["model"]["net"]["dropout"] == 0.8
     assert StageRun(str(tmp_path), "p", "e", [], checkpoints=False).version == "abc123"

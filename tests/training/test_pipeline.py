@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from src import train
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
 from src.experiment.build import build_module
@@ -37,7 +38,7 @@ def test_every_stage_leaves_checkpoint_scores_logs_and_record(finished_run: Path
         assert any((folder / "tensorboard").glob("events*"))
         with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
             columns = set(csv.DictReader(file).fieldnames or ())
-        assert {"train/loss_step", "val/clip/top1", "test/video/top5", "lr-SGD/filter"} <= columns
+        assert {"train/loss_step", "val/clip/top1", "test/video/top5", "lr-SGD/weight"} <= columns
 
 
 def test_table_has_streams_late_fusion_and_joint_in_order(finished_run: Path) -> None:
@@ -69,7 +70,9 @@ def test_late_fusion_is_the_mean_of_the_streams_logits(finished_run: Path) -> No
 def test_checkpoints_carry_what_is_needed_to_use_them(finished_run: Path) -> None:
     for stage in STAGES:
         entry = torch.load(finished_run / stage / "last.ckpt", weights_only=True)["experiment"]
-        assert entry["plan"]["stage"] == stage
+        assert entry["config"]["stage"] == stage
+        record = json.loads((finished_run / stage / "stage.json").read_text())
+        assert record["config"] == entry["config"]
         assert entry["config"]["name"] == "st_resnet_two_movers"
         assert entry["class_names"][:2] == ["red_left", "red_right"]
         assert entry["split"] == 1
@@ -101,9 +104,9 @@ def test_a_stage_leaves_its_memory_to_the_next(
     modules: list[weakref.ref[VideoClassifier]] = []
     alive: list[int] = []
 
-    def build(*arguments: Any) -> VideoClassifier:
+    def build(*arguments: Any, **steps: Any) -> VideoClassifier:
         alive.append(sum(module() is not None for module in modules))
-        module = build_module(*arguments)
+        module = build_module(*arguments, **steps)
         modules.append(weakref.ref(module))
         return module
 
@@ -135,18 +138,52 @@ def test_a_finished_stage_without_its_weights_is_not_trained_again(
     assert not (copied_run / "appearance" / "last.ckpt").exists()
 
 
-def test_training_goes_on_after_a_stop(tiny: tuple[str, ...], copied_run: Path) -> None:
-    """A stage whose record is missing goes on from its last pass."""
-    (copied_run / "motion" / "stage.json").unlink()
-    changes = ("only=motion", "resume=force", "trainer.max_epochs=2")
-    run_experiment(compose_config("train", *tiny, *changes, f"paths.run_dir={copied_run}"))
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_stage_is_trained_on_for_more_epochs(
+    finished: bool, tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is missing, with the optimizer's state, and ends as one that was trained for as long."""
+    record = copied_run / "motion" / "stage.json"
+    if not finished:
+        record.unlink()
+    before = torch.load(copied_run / "motion" / "last.ckpt", weights_only=True)
+    run = f"paths.run_dir={copied_run}"
+    more = ("only=motion", "trainer.max_epochs=2", run)
+    with pytest.raises(UserError, match=r"trainer\.max_epochs: 2, 1 there.*resume=force"):
+        run_experiment(compose_config("train", *tiny, *more))
+    run_experiment(compose_config("train", *tiny, *more, "resume=force"))
     content = torch.load(copied_run / "motion" / "last.ckpt", weights_only=True)
-    assert content["global_step"] == 2  # one of each pass
+    assert (before["global_step"], content["global_step"]) == (1, 2)  # one of each epoch
+    assert json.loads(record.read_text())["epochs"] == 2
+
+    at_once = copied_run.parent / "at once"
+    run_experiment(compose_config("train", *tiny, *more, f"paths.run_dir={at_once}"))
+    wanted = weights(at_once, "motion")
+    assert all(
+        torch.equal(tensor, wanted[k]) for k, tensor in weights(copied_run, "motion").items()
+    )
+
+    caplog.set_level("INFO")
+    run_experiment(compose_config("train", *tiny, *more, "resume=force"))
+    assert "stage motion is finished" in caplog.text
+    run_experiment(compose_config("train", *tiny, "only=motion", run, "resume=force"))
+    assert "nothing is left to train" in caplog.text  # one epoch, of two
+    assert weights(copied_run, "motion").keys() == wanted.keys()
+
+
+def test_later_stages_of_one_that_was_trained_on_are_told(
+    tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = ("skip=[appearance,joint_pooled]", "resume=force", "stages.motion.max_epochs=7")
+    cap = "trainer.max_epochs=null"
+    fewer = (*tiny, *changes, cap, "stages.joint.max_epochs=1", f"paths.run_dir={copied_run}")
+    run_experiment(compose_config("train", *fewer))
+    assert "stage joint started from stage motion as it was before: delete" in caplog.text
 
 
 def test_another_config_is_refused(tiny: tuple[str, ...], copied_run: Path) -> None:
     changes = ("stages.motion.optimizer.lr=0.01", f"paths.run_dir={copied_run}")
-    with pytest.raises(UserError, match=r"module\.schedule\.lr: 0\.01, 0\.05 there.*resume=force"):
+    with pytest.raises(UserError, match=r"optimizer\.lr: 0\.01, 0\.05 there.*resume=force"):
         run_experiment(compose_config("train", *tiny, *changes))
     run_experiment(compose_config("train", *tiny, *changes, "resume=force"))
 
@@ -199,3 +236,91 @@ def test_finished_stages_stay_when_a_later_one_fails(
             compose_config("train", *tiny, broken, "resume=force", f"paths.run_dir={copied_run}")
         )
     assert (copied_run / "appearance" / "stage.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shorter", "told"),
+    [
+        ("+trainer.max_steps=1", r"trainer\.max_steps: None, 1 there"),
+        ("trainer.limit_test_batches=1", r"trainer\.limit_test_batches: 1\.0, 1 there"),
+        ("callbacks=ema", r"callbacks\.ema\._target_: None, .*EMA there"),
+    ],
+)
+def test_a_run_of_another_config_is_not_taken_for_a_finished_one(
+    shorter: str, told: str, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Lightning has settings that nobody here has thought of: all of them count."""
+    whole = (*tiny, "only=appearance", f"paths.run_dir={tmp_path / 'run'}")
+    run_experiment(compose_config("train", *whole, shorter))
+    with pytest.raises(UserError, match=told):
+        run_experiment(compose_config("train", *whole))
+
+
+def test_results_of_another_config_are_not_shown(
+    tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stages that are not run, but lie in the directory; late fusion is of the same config alone."""
+    caplog.set_level("INFO")
+    shutil.rmtree(copied_run / "motion")
+    other = ("only=motion", "trainer.limit_test_batches=1", f"paths.run_dir={copied_run}")
+    run_experiment(compose_config("train", *tiny, *other))
+    with (copied_run / "results.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["motion"]
+    for stage in ("appearance", "joint", "joint_pooled"):
+        assert f"stage {stage} in {copied_run / stage} was trained with another" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("+trainer.fast_dev_run=true", "debug=steps"),
+        ("+trainer.accumulate_grad_batches=4", r"stages\.<stage>\.effective_batch_size"),
+        ("+trainer.overfit_batches=1", "debug=overfit"),
+        ("+trainer.logger=false", "logger="),
+        ("+trainer.callbacks=null", r"\+callbacks\."),
+        ("+trainer.default_root_dir=x", "paths.run_dir"),
+        ("+trainer.max_time=00:00:01:00", "max_epochs"),
+        ("trainer.limit_train_batches=0", "trains nothing"),
+    ],
+)
+def test_what_the_project_sets_itself_is_refused(
+    key: str, instead: str, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With what to use in its place, and before anything is written."""
+    run = f"paths.run_dir={tmp_path / 'run'}"
+    name = key.lstrip("+").partition("=")[0].replace(".", r"\.")
+    with pytest.raises(UserError, match=rf"{name}=.*{instead}"):
+        run_experiment(compose_config("train", *tiny, key, run))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cap_that_caps_nothing_is_told(
+    tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cap = ("only=motion", "trainer.max_epochs=400", "resume=force", "skip=[]")
+    short = ("stages.motion.max_epochs=1", f"paths.run_dir={copied_run}")
+    run_experiment(compose_config("train", *tiny, *cap, *short))
+    assert "trainer.max_epochs=400 is a cap, and caps nothing: stages.motion.max_epochs=1" in (
+        caplog.text
+    )
+
+
+def test_how_a_batch_is_made_up_is_told(
+    tiny: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    batch = ("stages.motion.effective_batch_size=8", "stages.motion.data.batch_size=4")
+    run = (*tiny, *batch, "only=motion", f"paths.run_dir={tmp_path}")
+    run_experiment(compose_config("train", *run))
+    line = "stage motion: 8 clips an update = 4 clips x 1 device x 2 accumulated steps"
+    assert line in caplog.messages
+
+
+def test_an_override_that_no_stage_sees_is_refused(
+    tiny: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], call: Any
+) -> None:
+    run = (*tiny, f"paths.run_dir={tmp_path / 'run'}", "only=[appearance,joint]")
+    assert call(train.main, *run, "optimizer.lr=0.1") == 1
+    wanted = "give stages.appearance.optimizer.lr=0.1 stages.joint.optimizer.lr=0.1"
+    assert wanted in capsys.readouterr().err
+    assert not (tmp_path / "run" / "appearance").exists()

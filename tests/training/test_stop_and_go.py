@@ -19,9 +19,10 @@ from unittest.mock import Mock
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 
 from src.errors import UserError
+from src.experiment.config import stage_config
+from src.inspection.learning_rates import stage_rates
 from src.training.lock import alone_in
 from src.training.pipeline import run_experiment
 from src.training.stop import EndAtSignals
@@ -38,11 +39,16 @@ SHORT = (
     "trainer.max_epochs=2",
 )
 HERE = "tests.training.test_stop_and_go"
+STRIKE = "STRIKE"  # the variable: what, epoch, batch, rank and signal
 Weights = dict[str, torch.Tensor]
 
 
 class Clips(pl.Callback):
-    """Keeps what every step has seen; the same object for all runs of a test."""
+    """Keeps what every step has seen; the same object for all runs of a test.
+
+    Where the environment says so, it sends a signal to its own process and its workers in the
+    middle of something. Not the config: a run with another config is another run.
+    """
 
     seen: ClassVar[dict[tuple[int, int], tuple[Any, ...]]] = {}
 
@@ -51,18 +57,6 @@ class Clips(pl.Callback):
     ) -> None:
         content = (tuple(batch["video"]), int(batch["flow"].sum()))
         Clips.seen[trainer.current_epoch, batch_idx] = content
-
-
-class Interrupt(Clips):
-    """Sends a signal to its own process and its workers in the middle of something."""
-
-    def __init__(self, what: str, at: Sequence[int], number: int, rank: int = 0) -> None:
-        self.what, self.at, self.number, self.rank = what, tuple(at), number, rank
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._strike("step", trainer, batch_idx)
 
     def on_validation_batch_start(
@@ -77,10 +71,11 @@ class Interrupt(Clips):
 
     def _strike(self, what: str, trainer: pl.Trainer, batch_idx: int) -> None:
         epoch = 0 if what == "test" else trainer.current_epoch
-        if trainer.global_rank == self.rank and (what, (epoch, batch_idx)) == (self.what, self.at):
+        here = f"{what} {epoch} {batch_idx} {trainer.global_rank}"
+        if os.environ.get(STRIKE, "").rpartition(" ")[0] == here:
             workers = [worker.pid for worker in multiprocessing.active_children()]
             for process in (*workers, os.getpid()):  # as schedulers and terminals do
-                os.kill(process or 0, self.number)
+                os.kill(process or 0, int(os.environ[STRIKE].rpartition(" ")[2]))
 
 
 def run(folder: Path, *overrides: str, kind: str = f"{HERE}.Clips") -> Weights:
@@ -108,10 +103,9 @@ def averages(folder: Path) -> dict[tuple[str, str], float]:
 
 def end(folder: Path, overrides: Sequence[str], what: str, at: Sequence[int], number: int) -> None:
     """Run until a signal ends it."""
-    strike = {"what": what, "at": list(at), "number": int(number)}
-    how = [f"+callbacks.watch.{key}={value}" for key, value in strike.items()]
-    with pytest.raises(SystemExit) as ended:
-        run(folder, *overrides, *how, kind=f"{HERE}.Interrupt")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setenv(STRIKE, f"{what} {at[0]} {at[1]} 0 {int(number)}")
+        run(folder, *overrides)
     assert ended.value.code == 128 + number
 
 
@@ -182,7 +176,8 @@ def test_a_stop_changes_nothing(
     [
         ("callbacks=ema", "mixing=cutmix", "data/augment=rand_augment", "data/sampler=segments"),
         (
-            *("optimizer=adamw", "schedule=cosine", "schedule.lr=1e-3", "schedule.warmup=0.3"),
+            *("optimizer=adamw", "stages.motion.optimizer.lr=1e-3"),
+            "stages.motion.lr_scheduler.warmup=0.3",
             *("+trainer.gradient_clip_val=0.1", "trainer.precision=bf16-mixed"),
             "stages.motion.effective_batch_size=6",  # the last update of a pass has fewer steps
         ),
@@ -338,7 +333,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         ended = run(folder, *overrides)
     if damage != "missing":
         (line,) = [r.message for r in caplog.records if "the one before" in r.message]
-        assert re.search(r"last\.ckpt .*going on from the one before, .*previous\.ckpt", line)
+        assert re.search(r"last\.ckpt .*resuming from the one before, .*previous\.ckpt", line)
     undisturbed.assert_same(ended)
 
 
@@ -378,14 +373,13 @@ def test_another_number_of_clips_within_a_pass_is_refused(
 def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """SIGTERM to one of them: one checkpoint of both, and the same weights at the end."""
     batch = "stages.motion.data.batch_size=1"  # 8 steps in a pass, 2 to an update of 4 clips
-    overrides = [*tiny, *SHORT, batch]
+    overrides = [*tiny, *SHORT, batch, f"+callbacks.watch._target_={HERE}.Clips"]
 
-    def train(folder: str, *more: str) -> tuple[list[int | None], str]:
-        return train_as_two([*overrides, *more, f"paths.run_dir={tmp_path / folder}"], tmp_path)
+    def train(folder: str, **environment: str) -> tuple[list[int | None], str]:
+        run_dir = f"paths.run_dir={tmp_path / folder}"
+        return train_as_two([*overrides, run_dir], tmp_path, environment)
 
-    strike = {"_target_": f"{HERE}.Interrupt", "what": "step", "at": [1, 4], "rank": 1}
-    how = [f"+callbacks.watch.{key}={value}" for key, value in strike.items()]
-    status, told = train("stopped", *how, f"+callbacks.watch.number={int(signal.SIGTERM)}")
+    status, told = train("stopped", **{STRIKE: f"step 1 4 1 {int(signal.SIGTERM)}"})
     assert status == [128 + signal.SIGTERM] * 2
     assert told.count("stopped by SIGTERM: the same command goes on from here") == 1
     saved = torch.load(tmp_path / "stopped" / "motion" / "last.ckpt", weights_only=True)
@@ -404,7 +398,7 @@ def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("optimizer=adamw", "schedule=cosine", "schedule.lr=1e-3"), r"SGD, not of .*AdamW"),
+        (("optimizer=adamw", "stages.motion.optimizer.lr=1e-3"), r"SGD, not of .*AdamW"),
         (("model.backbone.width=8",), r"size mismatch for net\.conv1\.weight"),
     ],
 )
@@ -417,16 +411,17 @@ def test_what_even_force_cannot_go_on_from_is_one_line(
 
 
 def test_force_follows_the_new_config(stopped: tuple[Path, list[str]]) -> None:
-    """A third pass, with updates of twice as many clips: two in the place of four."""
+    """A third epoch, with updates of twice as many clips: two in the place of four."""
     folder, overrides = stopped
     change = ["stages.motion.effective_batch_size=8", "optimizer.momentum=0.5", "resume=force"]
     longer = ["stages.motion.max_epochs=3", "trainer.max_epochs=3"]
-    cfg = compose_config("train", *overrides, *longer)
-    schedule = instantiate(cfg.stages.motion.module.schedule)
+    cfg = compose_config("train", *overrides, *change, *longer)
+    rates = stage_rates(stage_config(cfg, "motion"), updates=2).rates
     run(folder, *overrides, *change, *longer)
     with (folder / "motion" / "csv" / "version_1" / "metrics.csv").open() as lines:
-        rates = [row["lr-SGD/filter"] for row in csv.DictReader(lines)]
-    assert next(float(rate) for rate in rates if rate) == pytest.approx(schedule(2.0))
+        logged = [row["lr-SGD/weight"] for row in csv.DictReader(lines)]
+    (wanted,) = [rates[kinds] for kinds in rates if "weight" in kinds.split(", ")]
+    assert [float(rate) for rate in logged if rate] == pytest.approx(wanted[4:])
     content = torch.load(folder / "motion" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 10
     groups = content["optimizer_states"][0]["param_groups"]

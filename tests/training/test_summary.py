@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src import train
 from src.errors import UserError
-from src.experiment.config import stage_config
+from src.experiment.config import config_diff, stage_config, stage_configs
 from src.models.cost import Cost, costs
 from src.models.resnet import appearance_stream
 from src.training.checks import module_without_data
-from src.training.summary import summarise
+from src.training.summary import summarize
 from tests.conftest import compose_config
 
 
@@ -60,7 +61,7 @@ def test_another_network_is_shown_by_its_children() -> None:
 def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
     out = io.StringIO()
     cfg = compose_config("train", "experiment=st_resnet_ucf101", "skip=[appearance,joint]")
-    summarise(cfg, Console(file=out, width=80))
+    summarize(stage_configs(cfg), Console(file=out, width=80))
     lines = [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
     titles = [line for line in lines if "clips of" in line]
     assert titles == [
@@ -72,7 +73,7 @@ def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
     assert "fc 101 x 4 0.207 0.002" in lines
     assert "temporal_pool: size=5, stride=2, kind=max" in lines
     with pytest.raises(UserError, match="only=joint: this experiment has the stages"):
-        summarise(compose_config("train", "experiment=two_stream_ucf101", "only=joint"))
+        stage_configs(compose_config("train", "experiment=two_stream_ucf101", "only=joint"))
 
 
 def test_the_command_needs_and_leaves_nothing(
@@ -85,4 +86,28 @@ def test_the_command_needs_and_leaves_nothing(
     arguments = ("experiment=appearance_ucf101", "debug=summary", "model/backbone=resnet18")
     assert call(train.main, *arguments) == 0
     assert "appearance: rgb, clips of 1 x 224 x 224" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_configs_of_stages_are_printed(
+    call: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is printed can be read back, and is what a stage is built from."""
+    monkeypatch.chdir(tmp_path)
+    chosen = (
+        "experiment=st_resnet_hmdb51",
+        "stages.joint.optimizer.lr=2e-3",
+        "only=[motion,joint]",
+    )
+    assert call(train.main, *chosen, "debug=config") == 0
+    printed: Any = OmegaConf.to_container(OmegaConf.create(capsys.readouterr().out))
+    assert list(printed["stages"]) == ["motion", "joint"]
+    joint = printed["stages"]["joint"]
+    assert joint["optimizer"]["lr"] == 2e-3
+    assert joint["data"]["batch_size"] * 32 == joint["effective_batch_size"] == 128
+    same = stage_config(compose_config("train", *chosen), "joint")
+    assert config_diff(joint, same) is None
     assert not list(tmp_path.iterdir())

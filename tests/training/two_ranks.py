@@ -16,16 +16,19 @@ from tests.conftest import compose_config
 DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
-def train_as_two(overrides: Sequence[str], folder: Path) -> tuple[list[int | None], str]:
+def train_as_two(
+    overrides: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> tuple[list[int | None], str]:
     """Train, and tell the status of each process and what both have written.
 
     Args:
         overrides: of the config.
         folder: for what they write.
+        environment: more variables.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    place = place_to_meet(nodes=1, job=0)
+    place = {**place_to_meet(nodes=1, job=0), **(environment or {})}
     told = [folder / f"rank{rank}.txt" for rank in range(2)]
     ranks = [
         context.Process(target=_rank, args=(rank, place, [*overrides, *DDP], told[rank]))
