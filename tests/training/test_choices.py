@@ -242,7 +242,7 @@ def test_ones_own_scheduler_is_stepped(tiny: tuple[str, ...], tmp_path: Path) ->
         "+stages.motion.lr_scheduler.threshold=100",  # nothing is good enough
     )
     run_experiment(compose_config("train", *base, *plateau, f"paths.run_dir={tmp_path / 'p'}"))
-    assert rates_of(tmp_path / "p") == pytest.approx([0.05, 0.05, 0.005])
+    assert rates_of(tmp_path / "p") == pytest.approx([0.05, 0.005, 0.0005])
 
 
 def rates_of(run: Path) -> list[float]:
