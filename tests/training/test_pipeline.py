@@ -259,7 +259,7 @@ def test_a_run_of_another_config_is_not_taken_for_a_finished_one(
 def test_results_of_another_config_are_not_shown(
     tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Stages that are not run, but lie in the directory; late fusion is of the same config alone."""
+    """Of stages that lie in the directory; late fusion is of streams of one config."""
     caplog.set_level("INFO")
     shutil.rmtree(copied_run / "motion")
     other = ("only=motion", "trainer.limit_test_batches=1", f"paths.run_dir={copied_run}")

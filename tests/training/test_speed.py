@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from src import evaluate
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
-from src.experiment.config import stage_config
+from src.experiment.config import config_diff, stage_config
 from src.models.resnet import motion_stream
 from src.training import trainer
 from src.training.callbacks import OwnGradients

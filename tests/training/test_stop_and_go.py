@@ -103,9 +103,10 @@ def averages(folder: Path) -> dict[tuple[str, str], float]:
 
 def end(folder: Path, overrides: Sequence[str], what: str, at: Sequence[int], number: int) -> None:
     """Run until a signal ends it."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STRIKE, f"{what} {at[0]} {at[1]} 0 {int(number)}")
-        run(folder, *overrides)
+        with pytest.raises(SystemExit) as ended:
+            run(folder, *overrides)
     assert ended.value.code == 128 + number
 
 

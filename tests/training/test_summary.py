@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -97,14 +98,10 @@ def test_the_configs_of_stages_are_printed(
 ) -> None:
     """What is printed can be read back, and is what a stage is built from."""
     monkeypatch.chdir(tmp_path)
-    chosen = (
-        "experiment=st_resnet_hmdb51",
-        "stages.joint.optimizer.lr=2e-3",
-        "only=[motion,joint]",
-    )
+    chosen = ("experiment=st_resnet_hmdb51", "stages.joint.optimizer.lr=2e-3", "skip=[appearance]")
     assert call(train.main, *chosen, "debug=config") == 0
     printed: Any = OmegaConf.to_container(OmegaConf.create(capsys.readouterr().out))
-    assert list(printed["stages"]) == ["motion", "joint"]
+    assert list(printed["stages"]) == ["motion", "joint", "joint_pooled"]
     joint = printed["stages"]["joint"]
     assert joint["optimizer"]["lr"] == 2e-3
     assert joint["data"]["batch_size"] * 32 == joint["effective_batch_size"] == 128
