@@ -4,7 +4,6 @@ python -m src.train                                             the embedded exp
 python -m src.train experiment=st_resnet_hmdb51 data.split=1
 python -m src.train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=8
 python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.start_from.motion=m.ckpt
-python -m src.train experiment=st_resnet_hmdb51 debug=replay    the step that stopped it
 python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, part by part
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
@@ -24,7 +23,6 @@ def main(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimises."""
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.training.launch import run_on_all_devices
-    from src.training.replay import replay
     from src.training.summary import summarise
     from src.training.trial import fails_alone
 
@@ -32,8 +30,6 @@ def main(cfg: DictConfig) -> float | None:
     sweep = job.mode == RunMode.MULTIRUN
     if sweep:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
-    if cfg.replay is not None:
-        return replay(cfg)
     if cfg.summary:
         summarise(cfg)
         return None

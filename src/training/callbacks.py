@@ -76,11 +76,6 @@ class DescribeCheckpoint(pl.Callback):
         checkpoint[KEY] = asdict(self.description)
 
 
-def description_of(trainer: pl.Trainer) -> Description:
-    """What the checkpoints of a stage's trainer carry."""
-    return next(c.description for c in trainer.callbacks if isinstance(c, DescribeCheckpoint))  # type: ignore[attr-defined]
-
-
 class EpochLine(pl.Callback):
     """Logs loss, clip-level accuracy and time after every pass."""
 
