@@ -206,9 +206,6 @@ COMPOSED = {
     "train sweep=claim": "25 trainings",
     "train experiment=st_resnet_hmdb51 sweep=splits": "three trainings",
     "train experiment=st_resnet_hmdb51 sweep=search": "many trainings, see training/test_optuna.py",
-    "train experiment=st_resnet_hmdb51 debug=replay": (
-        "needs a run that failed, see training/test_health.py"
-    ),
     "train experiment=st_resnet_ucf101 data.rgb=data/ucf101/ucf101_jpegs_256.zip.001 "
     "data.flow=data/ucf101/ucf101_tvl1_flow.zip.001": (
         "needs the published archives, see training/test_archives.py"

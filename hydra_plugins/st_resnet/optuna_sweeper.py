@@ -41,7 +41,7 @@ class OptunaSweeper(Sweeper):
         journal: file with the trials.
         trials: how many to finish in all, pruned ones included.
         together: how many jobs are launched at once.
-        failures: how many may fail in one call, by an exploding loss for example.
+        failures: how many may fail in one call, by a loss that is not finite for example.
         direction: of the jobs' result, "maximize" or "minimize".
         seed: of the sampler, if it draws.
         sampler: class of Optuna's.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.experiment.checkpoints import KEY, Description
 
@@ -97,6 +98,8 @@ class FollowConfig(pl.Callback):
         """Put the new rates and options in the place of the checkpoint's."""
         chosen: Any = pl_module.configure_optimizers()
         optimizer, entry = chosen["optimizer"], chosen.get("lr_scheduler")
+        if entry and isinstance(entry["scheduler"], ReduceLROnPlateau):
+            return  # its rates follow from what was measured
         states = []
         if entry is not None:
             with warnings.catch_warnings():
@@ -114,11 +117,6 @@ class FollowConfig(pl.Callback):
             return int(whole_epochs)
         begun = 0 if within["is_last_batch"] else within["current"]["ready"]
         return int(whole_epochs) * self.updates + begun // trainer.accumulate_grad_batches
-
-
-def description_of(trainer: pl.Trainer) -> Description:
-    """What the checkpoints of a stage's trainer carry."""
-    return next(c.description for c in trainer.callbacks if isinstance(c, DescribeCheckpoint))  # type: ignore[attr-defined]
 
 
 class EpochLine(pl.Callback):

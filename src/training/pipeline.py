@@ -263,6 +263,11 @@ def _fit(
         loader = trainer.train_dataloader
         if isinstance(loader, VideoLoader) and (mistake := loader.explain(error)):
             raise mistake from error
+        if "returned nan values" in str(error):  # trainer.detect_anomaly has warned where
+            raise UserError(
+                f"{str(error).rstrip('.')}: the last lines of the warning above show its call in "
+                "the forward pass; look at what goes into it, or lower the learning rate"
+            ) from error
         raise
 
 

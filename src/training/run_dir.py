@@ -31,11 +31,6 @@ class StageDir:
         """What training goes on from; the final weights once the stage is finished."""
         return self.path / "last.ckpt"
 
-    @property
-    def failed_step(self) -> Path:
-        """What `src.training.replay` repeats, if a step has stopped the training."""
-        return self.path / "failed_step.ckpt"
-
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
         return scores_file(self.path, stream)

@@ -63,7 +63,7 @@ def test_numbers_of_every_interval_are_logged(
             "trainer.max_epochs=2",
             "trainer.log_every_n_steps=3",
             "+trainer.val_check_interval=4",  # in the middle of a pass, too
-            "~callbacks.health",
+            "~callbacks.non_finite_guard",
             f"+callbacks.watch._target_={__name__}.Watch",
             f"paths.run_dir={tmp_path}",
         )
