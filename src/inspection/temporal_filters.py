@@ -106,7 +106,7 @@ def _file_of(source: str, folder: Path, description: Description) -> Path | None
     candidates = [Path(source)]
     if source in dirs:
         beside = folder / moved.get(source, f"../{source}")
-        candidates = [StageDir(beside).checkpoint, dirs[source].checkpoint]
+        candidates = [StageDir(beside).final, dirs[source].final]
     return next((file for file in candidates if file.is_file()), None)
 
 

@@ -71,6 +71,12 @@ def build_protocol(plan: Plan) -> VideoProtocol:
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         mirror=protocol["mirror"] and data["mirror"],
-        held_out=data.get("hold_out"),  # not known to older plans
+        tested_on=_tested_on(data),
         _convert_="all",
     )
+
+
+def _tested_on(data: dict[str, Any]) -> str | None:
+    if data.get("test_part") != "val":  # neither key is known to older plans
+        return None
+    return f"the validation part ({100 * (data['val_fraction'] or 0):g} % of the training list)"

@@ -67,8 +67,11 @@ class VideoClassifier(pl.LightningModule):
         batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
         label_smoothing: in training, the share of each target that is spread over all classes.
         mixing: of training clips and their targets, None for none.
+        class_weights: of the training loss: "balanced", K numbers, or None for none, see
+            `weigh_classes`.
     """
 
+    weight_of_class: Tensor | None  # (K,)
     modalities: tuple[str, ...] = ("rgb", "flow")
     streams: tuple[str, ...] = STREAMS  # what `classify` gives logits of
 
@@ -84,15 +87,20 @@ class VideoClassifier(pl.LightningModule):
         batch_norm: str = "train",
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing={label_smoothing}: needs a share from 0, below 1")
+        _check_class_weights(class_weights, num_classes)
         freeze_batch_norm(net, batch_norm)
         self.net, self.normalise = net, normalise
         self.optimizer, self.schedule, self.protocol = optimizer, schedule, protocol
         self.num_classes, self.factors, self.batch_norm = num_classes, factors, batch_norm
         self.label_smoothing, self.mixing = label_smoothing, mixing
+        self.class_weights = class_weights
+        # Not in checkpoints: it follows from the choice and the training list.
+        self.register_buffer("weight_of_class", None, persistent=False)
         self._shift = 0  # see `on_train_start`
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_losses = nn.ModuleDict(
@@ -123,8 +131,36 @@ class VideoClassifier(pl.LightningModule):
         """Logits (B, T', K) of each stream's classifier for a uint8 batch."""
         return self.classify(self.clips(batch))
 
+    def weigh_classes(self, labels: Sequence[int]) -> None:
+        """Set `weight_of_class` (K,) out of the chosen weights and the training list.
+
+        Balanced weights give every class the same share of the loss. All weights are scaled to a
+        mean of 1 over the training list, so that learning rates keep their meaning: balanced ones
+        are N / (K * n_class), where K counts the classes that have training videos; one without
+        weighs nothing.
+
+        Args:
+            labels: of the training list's N videos.
+        """
+        if self.class_weights is None:
+            return
+        counts = torch.bincount(torch.tensor(labels), minlength=self.num_classes)
+        if self.class_weights == "balanced":
+            weights = (counts > 0) / counts.clamp(min=1)
+        else:
+            weights = torch.tensor([float(weight) for weight in self.class_weights])
+        self.weight_of_class = weights * (len(labels) / (weights * counts).sum())
+
+    def training_loss(self, logits: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """The loss that is minimized: `loss` with smoothed labels and weighted classes."""
+        return self.loss(logits, target, self.label_smoothing, self.weight_of_class)
+
     def loss(
-        self, logits: dict[str, Tensor], target: Tensor, smoothing: float = 0.0
+        self,
+        logits: dict[str, Tensor],
+        target: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimised.
 
@@ -134,13 +170,19 @@ class VideoClassifier(pl.LightningModule):
             logits: (B, T', K) of each stream.
             target: labels (B,), or shares of the classes (B, K).
             smoothing: the share of each target that is spread over all classes.
+            weights: (K,) of the classes: each factors the term of its class, as in torch. But the
+                sum is divided by the number of clips, not by their weights: so the mean over a
+                batch's parts is that over the batch.
         """
         return {
             stream: F.cross_entropy(
                 scores.flatten(0, 1),
                 target.repeat_interleave(scores.shape[1], dim=0),
+                None if weights is None else weights.to(scores.dtype),
                 label_smoothing=smoothing,
-            )  # (B * T', K) against (B * T') or (B * T', K)
+                reduction="sum",
+            )
+            / scores.shape[:2].numel()  # (B * T', K) against (B * T') or (B * T', K)
             for stream, scores in logits.items()
         }
 
@@ -163,7 +205,7 @@ class VideoClassifier(pl.LightningModule):
         the mean over all of its clips.
         """
         logits, target = self.training_logits(batch)
-        losses = self.loss(logits, target, self.label_smoothing)
+        losses = self.training_loss(logits, target)
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
@@ -293,6 +335,23 @@ class VideoClassifier(pl.LightningModule):
             strict=True,
         ):
             group["lr"] = factor * rate(scheduler.last_epoch)
+
+
+def _check_class_weights(weights: Any, num_classes: int) -> None:
+    if weights is None or weights == "balanced":
+        return
+    if (
+        isinstance(weights, str)
+        or not isinstance(weights, Sequence)
+        or len(weights) != num_classes
+        or not all(
+            isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in weights
+        )
+    ):
+        raise ValueError(
+            f"class_weights={weights}: needs null, balanced, or {num_classes} numbers above 0, one "
+            "for each class"
+        )
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:

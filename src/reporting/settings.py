@@ -28,6 +28,7 @@ _NOT_TRAINED = {
     "data.flow_dir",
     "data.flow_settings",
     "data.test_frames",
+    "data.test_part",
     "data.dataset.split",
     "data.dataset.seed",
     "data.dataset.root",

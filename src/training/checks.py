@@ -49,6 +49,7 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
                 f"stage {name}: mixing needs 2 clips or more in a step, not "
                 f"data.batch_size={batch_size}"
             )
+        _check_checkpoint(plan, config)
         for part, source in sources(plan).items():
             if source is None and module.batch_norm != "train":
                 raise UserError(
@@ -64,6 +65,25 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
                 imagenet_entry(module.net.get_submodule(part), source)
             else:
                 read_checkpoint(source)
+
+
+def _check_checkpoint(plan: Plan, config: Mapping[str, Any]) -> None:
+    """Refuse a best checkpoint that no validation, or one on the test list, would choose."""
+    choice = f"stage {plan['stage']}: checkpoint={plan['checkpoint']}"
+    if plan["checkpoint"] not in ("last", "best"):
+        raise UserError(f"{choice}: choose from last, best")
+    if plan["checkpoint"] == "last":
+        return
+    if plan["data"]["val_fraction"] is None:
+        raise UserError(
+            f"{choice} would be chosen on the test list, as validation is on it: give "
+            "data.val_fraction=0.1, or checkpoint=last"
+        )
+    if not config["trainer"]["limit_val_batches"]:
+        raise UserError(
+            f"{choice} is chosen in validation, which trainer.limit_val_batches=0 leaves out: "
+            "remove one of them"
+        )
 
 
 def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> pl.Trainer:

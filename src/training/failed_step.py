@@ -28,6 +28,7 @@ class FailedStep:
         batch: as the module got it: of this process, and this part of an accumulated update.
         random: the states of torch's generators before the step, see `random_state`.
         loss_scale: what the loss was multiplied by for float16; 1 for no scaling.
+        weight_of_class: of the module, see `VideoClassifier.weigh_classes`.
     """
 
     found: str
@@ -36,6 +37,7 @@ class FailedStep:
     batch: Batch
     random: dict[str, Tensor]
     loss_scale: float = 1.0
+    weight_of_class: Tensor | None = None
 
     def save(
         self,
@@ -75,6 +77,7 @@ class FailedStep:
         try:
             module = build_module(description.plan, build_net(description.plan))
             module.load_state_dict(content["state_dict"])
+            module.weight_of_class = step.weight_of_class
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{path} describes no network that can be built ({type(error).__name__}: {error})"

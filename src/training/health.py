@@ -136,6 +136,7 @@ class Health(pl.Callback):
             batch=self.batch,
             random=self.random,
             loss_scale=1.0 if scaler is None else scaler.get_scale(),
+            weight_of_class=module.weight_of_class,
         )
 
     def _stop(

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.loading import VideoLoader
+from src.data.splits import PARTS
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
@@ -30,6 +31,7 @@ from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.models.build import Plan, build_datamodule, build_module, build_net, build_protocol
 from src.models.checkpoints import Description
 from src.models.modules import VideoClassifier
+from src.models.weights import read_checkpoint
 from src.ranks import of_first_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
@@ -86,7 +88,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 stage_dir.check_tested_by(
                     build_protocol(plan).name, record, config["resume"] == "force"
                 )
-                log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
+                log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.final)
             elif not run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1]):
                 return math.nan
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
@@ -125,6 +127,7 @@ def run_stage(
     data.setup()
     net = build_net(plan)
     module = build_module(plan, net)
+    module.weigh_classes([video.label for video in data.videos.train])
     description = Description(
         config=config,
         plan=plan,
@@ -157,7 +160,7 @@ def run_stage(
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
             unreadable,
-            EpochLine(name),
+            EpochLine(name, PARTS[data.val_part]),
             throughput,
             *prune,
             *progress_bars(cfg.trainer, name, throughput),
@@ -171,6 +174,12 @@ def run_stage(
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):
             return False
+        epochs = trainer.fit_loop.epoch_progress.current.processed
+        if epochs < (trainer.max_epochs or 0):
+            log.info("stage %s: stopped early, after epoch %d/%d", name, epochs, trainer.max_epochs)
+        checkpoint = stage_dir.tested(plan)
+        if checkpoint != stage_dir.checkpoint:
+            _load_best(module, checkpoint)
         with uncompiled(config["compile"]):
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
@@ -186,10 +195,10 @@ def run_stage(
                 trainer.strategy.root_device,
             )
             fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
-            checkpoint = stage_dir.checkpoint
             show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
     if trainer.is_global_zero:
-        _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
+        faults = [*unreadable.faults, *scores.faults]
+        _finish(scores, faults, stage_dir, description, overrides, epochs)
     trainer.strategy.barrier()
     return True
 
@@ -208,14 +217,23 @@ def _fit(
         raise
 
 
+def _load_best(module: VideoClassifier, checkpoint: Path) -> None:
+    """Have a trained module go on with the weights of its best epoch."""
+    content = read_checkpoint(str(checkpoint))
+    module.load_state_dict(content["state_dict"])
+    log.info("epoch %d was the best in validation: %s", content["epoch"] + 1, checkpoint)
+
+
 def _finish(
     scores: VideoScores,
     faults: Sequence[Faults],
     stage_dir: StageDir,
     description: Description,
     overrides: Sequence[str] | None,
+    epochs: int,
 ) -> None:
     about = {
+        "epochs": epochs,
         "streams": {
             stream: asdict(judge_videos(part)) for stream, part in scores.classifiers().items()
         },

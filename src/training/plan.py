@@ -23,6 +23,7 @@ _NOT_LEARNT = {
         "manifest",
         "missing",
         "max_broken",
+        "test_part",  # see `StageDir.check_tested_by`
     )
 } | {"optimizer.fused", *(f"net.{s}checkpointing" for s in ("", "appearance.", "motion."))}
 # Of the trainer; those of gradients are Lightning's own, which a config may add.
@@ -30,7 +31,8 @@ _LIMITS = ("max_epochs", "limit_train_batches", "gradient_clip_val", "gradient_c
 _TESTING = "protocol"  # see `StageDir.check_tested_by`
 
 # Chosen for all stages at the top of the config; a stage may override them: stages.<stage>.<key>.
-_STAGES_MAY_HAVE_THEIR_OWN = ("optimizer", "schedule", "mixing", "label_smoothing", "batch_norm")
+_OF_MODULE = ("batch_norm", "label_smoothing", "class_weights", "mixing")
+_STAGES_MAY_HAVE_THEIR_OWN = ("optimizer", "schedule", "checkpoint", *_OF_MODULE)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -72,10 +74,11 @@ def make_plan(config: Mapping[str, Any], stage: str) -> Plan:
         "normalise": model["normalise"],
         "data": config["data"] | chosen["data"],
         "module": chosen["module"]
-        | {key: shared[key] for key in ("batch_norm", "label_smoothing", "mixing")}
+        | {key: shared[key] for key in _OF_MODULE}
         | {"schedule": _schedule(shared["schedule"], chosen["module"]["schedule"])},
         "optimizer": shared["optimizer"],
         "protocol": config["protocol"],
+        "checkpoint": shared["checkpoint"],
         "ema": ema and {key: value for key, value in ema.items() if key != "_target_"},
         "sync_batchnorm": trainer["sync_batchnorm"],
         "batch_size": chosen["batch_size"],

@@ -65,7 +65,7 @@ def replay(cfg: DictConfig) -> float:
         set_random_state(step.random, device)
         with watched(module.net) as largest, precision.train_step_context():
             logits, target = module.training_logits(precision.convert_input(batch))
-            losses = module.loss(logits, target, module.label_smoothing)
+            losses = module.training_loss(logits, target)
             videos = _loss_of_videos(module, logits, target, step.batch["video"])
         loss = torch.stack(list(losses.values())).sum()
         anomaly = backward(loss * step.loss_scale)
@@ -151,7 +151,7 @@ def _loss_of_videos(
     rows = {}
     for index, name in enumerate(names):
         own = {stream: values[index : index + 1] for stream, values in logits.items()}
-        losses = module.loss(own, target[index : index + 1], module.label_smoothing)
+        losses = module.training_loss(own, target[index : index + 1])
         rows[name] = {stream: float(loss) for stream, loss in losses.items()}
     return rows
 

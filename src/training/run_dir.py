@@ -12,7 +12,7 @@ from src.evaluation.scores import Accuracy, scores_file
 from src.models.build import Plan
 from src.models.checkpoints import Description
 from src.models.temporal import STREAMS
-from src.training.checkpoint_io import previous
+from src.training.checkpoint_io import BEST, LAST, previous
 from src.training.plan import difference
 from src.whole_files import whole
 
@@ -27,8 +27,22 @@ class StageDir:
 
     @property
     def checkpoint(self) -> Path:
-        """What training goes on from; the final weights once the stage is finished."""
-        return self.path / "last.ckpt"
+        """What training resumes from."""
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        """Of the epoch that was best in validation; with checkpoint=best alone."""
+        return self.path / BEST
+
+    def tested(self, plan: Mapping[str, Any]) -> Path:
+        """The checkpoint that `plan` has tested, and later stages and commands use."""
+        return self.best if plan.get("checkpoint") == "best" else self.checkpoint
+
+    @property
+    def final(self) -> Path:
+        """The tested checkpoint, by the record of the finished stage."""
+        return self.tested((self._read() or {}).get("plan", {}))
 
     @property
     def failed_step(self) -> Path:
@@ -67,7 +81,10 @@ class StageDir:
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
-        if not (self.record.is_file() and self.checkpoint.is_file()):
+        return self._read() if self.final.is_file() else None
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.record.is_file():
             return None
         try:
             return dict(json.loads(self.record.read_text()))
@@ -76,9 +93,9 @@ class StageDir:
 
     def check_whole(self) -> None:
         """Refuse to train a finished stage again because its weights are gone."""
-        if self.record.is_file() and not self.checkpoint.is_file():
+        if self.record.is_file() and not self.final.is_file():
             raise UserError(
-                f"{self.path} is finished, but {self.checkpoint.name} is gone: put it back, leave "
+                f"{self.path} is finished, but {self.final.name} is gone: put it back, leave "
                 f"the stage out with skip={self.path.name}, or delete {self.record} to train it "
                 "again"
             )
@@ -125,8 +142,8 @@ class StageDir:
         if record["protocol"] != protocol and not force:
             raise UserError(
                 f"{self.path} was tested by another protocol ({record['protocol']}, not "
-                f"{protocol}): python -m src.evaluate ckpt_path={self.checkpoint} protocol=... "
-                "tests it again, resume=force goes on with the results that are there"
+                f"{protocol}): python -m src.evaluate ckpt_path={self.final} protocol=... or "
+                "+data.test_part=... tests it again, resume=force uses the results that are there"
             )
 
     def check_same(self, plan: Plan, earlier: Plan, force: bool) -> None:
