@@ -122,6 +122,13 @@ def test_choices_of_one_stage() -> None:
         ("mixing=mixup", r"module\.mixing: .*MixUp.*, None"),
         ("label_smoothing=0.1", r"module\.label_smoothing: 0\.1, 0\.0"),
         ("batch_norm=partial", r"module\.batch_norm: partial, train"),
+        ("class_weights=balanced", r"module\.class_weights: balanced, None"),
+        (
+            "+stages.joint.class_weights=[1,2,3]",
+            r"module\.class_weights: \[1, 2, 3\], None",
+        ),
+        ("data.val_fraction=0.1", r"data\.val_fraction: 0\.1, None"),
+        ("checkpoint=best", "checkpoint: best, last"),
         ("callbacks=ema", r"ema: \{'decay': 0\.999\}, None"),
         ("trainer.sync_batchnorm=true", r"sync_batchnorm: True, False"),
     ],
@@ -143,6 +150,19 @@ def test_a_changed_choice_is_noticed(choice: str, told: str, published: dict[str
         (
             ["batch_norm=frozen", "model.backbone.pretrained=null"],
             r"stage appearance: batch_norm=frozen keeps .*\+stages\.appearance\.batch_norm=train",
+        ),
+        (
+            ["class_weights=[1,2]"],
+            r"stage appearance: class_weights=\[1, 2\]: needs null, .* 101 num",
+        ),
+        (["checkpoint=first"], "stage appearance: checkpoint=first: choose from last, best"),
+        (
+            ["+stages.joint.checkpoint=best"],
+            r"stage joint: checkpoint=best would be chosen on the test list.*data\.val_fr",
+        ),
+        (
+            ["checkpoint=best", "data.val_fraction=0.1", "trainer.limit_val_batches=0"],
+            r"stage appearance: checkpoint=best is chosen in validation, which trainer\.limit_val",
         ),
         (["mixing=mixup", "stages.joint.data.batch_size=1"], "stage joint: mixing needs 2 clips"),
         (
