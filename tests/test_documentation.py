@@ -216,10 +216,9 @@ COMPOSED = {
     ),
     "train -m experiment=st_resnet_hmdb51 data.split=1,2,3 trainer=ddp trainer.devices=4 "
     "hydra/launcher=slurm hydra.launcher.partition=gpu": "needs a cluster, see cluster/",
-    "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna schedule=cosine "
-    "'schedule.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
-        "many trainings, see training/test_optuna.py"
-    ),
+    "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna data.val_fraction=0.2 "
+    "data.test_part=val schedule=cosine 'schedule.lr=tag(log,interval(1e-4,1e-2))' "
+    "'label_smoothing=choice(0,0.1)'": ("many trainings, see training/test_optuna.py"),
     "benchmark target=[loader,decode,extract,flow,memory,network,step,startup] "
     "clips=<folder of videos>": "takes minutes, see benchmarks/test_targets.py",
     "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",

@@ -79,9 +79,11 @@ class OptunaSweeper(Sweeper):
         """Remember what launches jobs.
 
         Raises:
-            UserError: this process is one of several, which would each make its own search.
+            UserError: this process is one of several, which would each make its own search; or
+                the test list would be searched on.
         """
         check_alone(config)
+        check_part(config)
         self.config_loader = hydra_context.config_loader
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -219,6 +221,15 @@ def check_alone(config: DictConfig) -> None:
         raise UserError(
             "a search is one process, which starts those of its jobs: call it without torchrun and "
             "srun, and for jobs on several machines with hydra/launcher=slurm"
+        )
+
+
+def check_part(config: DictConfig) -> None:
+    """Refuse a search whose value would be the accuracy on the test list."""
+    if OmegaConf.select(config, "data.test_part") != "val":
+        raise UserError(
+            "a search would choose by the test list: give data.val_fraction=0.2 "
+            "data.test_part=val, as sweep=search does"
         )
 
 

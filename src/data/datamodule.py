@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from src.data.augment import Augmentation
 from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
 from src.data.faults import FAILED, FaultTolerant
-from src.data.hold_out import hold_out
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
 from src.data.loading import UnderWay, VideoLoader
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
+from src.data.validation import with_validation
 from src.data.verification.manifest import Manifest, open_known_flow, open_known_rgb
 from src.data.video_file import DECODERS
 from src.data.views import CentralClip, RandomClip, View, WholeVideo
@@ -35,10 +35,8 @@ class VideoDataModule(pl.LightningDataModule):
 
     `unreadable` tells, of each phase "train", "val" and "test", which videos this process could not
     read so far, and why. In training others have taken their place; in evaluation nothing is
-    replaced, and whoever counts has to count them. `absent` tells which videos of the "train" and
-    the "test" list were not there from the beginning.
-
-    `test_list` says which of the two lists is tested on, "test" unless somebody changes it.
+    replaced, and whoever counts has to count them. `absent` tells which videos of the parts
+    "train", "val" and "test" were not there from the beginning.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
@@ -65,9 +63,9 @@ class VideoDataModule(pl.LightningDataModule):
         rescale_flow: whether vectors of flow grow and shrink with the image.
         flow_settings: how flow is computed on the fly.
         missing: what to do with videos that are not there. "error" refuses lists that name some;
-            "skip" leaves them out of both lists; "wrong" out of training, and counts those of the
-            test list as wrong. The test list's videos that are there but cannot be read when it
-            comes to testing are wrong as well under "wrong", else an error.
+            "skip" leaves them out of all parts; "wrong" out of training, and counts those of the
+            tested part as wrong. Videos of it that are there but cannot be read when it comes to
+            testing are wrong as well under "wrong", else an error.
         decoder: of video files: auto, decord, pyav or torchcodec.
         cache_dir: where the indices of folders and archives are kept; None keeps none.
         prefetch: batches that each worker holds ready.
@@ -76,8 +74,9 @@ class VideoDataModule(pl.LightningDataModule):
         start_method: how workers start: fork, spawn or forkserver; None is the system's.
         manifest: what `src.verify_data` has written. It tells which videos are there and sound, so
             that no folder has to be listed; None, no such file or one for other places is none.
-        hold_out: the share of the training list that is tested on in the place of the test list,
-            which is not used, see `src.data.hold_out`; None tests on the test list.
+        val_fraction: of the training list, not trained on but validated on, see
+            `src.data.validation`; None validates on the test list.
+        test_part: "test" or "val", the part that is tested on.
         max_broken: the share of the training list that may turn out unreadable before the run
             stops, 0..1.
     """
@@ -114,7 +113,8 @@ class VideoDataModule(pl.LightningDataModule):
         start_method: str | None = None,
         manifest: str | None = None,
         max_broken: float = 0.01,
-        hold_out: float | None = None,
+        val_fraction: float | None = None,
+        test_part: str = "test",
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -140,22 +140,30 @@ class VideoDataModule(pl.LightningDataModule):
         for name, choice, choices in (
             ("missing", missing, ("error", "skip", "wrong")),
             ("decoder", decoder, DECODERS),
+            ("test_part", test_part, ("test", "val")),
             ("start_method", start_method, (None, *multiprocessing.get_all_start_methods())),
         ):
             if choice not in choices:
                 raise UserError(
                     f"data.{name}={choice}: choose from {', '.join(str(c) for c in choices)}"
                 )
-        if hold_out is not None and not (isinstance(hold_out, int | float) and 0 < hold_out < 1):
-            raise UserError(f"data.hold_out={hold_out}: needs a share above 0, below 1, or null")
-        self.hold_out = hold_out
+        if val_fraction is None and test_part == "val":
+            raise UserError("data.test_part=val: there is no such part without data.val_fraction")
+        if val_fraction is not None and not (
+            isinstance(val_fraction, int | float) and 0 < val_fraction < 1
+        ):
+            raise UserError(
+                f"data.val_fraction={val_fraction}: needs a fraction above 0, below 1, or null"
+            )
+        self.val_fraction, self.test_part = val_fraction, test_part
+        self.val_part = "test" if val_fraction is None else "val"  # that is validated on
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
         self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
         self.cache_dir, self.prefetch = cache_dir, prefetch
         self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
         self.max_broken = max_broken
         self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-        self.absent: dict[str, dict[str, str]] = {"train": {}, "test": {}}
+        self.absent: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
@@ -166,7 +174,6 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler, rescale_flow)
         self.test_view = WholeVideo(test_frames, short_side, rescale_flow)
-        self.test_list = "test"
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: RGBLibrary | None = None
         self.flow: FlowLibrary | None = None
@@ -180,8 +187,13 @@ class VideoDataModule(pl.LightningDataModule):
         if self.videos.classes:
             return
         listed = self.dataset()
-        if self.hold_out is not None:
-            listed = hold_out(listed, self.hold_out)
+        if self.val_fraction is not None:
+            listed = with_validation(listed, self.val_fraction)
+            if not listed.val:
+                raise UserError(
+                    f"data.val_fraction={self.val_fraction}: leaves no video to validate on, as "
+                    "groups of videos stay together: give a larger fraction"
+                )
         if len(listed.classes) != self.num_classes:
             raise UserError(
                 f"data.num_classes={self.num_classes}, but the lists name "
@@ -190,7 +202,9 @@ class VideoDataModule(pl.LightningDataModule):
         places = {"rgb": self.rgb_place, "flow": self.flow_place}
         reads = {self._reads(modality) for modality in self.modalities}
         self._known = Manifest.fitting(
-            self.manifest, {one: places[one] for one in reads}, (*listed.train, *listed.test)
+            self.manifest,
+            {one: places[one] for one in reads},
+            (*listed.train, *listed.val, *listed.test),
         )
         frames = None
         if "rgb" in reads:
@@ -203,8 +217,9 @@ class VideoDataModule(pl.LightningDataModule):
                 self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
             )
         train, self.absent["train"] = self._find(listed.train)
+        val, self.absent["val"] = self._find(listed.val)
         test, self.absent["test"] = self._find(listed.test)
-        self.listed, self.videos = listed, Split(listed.classes, train, test)
+        self.listed, self.videos = listed, Split(listed.classes, train, test, val)
 
     def _reads(self, modality: str) -> str:
         """Where a modality's images come from: "rgb" or "flow"."""
@@ -262,29 +277,36 @@ class VideoDataModule(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """The central clip of every test video."""
-        return self._loader("val", self.videos.test, self.val_view, self.batch_size)
+        """The central clip of every video of the validation part; of the test list without one."""
+        videos: Sequence[Video] = getattr(self.videos, self.val_part)
+        return self._loader("val", videos, self.val_view, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Every video of `test_list` whole."""
-        videos: Sequence[Video] = getattr(self.videos, self.test_list)
-        return self._loader("test", videos, self.test_view, self.test_batch_size)
+        """Every video of the tested part whole."""
+        return self._loader("test", self.tested, self.test_view, self.test_batch_size)
+
+    @property
+    def tested(self) -> tuple[Video, ...]:
+        """The videos of `test_part`."""
+        videos: tuple[Video, ...] = getattr(self.videos, self.test_part)
+        return videos
 
     def test_video(self, name: str, device: str | torch.device = "cpu") -> Sample:
-        """One video of the test list as the test sees it, without the batch's dimension.
+        """One video of the tested part as the test sees it, without the batch's dimension.
 
         Args:
             name: of the video.
             device: where its flow is computed, if it is computed on a device.
 
         Raises:
-            UserError: no such video is on the list. Whatever reading raises is raised as it is.
+            UserError: there is no such video. Whatever reading raises is raised as it is.
         """
-        places = {video.name: place for place, video in enumerate(self.videos.test)}
+        places = {video.name: place for place, video in enumerate(self.tested)}
         if name not in places:
-            raise UserError(f"{name} is not on the test list")
-        videos = self.videos.test
-        dataset = VideoDataset(videos, self.rgb, self.flow, self.test_view, self.stack, self.seed)
+            raise UserError(f"{name} is not on the {self.test_part} list")
+        dataset = VideoDataset(
+            self.tested, self.rgb, self.flow, self.test_view, self.stack, self.seed
+        )
         batch = self.ready(collate([dataset[places[name], 0]]), device)
         return {key: values[0] for key, values in batch.items()}
 

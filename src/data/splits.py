@@ -11,6 +11,8 @@ from src.errors import UserError
 UCF101_NAME = re.compile(r"(?P<group>v_.+_g\d+)_c\d+")
 HMDB51_NAME = re.compile(r"(?P<group>.+)_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+")
 
+PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a split, in words
+
 
 @dataclass(frozen=True)
 class Video:
@@ -33,11 +35,15 @@ class Video:
 
 @dataclass(frozen=True)
 class Split:
-    """The train and test videos of one official split, and the classes their labels index."""
+    """The videos of one official split, and the classes their labels index.
+
+    `val` is empty until `src.data.validation` takes it out of `train`.
+    """
 
     classes: tuple[str, ...]
     train: tuple[Video, ...]
     test: tuple[Video, ...]
+    val: tuple[Video, ...] = ()
 
 
 HMDB51_TREE = """{videos}/<class>/<file>.avi and {lists}/<class>_test_split<1|2|3>.txt \

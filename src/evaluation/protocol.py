@@ -35,7 +35,7 @@ class TestProtocol:
         average: "logits" averages the scores themselves (the released implementation), "softmax"
             the softmax of each view, frame and stream. The positions of a view that is read fully
             convolutionally are averaged before the softmax, inside the network.
-        held_out: the share of the training list that is tested on, None for the test list.
+        tested_on: in words, None for the test list.
 
     Raises:
         ValueError: an unknown choice, or a crop larger than the frames.
@@ -49,7 +49,7 @@ class TestProtocol:
     crop: str = "whole"
     mirror: bool = True
     average: str = "logits"
-    held_out: float | None = None
+    tested_on: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("protocol.crop", self.crop, CROPS)
@@ -70,9 +70,7 @@ class TestProtocol:
             views = "whole frames" if whole else f"centre crops of {self.crop_size} px"
             views += " + mirror" if self.mirror else ""
         name = f"{self.frames} {views} at {self.short_side} px, mean of {self.average}"
-        if self.held_out is None:
-            return name
-        return f"{name}; on {100 * self.held_out:g} % of the training list, held out"
+        return name if self.tested_on is None else f"{name}; on {self.tested_on}"
 
     def views(self, batch: Batch) -> Iterator[Batch]:
         """What the network is to see of a uint8 batch, one after the other to save memory.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
+from src.data.splits import PARTS
 from src.errors import UserError
 from src.models.metrics import judge, scores_of_wrong
 from src.ranks import of_all_ranks
@@ -243,27 +244,27 @@ class CollectScores(pl.Callback):
         self.scores = self.scores.gathered()
         if self.data is None:
             return
-        parts = of_all_ranks(self.data.unreadable["test"])
-        unreadable = {name: reason for part in parts for name, reason in sorted(part.items())}
-        absent, of = self.data.absent["test"], len(self.data.listed.test)
+        ranks = of_all_ranks(self.data.unreadable["test"])
+        unreadable = {name: reason for own in ranks for name, reason in sorted(own.items())}
+        part = self.data.test_part
+        listed, absent = getattr(self.data.listed, part), self.data.absent[part]
+        of, videos = len(listed), f"{PARTS[part]} videos"
         if unreadable and self.data.missing != "wrong":
             raise UserError(
-                f"{Faults('test videos cannot be read', of, unreadable)}: mend them (python -m "
+                f"{Faults(f'{videos} cannot be read', of, unreadable)}: mend them (python -m "
                 "src.verify_data tells what is wrong with them), or count them as wrong with "
                 "data.missing=wrong; the same command goes on with the test"
             )
         if self.data.missing != "wrong":
-            left_out = Faults("test videos are not there and were left out", of, absent)
+            left_out = Faults(f"{videos} are not there and were left out", of, absent)
             self.scores.faults = (left_out,) if absent else ()
             return
         wrong = absent | unreadable
         if not wrong:
             return
-        labels = {v.name: v.label for v in self.data.listed.test if v.name in wrong}
+        labels = {v.name: v.label for v in listed if v.name in wrong}
         self.scores = self.scores.with_unreadable(labels)
-        self.scores.faults = (
-            Faults("test videos could not be read and count as wrong", of, wrong),
-        )
+        self.scores.faults = (Faults(f"{videos} could not be read and count as wrong", of, wrong),)
         if trainer.is_global_zero:  # the metrics are summed over ranks
             target = torch.tensor(list(labels.values()), device=pl_module.device)
             module: Any = pl_module

@@ -5,6 +5,7 @@ form. A checkpoint carries it, and so can be built anywhere.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
@@ -81,6 +82,7 @@ def build_optimization(config: StageConfig, total_steps: int) -> Optimization:
         batch_norm=config["batch_norm"],
         label_smoothing=config["label_smoothing"],
         mixing=instantiate(config["mixing"], _convert_="all"),
+        class_weights=config["class_weights"],
     )
 
 
@@ -96,6 +98,12 @@ def build_protocol(config: StageConfig) -> VideoProtocol:
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         mirror=protocol["mirror"] and data["mirror"],
-        held_out=data["hold_out"],
+        tested_on=_tested_on(data),
         _convert_="all",
     )
+
+
+def _tested_on(data: Mapping[str, Any]) -> str | None:
+    if data["test_part"] == "test":
+        return None
+    return f"the validation part ({100 * (data['val_fraction'] or 0):g} % of the training list)"

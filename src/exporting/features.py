@@ -29,7 +29,7 @@ from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.ranks import of_all_ranks
 
-LISTS = ("train", "test")
+LISTS = ("train", "val", "test")
 
 
 def load_without_classifiers(
@@ -64,19 +64,19 @@ def features_of_lists(
     trainer: pl.Trainer,
     protocol: Mapping[str, Any] | None = None,
 ) -> Features:
-    """Features of all videos of the train or test list of a checkpoint's split.
+    """Features of all videos of one or more parts of a checkpoint's split.
 
     Videos that cannot be read are left out, and told in the features' faults.
 
     Args:
         ckpt_path: a checkpoint of this project.
-        lists: "train", "test" or both.
+        lists: "train", "val" and/or "test".
         data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
         trainer: runs the network.
         protocol: keys of its protocol to change; None leaves one as it is.
 
     Raises:
-        UserError: an unknown list, or the checkpoint and the data do not go together.
+        UserError: an unknown or empty list, or the checkpoint and the data do not go together.
     """
     try:
         check_choices("lists", lists, LISTS)
@@ -88,7 +88,9 @@ def features_of_lists(
     data = data_of(description, ckpt_path)
     features = Features(_about(module, description), list(data.videos.classes))
     for part in lists:
-        data.test_list = part
+        data.test_part = part
+        if not data.tested:
+            raise UserError(f"lists: this checkpoint's data have no {part} videos: leave it out")
         trainer.test(_Extractor(module, data, features), datamodule=data, verbose=False)
     return features
 
@@ -136,7 +138,8 @@ def features_of_files(
 
 
 def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
-    averaged = module.protocol.name.removesuffix("logits") + "features"
+    views = module.protocol.name.partition(";")[0]  # without the part: each video has its own
+    averaged = views.removesuffix("logits") + "features"
     return {
         "experiment": description.config.get("name"),
         "stage": description.config.get("stage"),
@@ -150,7 +153,7 @@ def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
 
 
 class _Extractor(pl.LightningModule):
-    """Adds the features of each video of the data's `test_list`, of all ranks, sorted by name."""
+    """Adds the features of each video of the data's `test_part`, of all ranks, sorted by name."""
 
     def __init__(self, module: VideoClassifier, data: VideoDataModule, features: Features) -> None:
         super().__init__()
@@ -170,7 +173,7 @@ class _Extractor(pl.LightningModule):
             )
 
     def on_test_epoch_end(self) -> None:
-        part = self.data.test_list
+        part = self.data.test_part
         found = [row for rows in of_all_ranks(self.found) for row in rows]
         for video, label, vectors in sorted(found, key=lambda row: row[0]):
             self.features.add(video, part, label, vectors)

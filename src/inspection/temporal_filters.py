@@ -105,7 +105,7 @@ def _file_of(source: str, folder: Path, description: Description) -> Path | None
     beside = folder / moved.get(source, f"../{source}")
     paths = description.config["paths"]
     made = [Path(paths[key]) / source for key in ("run_dir", "streams_dir")]
-    candidates = [Path(source), *(StageDir(place).checkpoint for place in (beside, *made))]
+    candidates = [Path(source), *(StageDir(place).final for place in (beside, *made))]
     return next((file for file in candidates if file.is_file()), None)
 
 

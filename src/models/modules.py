@@ -4,6 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -61,6 +62,8 @@ class Optimization:
         batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
         label_smoothing: the share of each target that is spread over all classes.
         mixing: of clips and their targets, None for none.
+        class_weights: of the loss: "balanced", K numbers above 0, or None for none, see
+            `VideoClassifier.weigh_classes`.
     """
 
     optimizer: OptimizerFactory
@@ -71,6 +74,7 @@ class Optimization:
     batch_norm: str = "train"
     label_smoothing: float = 0.0
     mixing: Mixing | None = None
+    class_weights: str | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         smoothing = self.label_smoothing
@@ -95,6 +99,7 @@ class VideoClassifier(pl.LightningModule):
         lr: the learning rate; Lightning's LearningRateFinder sets it.
     """
 
+    weight_of_class: Tensor | None  # (K,)
     modalities: tuple[str, ...] = ("rgb", "flow")
     streams: tuple[str, ...] = STREAMS  # what `classify` gives logits of
 
@@ -113,6 +118,9 @@ class VideoClassifier(pl.LightningModule):
         self.num_classes, self.protocol = num_classes, protocol
         self.optimization = optimization
         self.lr = optimization.lr if optimization else None
+        _check_class_weights(optimization and optimization.class_weights, num_classes)
+        # Not in checkpoints: it follows from the choice and the training list.
+        self.register_buffer("weight_of_class", None, persistent=False)
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_losses = nn.ModuleDict(
             {name: MeanMetric(nan_strategy="disable") for name in loss_names(self.streams)}
@@ -142,8 +150,39 @@ class VideoClassifier(pl.LightningModule):
         """Logits (B, T', K) of each stream's classifier for a uint8 batch."""
         return self.classify(self.clips(batch))
 
+    def weigh_classes(self, labels: Sequence[int]) -> None:
+        """Set `weight_of_class` (K,) out of the chosen weights and the training list.
+
+        Balanced weights give every class the same share of the loss. All weights are scaled to a
+        mean of 1 over the training list, so that learning rates keep their meaning: balanced ones
+        are N / (K * n_class), where K counts the classes that have training videos; one without
+        weighs nothing.
+
+        Args:
+            labels: of the training list's N videos.
+        """
+        chosen = self.optimization and self.optimization.class_weights
+        if not chosen:
+            return
+        counts = torch.bincount(torch.tensor(labels), minlength=self.num_classes)
+        if chosen == "balanced":
+            weights = (counts > 0) / counts.clamp(min=1)
+        else:
+            weights = torch.tensor([float(weight) for weight in chosen])
+        self.weight_of_class = weights * (len(labels) / (weights * counts).sum())
+
+    def training_loss(self, logits: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """The loss that is minimized: `loss` with smoothed labels and weighted classes."""
+        assert self.optimization is not None
+        smoothing = self.optimization.label_smoothing
+        return self.loss(logits, target, smoothing, self.weight_of_class)
+
     def loss(
-        self, logits: dict[str, Tensor], target: Tensor, smoothing: float = 0.0
+        self,
+        logits: dict[str, Tensor],
+        target: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimised.
 
@@ -153,13 +192,19 @@ class VideoClassifier(pl.LightningModule):
             logits: (B, T', K) of each stream.
             target: labels (B,), or shares of the classes (B, K).
             smoothing: the share of each target that is spread over all classes.
+            weights: (K,) of the classes: each factors the term of its class, as in torch. But the
+                sum is divided by the number of clips, not by their weights: so the mean over a
+                batch's parts is that over the batch.
         """
         return {
             stream: F.cross_entropy(
                 scores.flatten(0, 1),
                 target.repeat_interleave(scores.shape[1], dim=0),
+                None if weights is None else weights.to(scores.dtype),
                 label_smoothing=smoothing,
-            )  # (B * T', K) against (B * T') or (B * T', K)
+                reduction="sum",
+            )
+            / scores.shape[:2].numel()  # (B * T', K) against (B * T') or (B * T', K)
             for stream, scores in logits.items()
         }
 
@@ -182,10 +227,9 @@ class VideoClassifier(pl.LightningModule):
         the mean over all of its clips.
         """
         logits, target = self.training_logits(batch)
-        assert self.optimization is not None
-        losses = self.loss(logits, target, self.optimization.label_smoothing)
+        losses = self.training_loss(logits, target)
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
-        if self.optimization.mixing is None:
+        if self.optimization is None or self.optimization.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
         named = dict(zip(self.train_losses, _with_sum(losses), strict=True))
         for name, loss in named.items():
@@ -281,6 +325,23 @@ class VideoClassifier(pl.LightningModule):
             for name, metric in part.named_modules():
                 if isinstance(metric, Metric):
                     yield name, metric
+
+
+def _check_class_weights(weights: Any, num_classes: int) -> None:
+    if weights is None or weights == "balanced":
+        return
+    if (
+        isinstance(weights, str)
+        or not isinstance(weights, Sequence)
+        or len(weights) != num_classes
+        or not all(
+            isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in weights
+        )
+    ):
+        raise ValueError(
+            f"class_weights={weights}: needs null, balanced, or {num_classes} numbers above 0, one "
+            "for each class"
+        )
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from src.figures.curves import Curve
 from src.models.temporal import STREAMS
 
-LOSSES = {"train/loss_epoch": "training", "val/loss": "central test clips"}
-ACCURACIES = {"train/clip/top1": "training", "val/clip/top1": "central test clips"} | {
-    f"val/clip/top1_{stream}": f"central test clips, {stream}" for stream in STREAMS
+# {} is the part that was validated on: test or validation.
+LOSSES = {"train/loss_epoch": "training", "val/loss": "central {} clips"}
+ACCURACIES = {"train/clip/top1": "training", "val/clip/top1": "central {} clips"} | {
+    f"val/clip/top1_{stream}": f"central {{}} clips, {stream}" for stream in STREAMS
 }
 VALIDATION = "val/clip/top1"
 

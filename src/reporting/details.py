@@ -17,6 +17,7 @@ from src.reporting.curves import ACCURACIES, LOSSES, VALIDATION, in_percent, rea
 from src.reporting.document import Picture, Section
 from src.reporting.records import Run
 from src.reporting.rows import Row
+from src.reporting.settings import OWN
 from src.training.run_dir import StageDir
 
 SVG = "image/svg+xml"
@@ -48,7 +49,7 @@ def _all_curves(rows: Sequence[Row]) -> Section | None:
             curves[name] = in_percent(read[VALIDATION])
     if not curves:
         return None
-    drawn = to_svg(draw_curves(curves, "top-1 of central test clips, in %"))
+    drawn = to_svg(draw_curves(curves, "top-1 of central clips in validation, in %"))
     return Section("Trainings", pictures=[Picture(drawn, SVG)])
 
 
@@ -69,8 +70,11 @@ def _section(row: Row) -> Section:
 
 def _curves(run: Run) -> Iterator[Picture]:
     read = read_curves(run.folder, [*LOSSES, *ACCURACIES])
-    losses = {name: read[key] for key, name in LOSSES.items() if key in read}
-    tops = {name: in_percent(read[key]) for key, name in ACCURACIES.items() if key in read}
+    part = "validation" if run.settings.get((OWN, "data.val_fraction")) else "test"
+    losses = {name.format(part): read[key] for key, name in LOSSES.items() if key in read}
+    tops = {
+        name.format(part): in_percent(read[key]) for key, name in ACCURACIES.items() if key in read
+    }
     if losses or tops:
         yield Picture(to_svg(draw_training(losses, tops)), SVG)
 

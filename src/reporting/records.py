@@ -114,9 +114,9 @@ def read_run(folder: Path) -> Run:
         data = config["data"]
         dataset, split = _dataset(data["dataset"]), int(data["split"])
         accuracy, listed = _accuracy(record["accuracy"]), _listed(dataset, split, data)
-        held_out = data["hold_out"] is not None  # its protocol says so
-        listed = None if held_out else listed
-        partial = held_out or (listed is not None and accuracy.videos != listed)
+        validated = data["test_part"] == "val"  # its protocol says so
+        listed = None if validated else listed
+        partial = validated or (listed is not None and accuracy.videos != listed)
         # Not a number of the dataset's: it must not meet those that are.
         partly = f"; {accuracy.videos} of {listed} videos" if partial and listed else ""
         return Run(

@@ -30,7 +30,7 @@ def _section(file: Path) -> Section:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
     columns = [
         Column("trial", "in the order in which they were run", True),
-        Column("top-1 %", "of test videos, after all passes", True),
+        Column("top-1 %", "of validation videos, after all passes", True),
         Column("state"),
         Column("passes", "after which clip-level accuracy was reported", True),
         Column("best pass %", "clip-level top-1 of the best of them", True),

@@ -28,6 +28,7 @@ _TOLD_ELSEWHERE = {
     "data.rgb",
     "data.flow",
     "data.test_frames",
+    "data.test_part",
     "data.dataset.split",
     "data.dataset.seed",
     "data.dataset.videos",

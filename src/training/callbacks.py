@@ -120,10 +120,15 @@ class FollowConfig(pl.Callback):
 
 
 class EpochLine(pl.Callback):
-    """Logs loss, clip-level accuracy and time after every pass."""
+    """Logs loss, clip-level accuracy and time after every pass.
 
-    def __init__(self, stage: str) -> None:
-        self.stage, self.start = stage, 0.0
+    Args:
+        stage: its name.
+        validated: the part that is validated on, in words.
+    """
+
+    def __init__(self, stage: str, validated: str) -> None:
+        self.stage, self.validated, self.start = stage, validated, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of a pass that goes on in its middle."""
@@ -143,7 +148,7 @@ class EpochLine(pl.Callback):
         for key, title, unit in (
             ("train/loss_epoch", "loss {:.3f}", 1),
             ("train/clip/top1", "top-1 of train clips {:.1f} %", 100),
-            ("val/clip/top1", "of central test clips {:.1f} %", 100),
+            ("val/clip/top1", f"of central {self.validated} clips {{:.1f}} %", 100),
         ):
             if key in metrics:
                 parts.append(title.format(unit * float(metrics[key])))

@@ -10,6 +10,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from src.errors import UserError
 
+LAST, BEST = "last.ckpt", "best.ckpt"
+
 
 def previous(checkpoint: Path) -> Path:
     """Where the checkpoint before this one is kept."""
@@ -41,7 +43,7 @@ class WholeFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())  # before the name, so that a machine may fail too
-            if target.exists():
+            if target.exists() and target.name != BEST:  # which training never resumes from
                 _keep(target)
             draft.replace(target)
         except (OSError, RuntimeError) as error:  # torch's writer makes one of the other

@@ -59,6 +59,7 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
                 f"stage {name}: mixing needs 2 clips or more in a step, not "
                 f"data.batch_size={batch_size}"
             )
+        _check_checkpoint(config)
         for part, source in weight_sources(config).items():
             if source is None and optimization.batch_norm != "train":
                 raise UserError(
@@ -81,6 +82,25 @@ def _check_length(name: str, config: StageConfig) -> None:
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"stages.{name}.{key}={value}: needs a whole number from 1")
+
+
+def _check_checkpoint(config: StageConfig) -> None:
+    """Refuse a best checkpoint that no validation, or one on the test list, would choose."""
+    choice = f"stage {config['stage']}: checkpoint={config['checkpoint']}"
+    if config["checkpoint"] not in ("last", "best"):
+        raise UserError(f"{choice}: choose from last, best")
+    if config["checkpoint"] == "last":
+        return
+    if config["data"]["val_fraction"] is None:
+        raise UserError(
+            f"{choice} would be chosen on the test list, as validation is on it: give "
+            "data.val_fraction=0.1, or checkpoint=last"
+        )
+    if not config["trainer"]["limit_val_batches"]:
+        raise UserError(
+            f"{choice} is chosen in validation, which trainer.limit_val_batches=0 leaves out: "
+            "remove one of them"
+        )
 
 
 def tell_cap(configs: Mapping[str, StageConfig]) -> None:

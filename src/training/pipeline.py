@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.loading import VideoLoader
+from src.data.splits import PARTS
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.protocol import LogProtocol
@@ -30,6 +31,7 @@ from src.experiment.build import build_datamodule, build_module, build_net
 from src.experiment.checkpoints import Description
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
 from src.models.modules import VideoClassifier
+from src.models.weights import read_checkpoint
 from src.ranks import of_first_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
 from src.training.checks import check_stages, check_trainer, tell_cap
@@ -100,7 +102,7 @@ def _tell_finished(
     stage_dir: StageDir, config: StageConfig, earlier: StageConfig, trained: set[str]
 ) -> None:
     name = config["stage"]
-    log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
+    log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.final)
     if changed := config_diff(config, earlier):  # with resume=force
         log.warning(
             "stage %s was trained with another config (%s there), and nothing is left to train: "
@@ -166,6 +168,7 @@ def run_stage(
     net = build_net(config)
     updates = updates_per_epoch(config, len(data.videos.train), devices)
     module = build_module(config, net, total_steps=updates * config["max_epochs"])
+    module.weigh_classes([video.label for video in data.videos.train])
     description = Description(
         config=config,
         class_names=list(data.videos.classes),
@@ -211,7 +214,7 @@ def run_stage(
             DescribeCheckpoint(description),
             *follow,
             unreadable,
-            EpochLine(name),
+            EpochLine(name, PARTS[data.val_part]),
             throughput,
             *prune,
             *progress_bars(cfg.trainer, name, throughput),
@@ -229,13 +232,19 @@ def run_stage(
             raise UserError(
                 f"stage {name}: training ended without a checkpoint, there is nothing to test"
             )
+        trained = trainer.fit_loop.epoch_progress.current.processed
+        if trained < (trainer.max_epochs or 0):
+            log.info("stage %s: ended early, after epoch %d/%d", name, trained, trainer.max_epochs)
+        final = stage_dir.tested(config)
+        if final != stage_dir.checkpoint:
+            _load_best(module, final)
         with uncompiled(config["compile"]):
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
             faults = [*unreadable.faults, *scores.faults]
-            _finish(scores, faults, dirs, description, trainer.current_epoch, overrides)
+            _finish(scores, faults, dirs, description, trained, overrides)
             samples = save_samples(
                 stage_dir.samples,
                 data,
@@ -246,8 +255,7 @@ def run_stage(
                 trainer.strategy.root_device,
             )
             fused = fused_classifiers(scores) or late_fusion(dirs, name, scores)
-            checkpoint = stage_dir.checkpoint
-            show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
+            show_test(loggers, Tested(scores, fused, samples, description, final, files))
     trainer.strategy.barrier()
     return True
 
@@ -269,6 +277,13 @@ def _fit(
                 "the forward pass; look at what goes into it, or lower the learning rate"
             ) from error
         raise
+
+
+def _load_best(module: VideoClassifier, checkpoint: Path) -> None:
+    """Have a trained module go on with the weights of its best epoch."""
+    content = read_checkpoint(str(checkpoint))
+    module.load_state_dict(content["state_dict"])
+    log.info("epoch %d was the best in validation: %s", content["epoch"] + 1, checkpoint)
 
 
 def _finish(

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
+from src.data.splits import PARTS
 from src.models.modules import VideoClassifier
 from src.training.throughput import Throughput
 
@@ -155,7 +156,9 @@ class StageProgress(ProgressBar):
             parts.append(f"{100 * stage.data_share:.0f} % of training waiting for data")
         top1 = trainer.callback_metrics.get("test/video/top1")
         if top1 is not None:
-            parts.append(f"top-1 of test videos {100 * float(top1):.1f} %")
+            data: Any = getattr(trainer, "datamodule", None)
+            part = PARTS[getattr(data, "test_part", "test")]
+            parts.append(f"top-1 of {part} videos {100 * float(top1):.1f} %")
         self.console.print(Text(", ".join(parts), style="bold"))
 
     def on_exception(

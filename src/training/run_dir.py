@@ -14,7 +14,7 @@ from src.evaluation.scores import Accuracy, scores_file
 from src.experiment.checkpoints import Description
 from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
-from src.training.checkpoint_io import previous
+from src.training.checkpoint_io import BEST, LAST, previous
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,22 @@ class StageDir:
 
     @property
     def checkpoint(self) -> Path:
-        """What training goes on from; the final weights once the stage is finished."""
-        return self.path / "last.ckpt"
+        """What training resumes from."""
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        """Of the epoch that was best in validation; with checkpoint=best alone."""
+        return self.path / BEST
+
+    def tested(self, config: StageConfig) -> Path:
+        """The checkpoint that a config has tested, and later stages and commands use."""
+        return self.best if config.get("checkpoint") == "best" else self.checkpoint
+
+    @property
+    def final(self) -> Path:
+        """The tested checkpoint, by the record of the finished stage."""
+        return self.tested((self._read() or {}).get("config", {}))
 
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
@@ -63,7 +77,10 @@ class StageDir:
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
-        if not (self.record.is_file() and self.checkpoint.is_file()):
+        return self._read() if self.final.is_file() else None
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.record.is_file():
             return None
         try:
             record = dict(json.loads(self.record.read_text()))
@@ -78,9 +95,9 @@ class StageDir:
 
     def check_whole(self) -> None:
         """Refuse to train a finished stage again because its weights are gone."""
-        if self.record.is_file() and not self.checkpoint.is_file():
+        if self.record.is_file() and not self.final.is_file():
             raise UserError(
-                f"{self.path} is finished, but {self.checkpoint.name} is gone: put it back, leave "
+                f"{self.path} is finished, but {self.final.name} is gone: put it back, leave "
                 f"the stage out with skip={self.path.name}, or delete {self.record} to train it "
                 "again"
             )
@@ -128,10 +145,10 @@ class StageDir:
         if not changed or force:
             return
         mend = "give a new paths.run_dir, or resume=force to use it all the same"
-        if changed.startswith("protocol."):
+        if changed.startswith(("protocol.", "data.test_part")):
             mend = (
-                f"python -m src.evaluate ckpt_path={self.checkpoint} protocol=... tests it again, "
-                "resume=force uses the results that are there"
+                f"python -m src.evaluate ckpt_path={self.final} protocol=... or "
+                "+data.test_part=... tests it again, resume=force uses the results that are there"
             )
         raise UserError(f"{self.path} was trained with another config ({changed} there): {mend}")
 

@@ -54,7 +54,7 @@ def end_run(
         *_listed(_files([stages[name] for name in shown], table, others)),
         "",
         "next:",
-        *_commands([stages[name].checkpoint for name in shown], run_dir),
+        *_commands([stages[name].final for name in shown], run_dir),
     ]
     Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
@@ -68,7 +68,7 @@ def _files(
         for title, names in _BESIDE.items()
     }
     files = {
-        "checkpoint": [stage.checkpoint for stage in stages],
+        "checkpoint": [stage.final for stage in stages],
         "scores": [stage.scores() for stage in stages],
         **{title: [path for path in paths if path.exists()] for title, paths in beside.items()},
         "table": [table],

@@ -1,12 +1,16 @@
-"""When a stage's checkpoint is written: after every pass, within long ones, and at a stop."""
+"""When a stage's checkpoints are written: after every pass, within long ones, and at a stop; and
+the best one after a validation.
+"""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from src.training.stop import EndAtSignals
 
@@ -35,9 +39,14 @@ class StageCheckpoint(ModelCheckpoint):
         self.minutes, self.stop, self._saved_at = minutes, stop, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; end at once if early stopping had ended the training before a stop."""
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
+        if any(
+            one.stopping_reason != EarlyStoppingReason.NOT_STOPPED
+            for one in trainer.early_stopping_callbacks
+        ):
+            trainer.should_stop = True
 
     def on_train_batch_end(
         self,
@@ -77,6 +86,39 @@ class StageCheckpoint(ModelCheckpoint):
         wishes = torch.tensor([due, asked], dtype=torch.int32, device=trainer.strategy.root_device)
         due_anywhere, asked_anywhere = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
         return bool(due_anywhere), asked_anywhere
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps the checkpoint of the validation with the highest clip-level top-1 accuracy.
+
+    Of equal ones it is the one with the lower loss, then the earlier one. Lightning's
+    `ModelCheckpoint` knows no second criterion, and forgets the best when its folder was moved.
+
+    Args:
+        file: the checkpoint.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.best = (-math.inf, -math.inf)  # top-1 accuracy, negative loss
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is the best so far; the first rank's numbers count."""
+        if trainer.sanity_checking:
+            return
+        top1, loss = (float(trainer.callback_metrics[key]) for key in ("val/clip/top1", "val/loss"))
+        reached = (top1, -loss)
+        if trainer.strategy.broadcast(reached > self.best):
+            self.best = reached
+            trainer.save_checkpoint(self.file)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be surpassed."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it again after a stop."""
+        self.best = state_dict["best"]
 
 
 def _validates_next(trainer: pl.Trainer, batch_idx: int) -> bool:

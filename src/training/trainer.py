@@ -20,7 +20,7 @@ from src.training.checkpoint_io import WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
 from src.training.speed import CUDA_GRAPHS
-from src.training.stage_checkpoint import StageCheckpoint
+from src.training.stage_checkpoint import BestCheckpoint, StageCheckpoint
 from src.training.stop import EndAtSignals
 
 # Keys of Lightning's Trainer that the project sets itself, and what to use in their place.
@@ -105,12 +105,16 @@ def build_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     stop = EndAtSignals()
-    checkpoint = StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
+    checkpoints: list[pl.Callback] = [
+        StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
+    ]
+    if config["checkpoint"] == "best":
+        checkpoints.append(BestCheckpoint(stage_dir.best))
     trainer = instantiate_trainer(
         cfg.trainer,
         max_epochs=epochs(config),
         # Averaged weights have to be in place before statistics are shared.
-        callbacks=[*callbacks, *build_callbacks(cfg), OneSetOfStatistics(), stop, checkpoint],
+        callbacks=[*callbacks, *build_callbacks(cfg), OneSetOfStatistics(), stop, *checkpoints],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),

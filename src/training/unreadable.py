@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
+from src.data.splits import PARTS
 from src.errors import UserError
 from src.evaluation.protocol import log_text
 from src.ranks import of_all_ranks
@@ -45,10 +46,17 @@ class UnreadableVideos(pl.Callback):
 
     @property
     def faults(self) -> list[Faults]:
-        """What was wrong with training videos, for the record."""
-        absent, of = self.data.absent["train"], len(self.data.listed.train)
-        left_out = Faults("training videos are not there and were left out", of, absent)
-        return [one for one in (left_out, self.replaced) if one.videos]
+        """What was wrong with training and validation videos, for the record."""
+        left_out = [
+            Faults(
+                f"{PARTS[part]} videos are not there and were left out",
+                len(getattr(self.data.listed, part)),
+                self.data.absent[part],
+            )
+            for part in ("train", "val")
+            if part != self.data.test_part  # of which the test tells
+        ]
+        return [one for one in (*left_out, self.replaced) if one.videos]
 
     def state_dict(self) -> dict[str, Any]:
         """What is known, so that a run that goes on still knows it."""

@@ -41,7 +41,7 @@ def checkpoint_of_stage(stage_dir: StageDir, wanted_by: str) -> Path:
             f"{stage_dir.path.parent}: "
             f"run it first, or give a checkpoint as stages.{wanted_by}.init_from"
         )
-    return stage_dir.checkpoint
+    return stage_dir.final
 
 
 def init_weights(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -264,6 +265,75 @@ def test_scores_belong_to_their_videos_in_whatever_order() -> None:
     mean = (streams["appearance"] + streams["motion"]) / 2
     assert_close([scores[video] for video in batch["video"]], list(mean))
     assert top1 == same_top1 == pytest.approx((mean.argmax(1) == batch["label"]).double().mean())
+
+
+def test_balanced_weights_by_hand() -> None:
+    """N / (K * n_class), as sklearn's; a class without videos is none of the K."""
+    module = build("rgb", class_weights="balanced")
+    module.weigh_classes([0, 0, 0, 1, 1, 2])
+    assert module.weight_of_class is not None
+    assert module.weight_of_class.tolist() == pytest.approx([6 / 9, 6 / 6, 6 / 3])
+    module.weigh_classes([0, 0, 0, 2])
+    assert module.weight_of_class.tolist() == pytest.approx([4 / 6, 0, 4 / 2])
+    assert "weight_of_class" not in module.state_dict()
+
+
+def test_given_weights_have_a_mean_of_1_over_the_training_list() -> None:
+    module = build("rgb", class_weights=[1, 2, 5])
+    module.weigh_classes([0, 0, 1, 2, 2])
+    assert module.weight_of_class is not None
+    assert module.weight_of_class.tolist() == pytest.approx([5 / 14, 10 / 14, 25 / 14])
+    assert build("rgb").weight_of_class is None
+
+
+def test_weighted_losses_by_hand() -> None:
+    """A class's weight factors its term, of labels as of shares; the mean is over clips."""
+    module = build("rgb", class_weights=[1, 2, 3], label_smoothing=0.3)
+    module.weigh_classes([0, 1, 2])  # a mean of 2
+    weights = [0.5, 1.0, 1.5]
+    surprise = [math.log(10 / 8), math.log(10), math.log(10)]
+    logits = {"appearance": torch.tensor([0.8, 0.1, 0.1]).log().expand(2, 4, 3)}
+    shares = {0: [0.8, 0.1, 0.1], 2: [0.1, 0.1, 0.8]}  # smoothed
+    by_hand = [sum(map(math.prod, zip(weights, shares[y], surprise, strict=True))) for y in shares]
+    loss = module.training_loss(logits, torch.tensor([0, 2]))["appearance"]
+    assert loss.item() == pytest.approx(sum(by_hand) / 2)
+    mixed = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    assert module.training_loss(logits, mixed)["appearance"].item() == pytest.approx(loss.item())
+    plain = build("rgb").training_loss(logits, torch.tensor([0, 2]))["appearance"].item()
+    assert plain == pytest.approx((surprise[0] + surprise[2]) / 2)
+
+
+def test_parts_of_a_batch_are_weighted_like_the_batch() -> None:
+    """torch divides by the weights of the labels, and gives these parts different shares."""
+    module, logits = build("rgb", class_weights=[1, 2, 9]), torch.randn(4, 2, CLASSES)
+    module.weigh_classes([0, 1, 2])
+    label = torch.tensor([0, 0, 1, 2])
+
+    def loss(part: slice) -> float:
+        return module.training_loss({"": logits[part]}, label[part])[""].item()
+
+    halves = (loss(slice(2)) + loss(slice(2, 4))) / 2
+    assert loss(slice(4)) == pytest.approx(halves)
+
+
+def test_classes_are_weighted_in_training_only() -> None:
+    module, batch, record = build("rgb", class_weights=[1, 1, 30]), random_batch("abc"), Record()
+    module.weigh_classes([0, 1, 2])
+    plain = loss_by_hand(module, batch)
+    runner = trainer(max_epochs=1, callbacks=[record])
+    runner.fit(module, loader([batch]), loader([batch]))
+    assert record.losses[0] != pytest.approx(plain, rel=1e-2)
+    logged = runner.callback_metrics["val/loss"].item()
+    assert logged == pytest.approx(loss_by_hand(module.eval(), batch), rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["equal", [1, 2], [1, 2, 0], [1, 2, -1], [1, 2, math.inf], 3])
+def test_class_weights_that_are_none_are_refused(weights: Any) -> None:
+    refused = (
+        rf"class_weights={re.escape(str(weights))}: needs null, balanced, or 3 numbers above 0"
+    )
+    with pytest.raises(ValueError, match=refused):
+        build("rgb", class_weights=weights)
 
 
 def test_other_modalities_are_refused() -> None:

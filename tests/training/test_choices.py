@@ -123,6 +123,10 @@ def test_choices_of_one_stage() -> None:
         ("mixing=mixup", r"mixing\._target_: .*MixUp, None"),
         ("label_smoothing=0.1", r"label_smoothing: 0\.1, 0\.0"),
         ("batch_norm=partial", r"batch_norm: partial, train"),
+        ("class_weights=balanced", "class_weights: balanced, None"),
+        ("+stages.joint.class_weights=[1,2,3]", r"class_weights: \[1, 2, 3\], None"),
+        ("data.val_fraction=0.1", r"data\.val_fraction: 0\.1, None"),
+        ("checkpoint=best", "checkpoint: best, last"),
         ("callbacks=ema", r"callbacks\.ema\._target_: .*EMA, None"),
         ("trainer.sync_batchnorm=true", r"trainer\.sync_batchnorm: True, False"),
         ("+trainer.gradient_clip_val=1", r"trainer\.gradient_clip_val: 1, None"),
@@ -152,6 +156,19 @@ def test_a_changed_choice_is_noticed(
         (
             ["batch_norm=frozen", "model.backbone.pretrained=null"],
             r"stage appearance: batch_norm=frozen keeps .*\+stages\.appearance\.batch_norm=train",
+        ),
+        (
+            ["class_weights=[1,2]"],
+            r"stage appearance: class_weights=\[1, 2\]: needs null, .* 101 num",
+        ),
+        (["checkpoint=first"], "stage appearance: checkpoint=first: choose from last, best"),
+        (
+            ["+stages.joint.checkpoint=best"],
+            r"stage joint: checkpoint=best would be chosen on the test list.*data\.val_fr",
+        ),
+        (
+            ["checkpoint=best", "data.val_fraction=0.1", "trainer.limit_val_batches=0"],
+            r"stage appearance: checkpoint=best is chosen in validation, which trainer\.limit_val",
         ),
         (["mixing=mixup", "stages.joint.data.batch_size=1"], "stage joint: mixing needs 2 clips"),
         (

@@ -13,29 +13,29 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
+from src.models.build import build_datamodule
 from torch import Tensor
 from torch.testing import assert_close
 
 from src import train
 from src.errors import UserError
-from src.models.build import build_datamodule
+from src.experiment.config import stage_config
 from src.training.non_finite_guard import NonFiniteGuard
 from src.training.pipeline import run_experiment
-from src.training.plan import make_plan, resolve
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch, trainer
 from tests.training.two_ranks import train_as_two
 
-FOUR_STEPS = ("stages.appearance.batch_size=4", "stages.appearance.data.batch_size=4")
+FOUR_STEPS = ("stages.appearance.effective_batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)
 JOINT = (
     "only=joint",
-    "stages.joint.start_from.appearance=null",
-    "stages.joint.start_from.motion=null",
-    "stages.joint.batch_size=4",
+    "stages.joint.init_from.appearance=null",
+    "stages.joint.init_from.motion=null",
+    "stages.joint.effective_batch_size=4",
     "stages.joint.data.batch_size=4",
 )
-RATE = "stages.appearance.module.schedule.lr"
+RATE = "stages.appearance.optimizer.lr"
 
 
 class Spoil(pl.Callback):
@@ -68,7 +68,7 @@ def spoil(what: str, layer: str, batch: int, rank: int = 0) -> list[str]:
 
 def names_of_batches(overrides: list[str], stage: str) -> list[list[str]]:
     """The videos of each batch of the first pass."""
-    data = build_datamodule(make_plan(resolve(compose_config("train", *overrides)), stage))
+    data = build_datamodule(stage_config(compose_config("train", *overrides), stage))
     data.setup()
     return [batch["video"] for batch in data.train_dataloader()]
 
@@ -137,7 +137,7 @@ def test_what_is_not_finite_is_named(
 
 def test_the_batch_to_blame_in_an_update_of_several(command: list[str]) -> None:
     """Updates of two batches: the first batch of the second fails, before weights change."""
-    command = [*command, "stages.appearance.batch_size=8"]
+    command = [*command, "stages.appearance.effective_batch_size=8"]
     with pytest.raises(UserError, match="step 1") as stopped:
         run_experiment(compose_config("train", *command, *spoil("gradient", "fc", 2)))
     videos = ", ".join(names_of_batches(command, "appearance")[2])
@@ -265,7 +265,7 @@ def test_all_processes_stop_with_the_line_of_the_one_that_saw_it(
     command: list[str], tmp_path: Path
 ) -> None:
     """By the time of the update the gradients of both are not finite; the loss is of one alone."""
-    spoiled = ["stages.appearance.batch_size=8", *spoil("output", "fc", 1, rank=1)]
+    spoiled = ["stages.appearance.effective_batch_size=8", *spoil("output", "fc", 1, rank=1)]
     status, told = train_as_two([*command, *spoiled], tmp_path)
     assert status == [1, 1]
     assert "Traceback" not in told
@@ -291,7 +291,7 @@ LR_FINDER = (
 def test_averaging_of_weights_has_an_epoch_without_a_backward_pass(
     clips: int, command: list[str], tmp_path: Path
 ) -> None:
-    command = [*command, "trainer.max_epochs=2", f"stages.appearance.batch_size={clips}"]
+    command = [*command, "trainer.max_epochs=2", f"stages.appearance.effective_batch_size={clips}"]
     run_experiment(compose_config("train", *command, SWA))
     assert (tmp_path / "run" / "appearance" / "stage.json").is_file()
     rows = metrics(tmp_path / "run" / "appearance" / "csv")

@@ -38,7 +38,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += ["hydra/sweeper=optuna", "hydra.sweeper.trials=2"]
     command += ["hydra.sweeper.sampler=BruteForceSampler", "hydra.sweeper.pruner=ThresholdPruner"]
     command += ["hydra.sweeper.pruner_options={lower:2}"]
-    command += ["trainer.max_epochs=choice(1,2)"]
+    command += ["trainer.max_epochs=choice(1,2)", "data.val_fraction=0.5", "data.test_part=val"]
     command += [f"data.dataset.root={tmp_path / 'data'}", f"paths.output_dir={out}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -49,6 +49,9 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     assert list(by_passes[2].intermediate_values) == [1]
     (record,) = collect([str(out / "sweeps")]).runs
     assert by_passes[1].value == record.accuracy.top1
+    assert record.accuracy.videos == 8  # of the training list's 16
+    assert record.protocol.endswith("; on the validation part (50 % of the training list)")
+    assert record.partial  # no number of the dataset's
     found: Any = OmegaConf.load(out / "sweeps" / "optimization_results.yaml")
     assert found["best_params"] == {"trainer.max_epochs": "1"}
 
@@ -224,6 +227,19 @@ def test_a_search_in_each_of_many_processes_is_refused(
     search = ["hydra/sweeper=optuna", "seed=choice(1,2)", f"paths.output_dir={tmp_path}"]
     assert call(train.main, "-m", *search) == 1
     assert "error: a search is one process" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.study"))
+
+
+@pytest.mark.parametrize("more", [(), ("data.val_fraction=0.2",)])
+def test_a_search_on_the_test_list_is_refused(
+    call: Callable[..., int],
+    more: tuple[str, ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    search = ["hydra/sweeper=optuna", "seed=choice(1,2)", f"paths.output_dir={tmp_path}", *more]
+    assert call(train.main, "-m", *search) == 1
+    assert "error: a search would choose by the test list: give data.val" in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.study"))
 
 

@@ -54,6 +54,7 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
         "experiment=appearance_two_movers",
         f"stages.appearance.init_from={finished_run / 'appearance' / 'last.ckpt'}",
         "batch_norm=frozen",
+        "class_weights=[8,7,6,5,4,3,2,1]",
         "stages.appearance.model.appearance.dropout=0",
         "stages.appearance.effective_batch_size=12",
         "trainer.max_epochs=3",
