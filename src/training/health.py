@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from src.commands import shown_command
 from src.errors import UserError
 from src.models.modules import Batch, VideoClassifier
 from src.training.callbacks import description_of
@@ -160,8 +161,8 @@ class Health(pl.Callback):
         trainer.strategy.barrier()  # nobody ends before the file is whole
         begun = StageDir(path.parent).checkpoint.is_file()
         raise UserError(
-            f"{line}; python -m src.train debug=replay replay={path} shows where it comes "
-            "from; the same command with a lower learning rate "
+            f"{line}; {shown_command('train', 'debug=replay', ('replay', path))} shows where it "
+            "comes from; the same command with a lower learning rate "
             + ("and resume=force goes on from the last checkpoint" if begun else "starts again")
         )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from src.commands import shown_command
 from src.errors import UserError
 from src.evaluation.scores import Accuracy, scores_file
 from src.models.build import Plan
@@ -125,8 +126,8 @@ class StageDir:
         if record["protocol"] != protocol and not force:
             raise UserError(
                 f"{self.path} was tested by another protocol ({record['protocol']}, not "
-                f"{protocol}): python -m src.evaluate ckpt_path={self.checkpoint} protocol=... "
-                "tests it again, resume=force goes on with the results that are there"
+                f"{protocol}): {shown_command('evaluate', ('ckpt_path', self.checkpoint))} with a "
+                "protocol=... tests it again, resume=force goes on with the results that are there"
             )
 
     def check_same(self, plan: Plan, earlier: Plan, force: bool) -> None:
