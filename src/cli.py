@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -27,6 +27,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from src.commands import expand_home, in_quotes
 from src.errors import UserError
 from src.experiment.config import sweep_subdir
 
@@ -91,6 +92,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(function)
         def main() -> None:
             quieten()
+            sys.argv[1:] = map(expand_home, sys.argv[1:])
             asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
             def task(cfg: DictConfig) -> Any:
@@ -216,6 +218,8 @@ def find_mistake(error: BaseException) -> str | None:
     mistakes = _mistakes()
     if not isinstance(error, mistakes):
         return None
+    if line := _cannot_be_read(error):
+        return line
     reasons: tuple[type[BaseException], ...] = (ValueError, TypeError, *mistakes)
     while isinstance(error, HydraException) and isinstance(cause := error.__cause__, reasons):
         error = cause
@@ -233,3 +237,24 @@ def find_mistake(error: BaseException) -> str | None:
     if lines and lines[0].startswith(_OF_RESOLVERS):
         return lines[0].removeprefix(_OF_RESOLVERS)
     return "; ".join(lines)
+
+
+def _cannot_be_read(error: BaseException) -> str | None:
+    """The line for an override that Hydra's grammar has no meaning for, or several."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", lines[0] if lines else ""):
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{ambiguous[1]}: several values are a sweep, which needs -m; a text with a comma is "
+            f"written {in_quotes(ambiguous[1])}, a list {key}=[{value}]"
+        )
+    if not isinstance(error, OverrideParseException):
+        return None
+    if not re.match(r"[+~]*[\w.@/$][\w.@/$-]*=", error.override, re.ASCII):
+        return f"{error.override}: not an argument, which is <key>=<value>"
+    reason = lines[lines[0].startswith("Error parsing override")].partition(" expecting ")[0]
+    reason = "" if reason.startswith("LexerNoViable") else f" ({reason})"  # says nothing more
+    return (
+        f"{error.override}: cannot be read{reason}: a text with special characters needs quotes "
+        f"inside those of the shell: {in_quotes(error.override)}"
+    )

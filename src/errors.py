@@ -11,4 +11,5 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         # A DataLoader worker hands its exception on as the text of its whole traceback.
-        super().__init__(visible(" ".join(message.rsplit("UserError: ", 1)[-1].split())))
+        lines = message.rsplit("UserError: ", 1)[-1].splitlines()
+        super().__init__(visible(" ".join(filter(None, map(str.strip, lines)))))

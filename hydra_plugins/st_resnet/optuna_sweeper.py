@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import find_mistake
+from src.commands import in_hydra
 from src.errors import UserError
 from src.experiment.config import cannot_matter
 from src.training.study import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
@@ -175,7 +176,7 @@ class OptunaSweeper(Sweeper):
             [
                 *fixed,
                 *values_of(trial.params),
-                f"trial={{journal:'{self.journal}',number:{trial.number}}}",
+                f"trial={{journal:{in_hydra(str(self.journal))},number:{trial.number}}}",
             ]
             for trial in trials
         ]

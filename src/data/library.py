@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from src.commands import shown_override
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.images import ImageTree, open_images
 from src.data.sources import FlowSource, RGBSource
@@ -176,6 +177,7 @@ def open_flow(
     if not Path(place).exists():
         raise UserError(
             f"flow {place} does not exist: make it with python -m src.extract_flow "
-            f"input=<folder of videos> output={place}, or compute it with data.flow={ON_THE_FLY}"
+            f"input=<folder of videos> {shown_override(('output', place))}, or compute it with "
+            f"data.flow={ON_THE_FLY}"
         )
     return FlowFolders(open_images(place, cache_dir))

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from src.commands import Shown, shown_command
 from src.errors import UserError
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, judge_videos
@@ -119,22 +119,17 @@ def _is_stage(folder: Path, files: Iterable[str]) -> bool:
 
 def _why_unfinished(folder: Path) -> str:
     began = "stopped while it trained" if any(folder.glob("*.ckpt")) else "no pass is complete"
-    overrides = overrides_beside(folder.parent)
-    if overrides is None:
+    given = overrides_beside(folder.parent)
+    if given is None:
         return f"not finished: {began}"
-    if any(override.startswith("trial=") for override in overrides):
+    overrides: list[Shown] = [one for one in given if not one.startswith("trial=")]
+    if len(overrides) < len(given):
         began = "a trial of a search, which may have pruned it"
-        overrides = tuple(one for one in overrides if not one.startswith("trial="))
-        overrides = ("hydra.mode=RUN", *overrides)
-    if not any(override.startswith("paths.run_dir=") for override in overrides):
+        overrides.insert(0, "hydra.mode=RUN")
+    if not any(one.startswith("paths.run_dir=") for one in given):
         # A job of a sweep has been given its directory by the sweep.
-        overrides = (*overrides, f'paths.run_dir="{folder.parent}"')
-    return f"not finished: {began}; {command_of(overrides)} goes on"
-
-
-def command_of(overrides: Sequence[str]) -> str:
-    """The command line that has these overrides."""
-    return shlex.join(["python", "-m", "src.train", *overrides])
+        overrides.append(("paths.run_dir", folder.parent))
+    return f"not finished: {began}; {shown_command('train', *overrides)} goes on"
 
 
 def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.cli import CONF_DIR
+from src.commands import shown_command
 from src.errors import UserError
 from src.experiment.config import StageConfig, stage_config
 from src.flow.settings import FlowSettings
@@ -57,7 +58,7 @@ class Published:
         if not self.experiment:
             return None
         splits = ",".join(map(str, SPLITS))
-        return f"python -m src.train -m experiment={self.experiment} data.split={splits}"
+        return shown_command("train", "-m", f"experiment={self.experiment}", f"data.split={splits}")
 
     @property
     def origin(self) -> str:

@@ -5,8 +5,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+from src.commands import shown_command
 from src.evaluation.scores import Accuracy
-from src.reporting.collect import command_of
 from src.reporting.rows import Row
 
 PREDICTION = "prediction"  # of the whole net, all heads together
@@ -49,7 +49,9 @@ def runs_csv(rows: Sequence[Row]) -> str:
                         "protocol": run.protocol,
                         "project_version": run.version or "",
                         "directory": run.folder,
-                        "command": "" if run.overrides is None else command_of(run.overrides),
+                        "command": ""
+                        if run.overrides is None
+                        else shown_command("train", *run.overrides),
                     }
                 )
     return text.getvalue()

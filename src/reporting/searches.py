@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.commands import shown_command
 from src.errors import UserError
-from src.reporting.collect import command_of, starts
+from src.reporting.collect import starts
 from src.reporting.document import Cell, Column, Section, Table
 from src.training.study import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
 
@@ -46,7 +47,7 @@ def _section(file: Path) -> Section:
     # Without -m, and without how to search.
     overrides = ["hydra.mode=RUN", *(one for one in given if not one.startswith("hydra"))]
     overrides += values_of(best.params)
-    return Section(title, Table(columns, rows), lines, [command_of(overrides)])
+    return Section(title, Table(columns, rows), lines, [shown_command("train", *overrides)])
 
 
 def _cells(trial: "optuna.trial.FrozenTrial") -> list[Cell]:

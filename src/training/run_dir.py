@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from src.commands import shown_command
 from src.errors import UserError
 from src.evaluation.scores import Accuracy, scores_file
 from src.experiment.checkpoints import Description
@@ -147,7 +148,7 @@ class StageDir:
         mend = "give a new paths.run_dir, or resume=force to use it all the same"
         if changed.startswith(("protocol.", "data.test_part")):
             mend = (
-                f"python -m src.evaluate ckpt_path={self.final} protocol=... or "
+                f"{shown_command('evaluate', ('ckpt_path', self.final))} with protocol=... or "
                 "+data.test_part=... tests it again, resume=force uses the results that are there"
             )
         raise UserError(f"{self.path} was trained with another config ({changed} there): {mend}")

@@ -1,6 +1,5 @@
 """What a run says at its end: its results, where everything is, and what can be done with it."""
 
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
+from src.commands import shown_command
 from src.evaluation.table import Result, save_results, show_results
 from src.experiment.config import StageConfig
 from src.hardware import peak_memory_gib
@@ -56,7 +56,7 @@ def end_run(
         "next:",
         *_commands([stages[name].final for name in shown], run_dir),
     ]
-    Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+    Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def _files(
@@ -88,16 +88,12 @@ def _listed(files: Mapping[str, Sequence[Path]]) -> list[str]:
 
 def _commands(checkpoints: Sequence[Path], run_dir: Path) -> list[str]:
     """What to do next, to be copied."""
-    several = len(checkpoints) > 1
-    inputs = ",".join(map(str, checkpoints))
+    last = ("ckpt_path", checkpoints[-1])
     commands = (
-        ("fuse", f"inputs=[{inputs}]", "average=softmax")
-        if several
-        else ("evaluate", f"ckpt_path={inputs}", "protocol=ten_crops"),
-        ("predict", f"ckpt_path={checkpoints[-1]}", "input=video.mp4"),
-        ("report", f"runs={run_dir}"),
+        shown_command("fuse", ("inputs", checkpoints), "average=softmax")
+        if len(checkpoints) > 1
+        else shown_command("evaluate", last, "protocol=ten_crops"),
+        shown_command("predict", last, "input=video.mp4"),
+        shown_command("report", ("runs", run_dir)),
     )
-    return [
-        f"  python -m src.{name} {' '.join(map(shlex.quote, overrides))}"
-        for name, *overrides in commands
-    ]
+    return [f"  {command}" for command in commands]

@@ -9,7 +9,7 @@ class Problem:
 
     Args:
         title: what is wrong.
-        mend: what to do about it; {rgb} and {flow} are the places, {videos} the video folder.
+        mend: what to do about it; {flow} is its place, {extract} the command that makes it.
         fatal: whether a video with it cannot be trained on.
     """
 
@@ -21,10 +21,10 @@ class Problem:
 _SKIP = "or train without them: data.missing=skip"
 _FRAMES = f"get them again (data/README.md says where from), {_SKIP}"
 _FLOW = (
-    "delete what is there of them in {flow}, then python -m src.extract_flow input={videos} "
-    f"output={{flow}} (of an archive: download it again), {_SKIP}"
+    "delete what is there of them in {flow}, then {extract} "
+    f"(of an archive: download it again), {_SKIP}"
 )
-_EXTRACT = f"python -m src.extract_flow input={{videos}} output={{flow}}, {_SKIP}"
+_EXTRACT = f"{{extract}}, {_SKIP}"
 
 # The beginning of a code says which network it concerns: one that sees "rgb", or "flow".
 PROBLEMS = {

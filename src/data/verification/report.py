@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from src.commands import shown_command
 from src.data.verification.problems import PROBLEMS
 from src.data.verification.verify import Verification
 from src.errors import UserError
@@ -75,7 +76,7 @@ def _summary(found: Verification) -> list[str]:
 
 
 def _extract(found: Verification) -> str:
-    return f"python -m src.extract_flow input={found.videos} output=<data.flow>"
+    return shown_command("extract_flow", ("input", found.videos), ("output", found.flow or "flow"))
 
 
 def _counted(values: Iterable[str]) -> str:
@@ -85,11 +86,6 @@ def _counted(values: Iterable[str]) -> str:
 
 
 def _problems(found: Verification, few: int | None) -> Iterable[list[str]]:
-    places = {
-        "rgb": found.places["rgb"],
-        "flow": found.places["flow"],
-        "videos": found.videos,
-    }
     for code, problem in PROBLEMS.items():
         details = found.details.get(code)
         if details:
@@ -98,7 +94,7 @@ def _problems(found: Verification, few: int | None) -> Iterable[list[str]]:
                 "",
                 f"{kind} {code}: {problem.title}: {len(details)}",
                 *_some([f"{key}  {detail}".rstrip() for key, detail in details.items()], few),
-                f"  mend: {problem.mend.format(**places)}",
+                f"  mend: {problem.mend.format(flow=found.flow, extract=_extract(found))}",
             ]
 
 

@@ -50,6 +50,7 @@ class Verification:
         lists: the official lists.
         places: of frames and flow as they were given, None where there is nothing.
         videos: the folder of video files, for commands that make flow.
+        flow: where it lies or is to lie, None if that is not given.
         manifest: a row per listed video.
         details: by problem and video, what exactly.
         extra: by "rgb" and "flow", what no list names.
@@ -62,6 +63,7 @@ class Verification:
     lists: Lists
     places: Mapping[str, str | None]
     videos: Path
+    flow: str | None
     manifest: Manifest
     details: Details
     extra: Mapping[str, Sequence[str]]
@@ -136,6 +138,7 @@ def verify(
         lists=lists,
         places=given,
         videos=folder,
+        flow=None if flow == ON_THE_FLY else flow,
         manifest=_manifest(manifest_file, lists, given, inspector, jobs, looks, details, full),
         details=details,
         extra=_extra(lists, frames, fields),
