@@ -5,6 +5,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings

@@ -1,19 +1,19 @@
 """The LightningDataModule: train clips, validation clips and whole test videos of one split."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader
 
 from src.data.augment import Augmentation
-from src.data.dataset import MODALITIES, Draw, Sample, VideoDataset
-from src.data.faults import FAILED, FaultTolerant
+from src.data.dataset import MODALITIES, Sample, VideoDataset
+from src.data.faults import FaultTolerant
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
-from src.data.loading import UnderWay, VideoLoader
+from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CropPolicy
@@ -77,6 +77,8 @@ class VideoDataModule(pl.LightningDataModule):
         val_fraction: of the training list, not trained on but validated on, see
             `src.data.validation`; None validates on the test list.
         test_part: "test" or "val", the part that is tested on.
+        overfit_batches: how many batches of every device are trained on over and over, the same
+            clips each time; None trains on the whole list.
         max_broken: the share of the training list that may turn out unreadable before the run
             stops, 0..1.
     """
@@ -115,6 +117,7 @@ class VideoDataModule(pl.LightningDataModule):
         max_broken: float = 0.01,
         val_fraction: float | None = None,
         test_part: str = "test",
+        overfit_batches: int | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) - set(MODALITIES):
@@ -134,6 +137,7 @@ class VideoDataModule(pl.LightningDataModule):
             ("test_batch_size", test_batch_size, 1),
             ("num_workers", 0 if num_workers is None else num_workers, 0),
             ("prefetch", prefetch, 1),
+            ("overfit_batches", 1 if overfit_batches is None else overfit_batches, 1),
         ):
             if not isinstance(value, int) or value < least:
                 raise UserError(f"data.{name}={value}: needs a whole number from {least}")
@@ -161,7 +165,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
         self.cache_dir, self.prefetch = cache_dir, prefetch
         self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
-        self.max_broken = max_broken
+        self.max_broken, self.overfit_batches = max_broken, overfit_batches
         self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
         self.absent: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
         self._known: Manifest | None = None
@@ -318,7 +322,10 @@ class VideoDataModule(pl.LightningDataModule):
             ranks_here = self.trainer.num_devices if self.trainer else 1
             workers = min(8, max(1, usable_cores() // ranks_here))
         training = phase == "train"
-        sampler = DrawSampler(len(videos), self.seed, shuffle=training)
+        over_and_over = self.overfit_batches * batch_size if self.overfit_batches else None
+        sampler = DrawSampler(
+            len(videos), self.seed, shuffle=training, repeat=over_and_over if training else None
+        )
         if not training and len(videos) < sampler.ranks:  # Lightning skips a rank without batches
             raise UserError(
                 f"{len(videos)} videos to test on are not one for each of {sampler.ranks} devices: "
@@ -340,59 +347,3 @@ class VideoDataModule(pl.LightningDataModule):
             timeout=self.timeout if workers else 0,
             multiprocessing_context=self.start_method if workers else None,
         )
-
-
-class DrawSampler(Sampler[Draw]):
-    """Deals (video, pass) pairs to the ranks of a run.
-
-    A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
-    step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
-    pass leaves out its first `skip` pairs, which were dealt before a stop.
-    """
-
-    def __init__(self, count: int, seed: int, shuffle: bool) -> None:
-        self.count, self.seed, self.shuffle, self.epoch, self.skip = count, seed, shuffle, 0, 0
-        distributed = torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else 0
-        self.ranks = torch.distributed.get_world_size() if distributed else 1
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the pass; Lightning calls this."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        if self.shuffle:
-            return -(-self.count // self.ranks)
-        return len(range(self.rank, self.count, self.ranks))
-
-    def __iter__(self) -> Iterator[Draw]:
-        order = list(range(self.count))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.count, generator=generator).tolist()
-            order = (order * self.ranks)[: len(self) * self.ranks]
-        ours, self.skip = order[self.rank :: self.ranks][self.skip :], 0
-        return ((index, self.epoch) for index in ours)
-
-
-def collate(samples: list[Sample]) -> Sample:
-    """Stack samples, but those without a video; videos of different size do not fit one batch.
-
-    Returns:
-        Tensors and names, and under `FAILED` what that of any sample tells; no entry without any.
-    """
-    failed: dict[str, str] = {}
-    for sample in samples:
-        failed |= sample.get(FAILED, {})
-    told = {FAILED: failed} if failed else {}
-    samples = [{k: v for k, v in s.items() if k != FAILED} for s in samples if "label" in s]
-    if not samples:
-        return told
-    for modality in MODALITIES:
-        shapes = {tuple(s[modality].shape[-2:]) for s in samples if modality in s}
-        if len(shapes) > 1:
-            raise UserError(
-                f"videos of different sizes {sorted(shapes)} do not fit one batch: "
-                "set data.test_batch_size=1"
-            )
-    return default_collate(samples) | told

@@ -1,4 +1,4 @@
-"""A DataLoader that tells which videos its workers were reading when it came to a stop."""
+"""What deals videos to a loader, and a loader that knows which ones its workers are reading."""
 
 import gc
 import logging
@@ -8,12 +8,14 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import cycle, islice
 from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
+from src.data.dataset import MODALITIES, Draw, Sample
 from src.data.faults import FAILED, FaultTolerant, too_many_files
 from src.data.splits import Video
 from src.errors import UserError
@@ -231,3 +233,69 @@ class _Named(Iterator[dict[str, Any]]):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state
+
+
+class DrawSampler(Sampler[Draw]):
+    """Deals (video, pass) pairs to the ranks of a run.
+
+    A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
+    step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
+    pass leaves out its first `skip` pairs, which were dealt before a stop.
+
+    Args:
+        count: of videos.
+        seed: of their order.
+        shuffle: whether there is one.
+        repeat: pairs that a rank is dealt over and over, in every pass the same; None for all.
+    """
+
+    def __init__(self, count: int, seed: int, shuffle: bool, repeat: int | None = None) -> None:
+        self.count, self.seed, self.shuffle, self.epoch, self.skip = count, seed, shuffle, 0, 0
+        self.repeat = repeat
+        distributed = torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.ranks = torch.distributed.get_world_size() if distributed else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass; Lightning calls this."""
+        self.epoch = epoch if self.repeat is None else 0
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return -(-self.count // self.ranks)
+        return len(range(self.rank, self.count, self.ranks))
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = list(range(self.count))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.count, generator=generator).tolist()
+            order = (order * self.ranks)[: len(self) * self.ranks]
+        ours = order[self.rank :: self.ranks]
+        if self.repeat is not None:
+            ours = list(islice(cycle(ours[: self.repeat]), len(ours)))
+        ours, self.skip = ours[self.skip :], 0
+        return ((index, self.epoch) for index in ours)
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Stack samples, but those without a video; videos of different size do not fit one batch.
+
+    Returns:
+        Tensors and names, and under `FAILED` what that of any sample tells; no entry without any.
+    """
+    failed: dict[str, str] = {}
+    for sample in samples:
+        failed |= sample.get(FAILED, {})
+    told = {FAILED: failed} if failed else {}
+    samples = [{k: v for k, v in s.items() if k != FAILED} for s in samples if "label" in s]
+    if not samples:
+        return told
+    for modality in MODALITIES:
+        shapes = {tuple(s[modality].shape[-2:]) for s in samples if modality in s}
+        if len(shapes) > 1:
+            raise UserError(
+                f"videos of different sizes {sorted(shapes)} do not fit one batch: "
+                "set data.test_batch_size=1"
+            )
+    return default_collate(samples) | told

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data import dataset
-from src.data.datamodule import DrawSampler, VideoDataModule, collate
+from src.data.datamodule import VideoDataModule
 from src.data.dataset import Sample, VideoDataset
 from src.data.images import open_images
 from src.data.library import FlowFolders, VideoFiles
+from src.data.loading import DrawSampler, collate
 from src.data.sources import Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop

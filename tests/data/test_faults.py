@@ -14,11 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from src.data.datamodule import collate
 from src.data.faults import TRIES, Faults, FaultTolerant
 from src.data.image_sources import FrameImages
 from src.data.images import open_images
-from src.data.loading import UnderWay, VideoLoader
+from src.data.loading import UnderWay, VideoLoader, collate
 from src.data.splits import Video
 from src.data.video_file import VideoFile
 from src.errors import UserError

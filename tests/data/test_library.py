@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.datamodule import DrawSampler, VideoDataModule
+from src.data.datamodule import VideoDataModule
 from src.data.dataset import Sample
 from src.data.image_sources import FlowImages, FrameImages
 from src.data.library import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
+from src.data.loading import DrawSampler
 from src.data.splits import Split, Video, read_ucf101
 from src.data.transforms import CornerJitterCrop
 from src.data.video_file import VideoFile

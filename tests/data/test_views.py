@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from src.data.augment import Augmentation, AugmentedCut, ColourJitter, RandAugment, rotation
-from src.data.datamodule import DrawSampler, VideoDataModule, collate
+from src.data.datamodule import VideoDataModule
 from src.data.dataset import Sample, VideoDataset, read_view
+from src.data.loading import DrawSampler, collate
 from src.data.sampling import ClipSampler, Dense, Segments, StridedRun
 from src.data.sources import Size, Uint8
 from src.data.splits import Split, Video
