@@ -214,7 +214,8 @@ def config_diff(config: StageConfig, other: StageConfig) -> str | None:
     """The first key in which two stages are not the same, as "key: value, other value"."""
     one, two = what_matters(config), what_matters(other)
     for key in dict.fromkeys([*one, *two]):
-        if one.get(key) != two.get(key):
+        # Not by ==: Lightning takes 1 for one batch, 1.0 for all.
+        if repr(one.get(key)) != repr(two.get(key)):
             return f"{key}: {one.get(key)}, {two.get(key)}"
     return None
 
