@@ -91,7 +91,10 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 return math.nan
             trained.add(name)
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
-    results = results_of_run(dirs if force else _same_experiment(cfg, dirs))
+    shown = _shown(cfg, dirs)
+    for name in dirs.keys() - shown.keys():
+        log.info("stage %s in %s was trained with another config: not shown", name, dirs[name].path)
+    results = results_of_run(shown)
     if not results:
         raise UserError(f"no stage in {cfg.paths.run_dir} is finished")
     end_run(results, config, dirs, time.monotonic() - start)
@@ -120,22 +123,16 @@ def _tell_finished(
         )
 
 
-def _same_experiment(cfg: DictConfig, dirs: Mapping[str, StageDir]) -> dict[str, StageDir]:
-    """The stages that are finished with this config, or not finished; others are told."""
-    same = {}
-    for name, stage_dir in dirs.items():
-        record = stage_dir.finished()
-        changed = record and config_diff(stage_config(cfg, name), record["config"])
-        if changed:
-            log.info(
-                "stage %s in %s was trained with another config (%s there): not shown",
-                name,
-                stage_dir.path,
-                changed,
-            )
-        else:
-            same[name] = stage_dir
-    return same
+def _shown(cfg: DictConfig, dirs: Mapping[str, StageDir]) -> dict[str, StageDir]:
+    """The stages whose results are of this config, or not there yet; all with resume=force."""
+    records = {name: stage_dir.finished() for name, stage_dir in dirs.items()}
+    return {
+        name: dirs[name]
+        for name, record in records.items()
+        if not record
+        or cfg.resume == "force"
+        or config_diff(stage_config(cfg, name), record["config"]) is None
+    }
 
 
 def run_stage(
@@ -254,7 +251,7 @@ def run_stage(
                 config["seed"],
                 trainer.strategy.root_device,
             )
-            fused = fused_classifiers(scores) or late_fusion(dirs, name, scores)
+            fused = fused_classifiers(scores) or late_fusion(_shown(cfg, dirs), name, scores)
             show_test(loggers, Tested(scores, fused, samples, description, final, files))
     trainer.strategy.barrier()
     return True

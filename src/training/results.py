@@ -1,15 +1,19 @@
 """What a run has shown so far: results of its finished stages, their streams and late fusion."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from src.data.faults import Faults
+from src.errors import UserError
 from src.evaluation.analysis import Fused
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import Accuracy, VideoScores, judge_videos
 from src.evaluation.table import Result
 from src.models.temporal import STREAMS
 from src.training.run_dir import StageDir
+
+log = logging.getLogger(__name__)
 
 
 def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
@@ -48,7 +52,11 @@ def late_fusion(stages: Mapping[str, StageDir], stage: str, scores: VideoScores)
     if stage != second or first not in stages or not stages[first].finished():
         return None
     parts = {first: _scores(stages[first]), second: scores}
-    return Fused("late fusion", fuse(list(parts.values())), parts)
+    try:
+        return Fused("late fusion", fuse(list(parts.values())), parts)
+    except UserError as error:  # one was tested on other videos, and resume=force shows it
+        log.warning("no late fusion: %s", error)
+        return None
 
 
 def _scores(finished: StageDir) -> VideoScores:
