@@ -300,6 +300,17 @@ class VideoClassifier(pl.LightningModule):
         how = {"scheduler": scheduler, "interval": chosen.lr_interval, "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": how}
 
+    def on_train_start(self) -> None:
+        """Follow the rate that a LearningRateFinder has found: it knows no multipliers."""
+        if self.optimization is None or self.lr == self.optimization.lr:
+            return
+        chosen = self.configure_optimizers()
+        groups = self.trainer.optimizers[0].param_groups
+        for group, own in zip(groups, chosen["optimizer"].param_groups, strict=True):
+            group.update({key: own[key] for key in ("lr", "initial_lr") if key in own})
+        for used in self.trainer.lr_scheduler_configs:
+            used.scheduler.load_state_dict(chosen["lr_scheduler"]["scheduler"].state_dict())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a pass has come to so far on all ranks, for averages over all of it."""
         loop, strategy = self.trainer.fit_loop.epoch_loop, self.trainer.strategy

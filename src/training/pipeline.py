@@ -218,7 +218,9 @@ def run_stage(
             collected,
             LogProtocol(protocol),
         ]
-        trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers)
+        trainer = build_trainer(
+            cfg, config, callbacks, stage_dir, loggers, resumes=resume is not None
+        )
         with convolutions_tried(cfg.trainer.benchmark):
             _fit(trainer, module, data, resume)
         if trainer.interrupted:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import LearningRateFinder, ProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
 from src.cli import quieten
@@ -102,8 +102,12 @@ def build_trainer(
     callbacks: list[pl.Callback],
     stage_dir: StageDir,
     loggers: Any,
+    resumes: bool = False,
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
+    chosen = build_callbacks(cfg)
+    if resumes:  # with the rate that was found: Lightning would look for another from its start
+        chosen = [one for one in chosen if not isinstance(one, LearningRateFinder)]
     stop = EndAtSignals()
     checkpoints: list[pl.Callback] = [
         StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
@@ -114,7 +118,7 @@ def build_trainer(
         cfg.trainer,
         max_epochs=epochs(config),
         # Averaged weights have to be in place before statistics are shared.
-        callbacks=[*callbacks, *build_callbacks(cfg), OneSetOfStatistics(), stop, *checkpoints],
+        callbacks=[*callbacks, *chosen, OneSetOfStatistics(), stop, *checkpoints],
         plugins=build_plugins(),
         logger=loggers,
         default_root_dir=str(stage_dir.path),

@@ -13,12 +13,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
-from src.models.build import build_datamodule
 from torch import Tensor
 from torch.testing import assert_close
 
 from src import train
 from src.errors import UserError
+from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
 from src.training.non_finite_guard import NonFiniteGuard
 from src.training.pipeline import run_experiment
@@ -283,7 +283,7 @@ SWA = (
 )
 LR_FINDER = (
     "+callbacks.lr_finder={_target_: pytorch_lightning.callbacks.LearningRateFinder, "
-    "num_training_steps: 4, update_attr: false}"
+    "num_training_steps: 4}"
 )
 
 
@@ -300,10 +300,28 @@ def test_averaging_of_weights_has_an_epoch_without_a_backward_pass(
     assert [row["epoch"] for row in rows if row["train/loss_epoch"]] == ["0", "1", "2"]
 
 
-@pytest.mark.xfail(raises=AttributeError, strict=True, reason="on_train_start wants a LambdaLR")
-def test_a_learning_rate_finder_fits_within_the_fit(command: list[str], tmp_path: Path) -> None:
-    run_experiment(compose_config("train", *command, LR_FINDER))
+@pytest.mark.parametrize("scheduler", ["constant", "warmup_cosine"])
+def test_a_learning_rate_finder_fits_within_the_fit(
+    scheduler: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it finds is what is trained with: multiplied, warmed up, and after a stop."""
+    finder = "pytorch_lightning.tuner.lr_finder._LRFinder.suggestion"
+    monkeypatch.setattr(finder, lambda *_: 0.02)
+    chosen = f"lr_scheduler@stages.appearance.lr_scheduler={scheduler}"
+    run_experiment(compose_config("train", *command, LR_FINDER, chosen))
     stage = tmp_path / "run" / "appearance"
     assert (stage / "stage.json").is_file()
     assert not list(stage.glob(".lr_find*"))
-    assert len([row for row in metrics(stage / "csv") if row["train/grad_norm"]]) == 4
+    rows = metrics(stage / "csv")
+    assert len([row for row in rows if row["train/grad_norm"]]) == 4
+    first = next(row for row in rows if row["lr-SGD/weight"])
+    begin = 0.02 * (0.01 if scheduler == "warmup_cosine" else 1)
+    assert float(first["lr-SGD/weight"]) == pytest.approx(begin)
+    assert float(first["lr-SGD/bias"]) == pytest.approx(2 * begin)
+    groups = torch.load(stage / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {group["initial_lr"] for group in groups["param_groups"]} == {0.02, 0.04}
+
+    (stage / "stage.json").unlink()
+    more = ("trainer.max_epochs=2", "resume=force")
+    run_experiment(compose_config("train", *command, LR_FINDER, chosen, *more))
+    assert torch.load(stage / "last.ckpt", weights_only=True)["global_step"] == 8
