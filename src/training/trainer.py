@@ -106,8 +106,15 @@ def build_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     chosen = build_callbacks(cfg)
-    if resumes:  # with the rate that was found: Lightning would look for another from its start
-        chosen = [one for one in chosen if not isinstance(one, LearningRateFinder)]
+    finders = [one for one in chosen if isinstance(one, LearningRateFinder)]
+    if finders and resumes:
+        if cfg.resume == "force":
+            raise UserError(
+                "LearningRateFinder looks for a rate at the start of a training, which resume=force "
+                f"would not follow: give the rate as stages.{config['stage']}.optimizer.lr"
+            )
+        # The rate that was found is in the checkpoint; Lightning would begin the training anew.
+        chosen = [one for one in chosen if one not in finders]
     stop = EndAtSignals()
     checkpoints: list[pl.Callback] = [
         StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)

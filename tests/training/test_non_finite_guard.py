@@ -322,6 +322,8 @@ def test_a_learning_rate_finder_fits_within_the_fit(
     assert {group["initial_lr"] for group in groups["param_groups"]} == {0.02, 0.04}
 
     (stage / "stage.json").unlink()
+    run_experiment(compose_config("train", *command, LR_FINDER, chosen))  # tested again alone
+    assert torch.load(stage / "last.ckpt", weights_only=True)["global_step"] == 4
     more = ("trainer.max_epochs=2", "resume=force")
-    run_experiment(compose_config("train", *command, LR_FINDER, chosen, *more))
-    assert torch.load(stage / "last.ckpt", weights_only=True)["global_step"] == 8
+    with pytest.raises(UserError, match="give the rate as stages.appearance.optimizer.lr"):
+        run_experiment(compose_config("train", *command, LR_FINDER, chosen, *more))
