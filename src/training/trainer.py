@@ -110,8 +110,8 @@ def build_trainer(
     if finders and resumes:
         if cfg.resume == "force":
             raise UserError(
-                "LearningRateFinder looks for a rate at the start of a training, which resume=force "
-                f"would not follow: give the rate as stages.{config['stage']}.optimizer.lr"
+                "LearningRateFinder looks for a rate at the start of a training; resume=force "
+                f"would not follow it: give the rate as stages.{config['stage']}.optimizer.lr"
             )
         # The rate that was found is in the checkpoint; Lightning would begin the training anew.
         chosen = [one for one in chosen if one not in finders]
