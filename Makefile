@@ -29,4 +29,4 @@ lock:
 		--no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:
-	rm -rf outputs data/two_movers
+	rm -rf outputs data/two_movers data/.two_movers.*

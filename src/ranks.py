@@ -1,5 +1,6 @@
 """What the ranks of a distributed run know together."""
 
+import contextlib
 from typing import TypeVar
 
 import torch
@@ -25,3 +26,15 @@ def of_all_ranks(value: T) -> list[T]:
 def of_first_rank(value: T) -> T:
     """The first rank's value, on every rank: what may change while it is looked at, as files do."""
     return of_all_ranks(value)[0]
+
+
+def leave_group() -> None:
+    """End this process's group, if it is in one; all ranks must do so.
+
+    Threads of a group that is left to the end of the interpreter may abort the process: they still
+    hold tensors of the last collective (pytorch#190489).
+    """
+    if torch.distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):  # another rank has failed since
+            torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-DRAFTS = ".*.part"  # of all processes
-
 
 @contextlib.contextmanager
 def whole(file: Path) -> Iterator[Path]:

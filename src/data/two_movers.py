@@ -3,7 +3,9 @@
 <root>/videos/<class>/<class>_000123.mp4     64 x 64, 32 frames, 25 fps
 <root>/flow/{u,v}/<class>_000123/frame000001.jpg
 <root>/train.csv, test.csv                   video,class
-<root>/two_movers.json                       what it was made from; there only when all is done
+<root>/two_movers.json                       what it was made from
+
+It is made in a hidden folder beside, which takes the name of <root> when it is complete.
 """
 
 import json
@@ -24,13 +26,12 @@ from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
-from src.whole_files import DRAFTS, whole
 from src.workers import worker_pool
 
 if TYPE_CHECKING:
     from src.flow.settings import FlowSettings
 
-DONE, UNFINISHED = "two_movers.json", "two_movers.unfinished.json"
+RECIPE = "two_movers.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_two_movers(
     An interrupted making is continued. Labels take turns, so that classes are balanced.
 
     Args:
-        root: the dataset's own folder.
+        root: the dataset's own folder: a complete one, an empty one or a new one.
         num_train: clips to train on.
         num_test: clips to test on.
         seed: of everything that is drawn.
@@ -67,13 +68,12 @@ def read_two_movers(
     _require("workers", 1 if workers is None else workers, 1)
     recipe = {"version": VERSION, "num_train": num_train, "num_test": num_test, "seed": seed}
     folder = Path(root)
-    train = [_job(folder, (seed, 0, index), index) for index in range(num_train)]
-    test = [_job(folder, (seed, 1, index), num_train + index) for index in range(num_test)]
     try:
-        if not _is_done(folder, recipe):
-            _make(folder, recipe, train, test, workers)
+        if not _is_complete(folder, recipe):
+            _make(folder, recipe, workers)
     except OSError as error:
         raise UserError(f"two_movers cannot be made in {root}: {error}") from error
+    train, test = _jobs(folder, recipe)
     return Split(CLASSES, tuple(job.video for job in train), tuple(job.video for job in test))
 
 
@@ -91,60 +91,75 @@ def _require(name: str, value: int, least: int) -> None:
         raise UserError(f"two_movers: {name}={value!r} is not a whole number from {least}")
 
 
+def _jobs(folder: Path, recipe: dict[str, int]) -> tuple[list[_Job], list[_Job]]:
+    """The videos to train on and those to test on, with `folder` as the dataset's own."""
+    train, test, seed = recipe["num_train"], recipe["num_test"], recipe["seed"]
+    return (
+        [_job(folder, (seed, 0, index), index) for index in range(train)],
+        [_job(folder, (seed, 1, index), train + index) for index in range(test)],
+    )
+
+
 def _job(folder: Path, seed: tuple[int, int, int], number: int) -> _Job:
     label = seed[2] % len(CLASSES)
     name = f"{CLASSES[label]}_{number:06d}"
     return _Job(Video(name, folder / "videos" / CLASSES[label] / f"{name}.mp4", label), seed)
 
 
-def _is_done(folder: Path, recipe: dict[str, int]) -> bool:
-    """Whether the dataset is there and whole; UserError if what is there is of another recipe."""
-    mend = f"give another folder as data.dataset.root=... or delete {folder}"
-    # In this order, so that a process that makes it at this moment leads to no wrong answer.
-    begun = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
-    for file in (folder / UNFINISHED, folder / DONE):
-        try:
-            made = dict(json.loads(file.read_text()))
-        except FileNotFoundError:
-            continue
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file} is not readable ({error}): {mend}") from error
-        names = [name for name in recipe if made.get(name) != recipe[name]]
-        if names:
-            there = ", ".join(f"{name}={made.get(name)}" for name in names)
-            asked = ", ".join(f"{name}={recipe[name]}" for name in names)
-            raise UserError(f"two_movers in {folder} is made with {there}, not {asked}: {mend}")
-        return file.name == DONE
-    if begun:
+def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
+    """Whether the dataset is there; UserError if what is there is something else."""
+    hint = f"give another folder as data.dataset.root=... or delete {folder}"
+    # In this order: another process may complete it at this moment.
+    empty = not folder.is_dir() or not any(folder.iterdir())
+    file = folder / RECIPE
+    try:
+        made = dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        if empty:
+            return False
         raise UserError(
-            f"{folder} has files of unknown origin, as {DONE} is missing: give an empty or a new "
+            f"{folder} has files of unknown origin, as {RECIPE} is missing: give an empty or a new "
             "folder as data.dataset.root=..."
-        )
-    return False
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is not readable ({error}): {hint}") from error
+    names = [name for name in recipe if made.get(name) != recipe[name]]
+    if names:
+        existing = ", ".join(f"{name}={made.get(name)}" for name in names)
+        asked = ", ".join(f"{name}={recipe[name]}" for name in names)
+        raise UserError(f"two_movers in {folder} is made with {existing}, not {asked}: {hint}")
+    return True
 
 
-def _make(
-    folder: Path, recipe: dict[str, int], train: list[_Job], test: list[_Job], workers: int | None
-) -> None:
+def _make(folder: Path, recipe: dict[str, int], workers: int | None) -> None:
     from src.flow.extract import extract_flow  # here for the reason given in `flow_settings`
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # the jobs of a sweep may all start with this
-        if _is_done(folder, recipe):
+    place = folder.resolve()  # a link stays one
+    if place.is_mount():
+        raise UserError(
+            f"{folder} is a mount point, which cannot be replaced when two_movers is complete: "
+            "give a folder in it as data.dataset.root=..."
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # A sweep may start several at once.
+    with FileLock(place.with_name(f".{place.name}.two_movers.lock")):
+        if _is_complete(folder, recipe):
             return
-        for draft in folder.rglob(DRAFTS):  # of a process that was killed
-            draft.unlink()
-        _write(folder / UNFINISHED, json.dumps(recipe, indent=2) + "\n")
+        # An interrupted making of the same recipe left its own: what is whole there is used.
+        made_from = "-".join(map(str, recipe.values()))
+        draft = place.with_name(f".{place.name}.two_movers-{made_from}.part")
+        train, test = _jobs(draft, recipe)
         jobs = train + test
         workers = workers or max(1, min(usable_cores(), len(jobs) // 50))
         _make_videos([job for job in jobs if not job.video.path.is_file()], workers)
         videos = [job.video.path for job in jobs]
-        failed = extract_flow(videos, folder / "flow", flow_settings(), workers).failed
+        failed = extract_flow(videos, draft / "flow", flow_settings(), workers).failed
         for name, reason in failed.items():
-            raise UserError(f"two_movers: no flow of {name} ({reason}): delete {folder}")
-        _write(folder / "train.csv", _table(train))
-        _write(folder / "test.csv", _table(test))
-        (folder / UNFINISHED).replace(folder / DONE)
+            raise UserError(f"two_movers: no flow of {name} ({reason}): delete {draft}")
+        (draft / "train.csv").write_text(_table(train))
+        (draft / "test.csv").write_text(_table(test))
+        (draft / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        draft.rename(place)  # refused by the system if there are files by now
 
 
 def _table(jobs: list[_Job]) -> str:
@@ -176,8 +191,9 @@ def _make_video(job: _Job) -> None:
     clip = make_clip(np.random.default_rng(job.seed), job.video.label)
     path = job.video.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
-        _encode(clip.frames, draft)
+    part = path.with_name(f".{path.name}.part")  # of this name, so that the next making reuses it
+    _encode(clip.frames, part)
+    part.replace(path)
 
 
 def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
@@ -188,8 +204,3 @@ def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
     with VideoWriter(path, frames.shape[1:3], FPS, crf=12, key_frames_only=True) as video:
         for frame in frames:
             video.write(frame)
-
-
-def _write(file: Path, text: str) -> None:
-    with whole(file) as draft:
-        draft.write_text(text)

@@ -6,6 +6,7 @@ file, and end with the job: its process group, its directory and its GPU memory 
 torchrun and SLURM start processes themselves; then there is nothing to start.
 """
 
+import atexit
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 
 from src.cli import find_mistake
 from src.errors import UserError
-from src.ranks import own_rank
+from src.ranks import leave_group, own_rank
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
 from src.training.stop import await_signals, end_at_signals, ignore_signals
@@ -82,7 +83,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
     if not count:
         if own_rank():
             logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
-        return work(cfg, list(hydra.overrides.task))
+        return work_as_rank(work, cfg, list(hydra.overrides.task))
     place = place_to_meet(trainer.num_nodes, hydra.job.get("num", 0))
     with tempfile.TemporaryDirectory() as folder:
         config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
@@ -97,6 +98,23 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
         _run_ranks(count, place, [str(config), str(result)], Path(folder))
         value: float | None = json.loads(result.read_text())
         return value
+
+
+def work_as_rank(work: Work, cfg: DictConfig, overrides: Sequence[str]) -> float | None:
+    """Do a job's work in this process, which leaves its group when it ends after a success.
+
+    Not before: the next job of a sweep uses the same group. Under torchrun there can be no second
+    one, which would meet the addresses of the first in the agent's store.
+
+    Args:
+        work: a function that takes the config and the overrides.
+        cfg: the composed config.
+        overrides: of the command line.
+    """
+    atexit.unregister(leave_group)  # after a failure, which others may not meet, it could hang
+    value = work(cfg, overrides)
+    atexit.register(leave_group)
+    return value
 
 
 def _name_elsewhere(work: Work) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.cli import one_line_errors, quieten
-from src.training.launch import MISTAKE, bug_of
+from src.training.launch import MISTAKE, bug_of, work_as_rank
 from src.workers import end_with_parent
 
 
@@ -34,7 +34,8 @@ def main(config: str, result: str, alive: str) -> None:
     quieten()
     try:
         with one_line_errors():
-            value = pkgutil.resolve_name(plain["work"])(job.config, plain["overrides"])
+            work = pkgutil.resolve_name(plain["work"])
+            value = work_as_rank(work, job.config, plain["overrides"])
     except SystemExit as end:
         sys.exit(MISTAKE if end.code == 1 else end.code)
     except Exception:

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from unittest import mock
 
 import av
 import cv2
@@ -26,6 +26,7 @@ from src.flow.settings import FlowSettings
 from tests.helpers import fields_of, frames_of, stored_flow
 
 SEED, TRAIN, TEST = 3, 16, 8
+CONTENTS = {"videos", "flow", "train.csv", "test.csv", "two_movers.json"}
 
 
 def clip_of(video: Video, part: int, place: int) -> Clip:
@@ -177,34 +178,93 @@ def test_another_seed_part_or_place_gives_another_clip() -> None:
     assert len({clip.target.centre for clip in clips}) == len(keys)
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
-def test_a_killed_making_counts_as_nothing_and_is_continued(tmp_path: Path, split: Split) -> None:
-    root = tmp_path / "made"
-    code = (
-        "from src.data.two_movers import read_two_movers; "
-        f"read_two_movers({str(root)!r}, {TRAIN}, {TEST}, {SEED}, workers=1)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    end = time.monotonic() + 60
-    while len(list(root.rglob("*.mp4"))) < 3 and time.monotonic() < end:
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = {file: file.stat().st_mtime_ns for file in root.rglob("*.mp4")}
-    (root / "videos" / ".red_up.mp4.1.part").write_bytes(b"half a video")
-    assert 3 <= len(before) < TRAIN + TEST
-    assert not (root / "two_movers.json").exists()
+def make(root: Path, count: Path) -> None:
+    """Make it, and write to `count` how many clips are drawn for it."""
 
-    with pytest.raises(UserError, match="seed=3, not seed=4"):
-        two_movers.read_two_movers(str(root), TRAIN, TEST, SEED + 1)
-    again = two_movers.read_two_movers(str(root), TRAIN, TEST, SEED, workers=1)
-    assert [video.name for video in again.train] == [video.name for video in split.train]
-    for file, changed in before.items():
-        assert file.stat().st_mtime_ns == changed
+    def draw(jobs: Sequence[two_movers._Job], workers: int) -> None:
+        count.write_text(str(len(jobs)))
+        _make_videos(jobs, workers)
+
+    _make_videos = two_movers._make_videos
+    with mock.patch.object(two_movers, "_make_videos", draw):
+        two_movers.read_two_movers(str(root), TRAIN, TEST, SEED, workers=1)
+
+
+def start(root: Path, count: Path) -> SpawnProcess:
+    process = multiprocessing.get_context("spawn").Process(target=make, args=(root, count))
+    process.start()
+    return process
+
+
+def check_complete(root: Path, split: Split) -> None:
+    """Nothing but the dataset is in its folder, and no folder of a making beside it."""
+    again = two_movers.read_two_movers(str(root), TRAIN, TEST, SEED)
     for video, other in zip(again.train + again.test, split.train + split.test, strict=True):
+        assert video.path.is_relative_to(root)
         assert video.path.read_bytes() == other.path.read_bytes()
         assert stored_flow(root / "flow", video.name).num_fields == 31
-    assert len(list((root / "videos").rglob("*.mp4*"))) == TRAIN + TEST  # no part is left
+    assert {path.name for path in root.iterdir()} == CONTENTS
+    assert len(list((root / "videos").rglob("*"))) == len(CLASSES) + TRAIN + TEST
+    assert {path.name for path in (root / "flow").iterdir()} == {"u", "v", "flow.json"}
+    assert not list(root.resolve().parent.glob(".*.part"))
+
+
+@pytest.mark.parametrize(("moment", "least"), [("*.mp4", 3), ("frame000031.jpg", 1)])
+def test_a_killed_making_counts_as_nothing_and_is_continued(
+    moment: str, least: int, tmp_path: Path, split: Split
+) -> None:
+    """Killed while clips are drawn, and while their flow is computed."""
+    root, draft = tmp_path / "made", tmp_path / f".made.two_movers-1-{TRAIN}-{TEST}-{SEED}.part"
+    process = start(root, tmp_path / "count")
+    end = time.monotonic() + 240
+    while len(list(draft.rglob(moment))) < least and time.monotonic() < end:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    before = {file.name: file.stat().st_mtime_ns for file in draft.rglob("*.mp4")}
+    assert len(before) >= least
+    assert not root.exists()
+    make(root, tmp_path / "count")
+    assert int((tmp_path / "count").read_text()) == TRAIN + TEST - len(before)
+    check_complete(root, split)
+    for file in root.rglob("*.mp4"):
+        assert before.get(file.name, file.stat().st_mtime_ns) == file.stat().st_mtime_ns
+
+
+def test_of_two_makings_at_once_the_second_waits(tmp_path: Path, split: Split) -> None:
+    counts = [tmp_path / name for name in ("first", "second")]
+    makings = [start(tmp_path / "made", count) for count in counts]
+    for making in makings:
+        making.join(240)
+    assert [making.exitcode for making in makings] == [0, 0]
+    assert [count.read_text() for count in counts if count.exists()] == [str(TRAIN + TEST)]
+    check_complete(tmp_path / "made", split)
+
+
+@pytest.mark.parametrize("how", ["empty", "link to empty", "link to nothing"])
+def test_an_empty_folder_is_filled(how: str, tmp_path: Path) -> None:
+    root = place = tmp_path / "made"
+    if how != "empty":
+        (tmp_path / "disk").mkdir()
+        place = tmp_path / "disk" / "place"
+        root.symlink_to(place)
+    if how != "link to nothing":
+        place.mkdir()
+    split = two_movers.read_two_movers(str(root), 1, 1, SEED)
+    assert root.is_symlink() == (how != "empty")
+    assert {path.name for path in place.iterdir()} == CONTENTS
+    assert split.train[0].path.is_file()
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "mounted"
+    root.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == root)
+    with pytest.raises(UserError, match=r"mounted is a mount point.*give a folder in it as"):
+        two_movers.read_two_movers(str(root), 8, 8, 0)
+    assert list(tmp_path.rglob("*")) == [root]
 
 
 def test_what_is_made_is_only_read(
@@ -230,16 +290,42 @@ def test_a_folder_of_other_parameters_is_refused(
     assert f"data.dataset.root=... or delete {root}" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["videos/a.mp4", "train.csv"])
+@pytest.mark.parametrize(
+    "name", ["videos/a.mp4", "train.csv", ".private/.thesis.part", ".hidden", ".lock"]
+)
 def test_a_folder_of_unknown_origin_is_refused(name: str, tmp_path: Path) -> None:
     """A checkpoint names the folder: what somebody else has in it must stay."""
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
+    file = tmp_path / "made" / name
+    file.parent.mkdir(parents=True)
     file.write_text("mine")
     with pytest.raises(UserError, match=r"unknown origin.*give an empty or a new folder"):
-        two_movers.read_two_movers(str(tmp_path), 8, 8, 0)
+        two_movers.read_two_movers(str(tmp_path / "made"), 8, 8, 0)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
     assert file.read_text() == "mine"
+
+
+def test_files_that_come_while_it_is_made_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its folder and beside; what has been made waits for an empty folder."""
+    root = tmp_path / "made"
+    mine = [root / "train.csv", root / ".private" / ".thesis.part", tmp_path / ".thesis.part"]
+
+    def interfere(jobs: object) -> str:
+        for file in mine:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("mine")
+        return "video,class\n"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(two_movers, "_table", interfere)
+        with pytest.raises(UserError, match=r"cannot be made in .*not empty"):
+            two_movers.read_two_movers(str(root), 1, 1, 0)
+    assert [file.read_text() for file in mine] == ["mine"] * 3
+    root.rename(tmp_path / "elsewhere")
+    two_movers.read_two_movers(str(root), 1, 1, 0)
+    assert {path.name for path in root.iterdir()} == CONTENTS
+    assert mine[2].read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Jobs on several devices: one process group each, in a sweep too, and no process that stays."""
 
+import atexit
 import csv
 import json
 import os
@@ -122,17 +123,38 @@ def test_what_the_second_process_alone_meets_is_the_last_line(
     assert ("in on_train_batch_start" in errors) != mistake  # the traceback
 
 
-def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
-    run = start(tmp_path, by=TORCHRUN)
+class LastWords(pl.Callback):
+    """Writes at the very end of its process whether there is still a group."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        assert torch.distributed.is_initialized()
+        file = self.folder / f"last_words{trainer.global_rank}"
+        # Before the project registers its own, which is therefore called earlier.
+        atexit.register(lambda: file.write_text(f"group: {torch.distributed.is_initialized()}"))
+
+
+@pytest.mark.parametrize("by", [(), TORCHRUN], ids=["own", "torchrun"])
+def test_ranks_leave_their_group_when_all_jobs_are_done(by: Sequence[str], tmp_path: Path) -> None:
+    """Threads of a group that is still there when the interpreter ends may abort it.
+
+    Torchrun's processes do both jobs of the sweep, in one group.
+    """
+    last = f"+callbacks.last={{_target_:tests.training.test_launch.LastWords,folder:{tmp_path}}}"
+    run = start(tmp_path, last, *(["hydra.mode=MULTIRUN", "seed=3,4"] if by else []), by=by)
     output, errors = run.communicate(timeout=240)
     assert run.returncode == 0, errors[-2000:]
-    assert output.count("appearance │") == 1
-    assert output.count("pass 1 of 1") == 1
-    stage = tmp_path / "outputs/appearance_two_movers/split1_seed0/appearance"
-    assert (stage / "stage.json").is_file()
-    videos = scored(stage)
-    assert len(videos) == len(set(videos)) == 8
-    assert [path.name for path in stage.rglob("version_*")] == ["version_0"]
+    for rank in range(2):
+        assert (tmp_path / f"last_words{rank}").read_text() == "group: False"
+    stages = [file.parent for file in tmp_path.rglob("stage.json")]
+    assert len(stages) == (2 if by else 1)
+    assert output.count("appearance │") == output.count("pass 1 of 1") == len(stages)
+    for stage in stages:
+        videos = scored(stage)
+        assert len(videos) == len(set(videos)) == 8
+        assert [path.name for path in stage.rglob("version_*")] == ["version_0"]
 
 
 def test_the_same_command_on_each_of_two_machines(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from src.cli import one_line_errors
+from src.ranks import leave_group
 from src.training.launch import place_to_meet, run_one
 from tests.conftest import compose_config
 
@@ -56,5 +57,6 @@ def _rank(rank: int, place: Mapping[str, str], overrides: Sequence[str], told: P
     try:
         with one_line_errors():
             run_one(compose_config("train", *overrides), [])
+            leave_group()  # here, as processes of multiprocessing end without atexit
     finally:
         sys.stdout.flush()
