@@ -26,7 +26,7 @@ from src.models.build import Plan, build_module, build_net
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet, appearance_stream
 from src.training.callbacks import SeedSteps
-from src.training.loggers import build_loggers, closing
+from src.training.loggers import Loggers
 from src.training.plan import make_plan, resolve
 from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_nets, convolutions_tried, set_tf32
@@ -274,8 +274,7 @@ def _fit(
     loader = DataLoader(_OneBatch(batch, WARM_UP + steps), batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
         stage_dir = StageDir(Path(folder))
-        loggers = build_loggers(cfg.logger, config, plan["stage"], stage_dir.path)
-        with closing(loggers):
+        with Loggers(cfg.logger, config).of_stage(stage_dir.path) as loggers:
             callbacks = [watch, SeedSteps(config["seed"]), Throughput()]
             trainer = build_trainer(cfg, plan, callbacks, stage_dir, loggers)
             trainer.callbacks = [  # type: ignore[attr-defined]

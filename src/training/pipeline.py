@@ -35,7 +35,7 @@ from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
 from src.training.checks import check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
 from src.training.lock import alone_in
-from src.training.loggers import build_loggers, closing
+from src.training.loggers import Loggers
 from src.training.plan import make_plan, resolve, stage_names
 from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
@@ -75,6 +75,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     trainer.strategy.setup_environment()  # ranks meet: they agree on what is there
     pl.seed_everything(config["seed"], verbose=False)
     start = time.monotonic()
+    observers = Loggers(cfg.logger, config)
     for name, plan in plans.items():
         stage_dir = dirs[name]
         shared = stage_dir.path.parent != run_dir  # with other runs, which may be training it
@@ -87,7 +88,9 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                     build_protocol(plan).name, record, config["resume"] == "force"
                 )
                 log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.checkpoint)
-            elif not run_stage(cfg, config, plan, stage_dir, overrides, last=name == names[-1]):
+            elif not run_stage(
+                cfg, config, plan, stage_dir, observers, overrides, last=name == names[-1]
+            ):
                 return math.nan
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
     results = results_of_run(dirs)
@@ -97,27 +100,10 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     return results[-1].accuracy.top1
 
 
-def run_stage(
-    cfg: DictConfig,
-    config: dict[str, Any],
-    plan: Plan,
-    stage_dir: StageDir,
-    overrides: Sequence[str] | None = None,
-    last: bool = True,
-) -> bool:
-    """Train one stage, test it on whole videos, and record both in its directory.
-
-    Args:
-        cfg: the composed config.
-        config: the same, resolved.
-        plan: of the stage.
-        stage_dir: its directory.
-        overrides: of the command line, for the record.
-        last: whether it is the experiment's last.
-
-    Returns:
-        Whether it is finished; a search may have pruned it.
-    """
+def _prepare(
+    config: dict[str, Any], plan: Plan, stage_dir: StageDir
+) -> tuple[VideoDataModule, VideoClassifier, Description, str | None]:
+    """A stage's data, its module, what describes it, and the checkpoint to resume from, if any."""
     name = plan["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     data = build_datamodule(plan)
@@ -146,8 +132,35 @@ def run_stage(
         start_from(plan, stage_dirs(config), net, module.normalise, data)
     compile_nets(config["compile"], net)
     set_tf32(config["tf32"])
-    loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
-    with closing(loggers):
+    return data, module, description, resume
+
+
+def run_stage(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    plan: Plan,
+    stage_dir: StageDir,
+    observers: Loggers,
+    overrides: Sequence[str] | None = None,
+    last: bool = True,
+) -> bool:
+    """Train one stage, test it on whole videos, and record both in its directory.
+
+    Args:
+        cfg: the composed config.
+        config: the same, resolved.
+        plan: of the stage.
+        stage_dir: its directory.
+        observers: what sees it; they cannot fail it once it has begun.
+        overrides: of the command line, for the record.
+        last: whether it is the experiment's last.
+
+    Returns:
+        Whether it is finished; a search may have pruned it.
+    """
+    name = plan["stage"]
+    with observers.of_stage(stage_dir.path) as loggers:
+        data, module, description, resume = _prepare(config, plan, stage_dir)
         protocol = module.protocol.name
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
@@ -176,20 +189,23 @@ def run_stage(
         if trainer.is_global_zero:
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
-            samples = save_samples(
-                stage_dir.samples,
-                data,
-                scores,
-                module.protocol,
-                config["samples"],
-                config["seed"],
-                trainer.strategy.root_device,
-            )
-            fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
-            checkpoint = stage_dir.checkpoint
-            show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
-    if trainer.is_global_zero:
-        _finish(scores, [*unreadable.faults, *scores.faults], stage_dir, description, overrides)
+            faults = [*unreadable.faults, *scores.faults]
+            _finish(scores, faults, stage_dir, description, overrides)
+            try:
+                samples = save_samples(
+                    stage_dir.samples,
+                    data,
+                    scores,
+                    module.protocol,
+                    config["samples"],
+                    config["seed"],
+                    trainer.strategy.root_device,
+                )
+                fused = fused_classifiers(scores) or late_fusion(stage_dirs(config), name, scores)
+                checkpoint = stage_dir.checkpoint
+                show_test(loggers, Tested(scores, fused, samples, description, checkpoint, files))
+            except Exception as error:  # pictures, as loggers, cannot fail what is recorded
+                log.warning("stage %s is finished, but not all shown: %s", name, error)
     trainer.strategy.barrier()
     return True
 
