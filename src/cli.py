@@ -79,7 +79,14 @@ for resolver in (count_classes, fingerprint):
 def compose_config(name: str, *overrides: str) -> DictConfig:
     """Compose one of the project's configs outside of a command, as notebooks and tests do."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return hydra.compose(name, overrides=list(overrides))
+        return hydra.compose(name, overrides=[_without_choice(one) for one in overrides])
+
+
+def _without_choice(override: str) -> str:
+    """`group=null` in the words in which Hydra can have it: an empty list of choices."""
+    key, _, value = override.partition("=")
+    empty = value == "null" and (CONF_DIR / key.split("@")[0]).is_dir()
+    return f"{key}=[]" if empty else override
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -93,7 +100,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(function)
         def main() -> None:
             quieten()
-            sys.argv[1:] = map(expand_home, sys.argv[1:])
+            sys.argv[1:] = [_without_choice(expand_home(one)) for one in sys.argv[1:]]
             asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
             def task(cfg: DictConfig) -> Any:

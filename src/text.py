@@ -10,14 +10,15 @@ def visible(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
-def short_name(name: str, of: str) -> str:
+def short_name(name: str, of: str, longest: int = LONGEST_NAME) -> str:
     """A name cut to what file systems take, with a hash of what it is `of` to tell it from others.
 
     Args:
         name: of a file without its ending, or of a folder.
         of: what it was made from.
+        longest: bytes that it may have.
     """
-    if len(name.encode()) <= LONGEST_NAME:
+    if len(name.encode()) <= longest:
         return name
-    cut = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+    cut = name.encode()[: longest - 9].decode(errors="ignore")
     return f"{cut}_{sha256(of.encode(errors='surrogateescape')).hexdigest()[:8]}"

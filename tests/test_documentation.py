@@ -45,7 +45,7 @@ CPU = ("trainer.accelerator=cpu",)
 SMALL = (
     *(one for one in TINY if "num_t" not in one),  # these are two_movers' own
     *CPU,
-    "logger=local",
+    "logger=[csv,tensorboard]",
     "model/backbone=narrow26",
     "data.short_side=64",
     "data.crop_size=56",

@@ -27,7 +27,7 @@ from src.experiment.config import StageConfig, stage_config
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet, appearance_stream
 from src.training.callbacks import SeedSteps
-from src.training.loggers import build_loggers, closing
+from src.training.loggers import Loggers
 from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_nets, convolutions_tried, set_tf32
 from src.training.throughput import Throughput
@@ -276,8 +276,7 @@ def _fit(
     loader = DataLoader(_OneBatch(batch, WARM_UP + steps), batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
         stage_dir = StageDir(Path(folder))
-        loggers = build_loggers(cfg.logger, config, config["stage"], stage_dir.path)
-        with closing(loggers):
+        with Loggers(cfg.logger).of_stage(stage_dir.path, config) as loggers:
             callbacks = [watch, SeedSteps(config["seed"]), Throughput()]
             trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers)
             trainer.callbacks = [  # type: ignore[attr-defined]

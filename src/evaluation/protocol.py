@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from src.choices import check_choice
 from src.data.transforms import mirror_flow, mirror_rgb
 from src.errors import UserError
+from src.guarded import attempt
 from src.models.modules import Batch
 
 CROPS = ("whole", "ten", "centre")
@@ -149,7 +150,11 @@ def log_text(trainer: pl.Trainer, key: str, text: str) -> None:
     hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
     """
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text(key, text, trainer.global_step)
-        else:
-            logger.log_hyperparams({key: text})
+        attempt(logger, _log_text, key, text, trainer.global_step)
+
+
+def _log_text(logger: Logger, key: str, text: str, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text(key, text, step)
+    else:
+        logger.log_hyperparams({key: text})

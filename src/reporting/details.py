@@ -58,6 +58,8 @@ def _section(row: Row) -> Section:
     title = f"{row.name}: split {run.split}, seed {run.seed}"
     lines = [f"top-1 {run.accuracy.top1:.1f} % of {run.accuracy.videos} videos; {run.protocol}"]
     pictures = list(_curves(run))
+    if not pictures and run.stage != LATE_FUSION:
+        lines.append("no curves: there is no metrics.csv of its training (logger=csv writes it)")
     try:
         scores, fused = _scores(run)
     except UserError as error:

@@ -25,7 +25,8 @@ from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.checkpoints import Description
 from src.figures.scores import draw_scores
-from src.training.loggers import StageRun
+from src.guarded import attempt
+from src.training.loggers import LONGEST, StageRun, artifact_name
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ class Tested:
 def show_test(loggers: Sequence[Logger], tested: Tested) -> None:
     """Tell every logger what it can show of a tested stage."""
     for logger in loggers:
-        logger.log_metrics(_numbers(tested))
-        if isinstance(logger, StageRun):
-            _show_on_wandb(logger, tested)
-        elif isinstance(logger, TensorBoardLogger):
-            _show_on_tensorboard(logger.experiment, tested)
+        attempt(logger, _show, tested)
+
+
+def _show(logger: Logger, tested: Tested) -> None:
+    logger.log_metrics(_numbers(tested))
+    if isinstance(logger, StageRun):
+        _show_on_wandb(logger, tested)
+    elif isinstance(logger, TensorBoardLogger):
+        _show_on_tensorboard(logger.experiment, tested)
 
 
 def _numbers(tested: Tested) -> dict[str, float]:
@@ -148,7 +153,7 @@ def _predicted(scores: VideoScores) -> dict[str, str]:
 def _keep_files(logger: StageRun, tested: Tested) -> None:
     about = tested.description
     name = f"{about.config['name']}-{about.config['stage']}-split{about.split}"
-    name += f"-seed{about.config['seed']}"
+    name = artifact_name(f"{name}-seed{about.config['seed']}", LONGEST - len("-scores"))
     metadata = {
         "version": about.version,
         "split": about.split,

@@ -1,38 +1,109 @@
-"""Loggers of one stage, opened before and closed after it, so that no run leaks into the next."""
+"""The loggers of a run: opened before each stage, and closed after it."""
 
 import contextlib
 import logging
 import netrc
 import os
+import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
+from wandb.env import DATA_DIR, get_data_dir
 
 from src import __version__
-from src.ranks import own_rank
+from src.cli import find_mistake
+from src.errors import UserError
+from src.experiment.config import StageConfig
+from src.guarded import Guarded, guarded
+from src.ranks import of_all_ranks, own_rank
+from src.text import short_name
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
+LONGEST = 128  # characters of a name on W&B
 
 
-def build_loggers(
-    cfg: DictConfig, config: Mapping[str, Any], stage: str, folder: Path
-) -> list[Logger]:
-    """One logger per entry of the config's logger group, all writing to the stage's folder."""
-    loggers = []
-    for entry in cfg.values():
-        logger = instantiate(entry, save_dir=str(folder), _convert_="all")
-        if isinstance(logger, WandbLogger):
-            logger.log_hyperparams({**config, "code": code_version()})
-        loggers.append(logger)
-    return loggers
+class Loggers:
+    """A run's loggers, one per entry of the config's logger group, anew for each stage.
+
+    One that cannot be opened for the first stage is a mistake. One that fails later, in whatever it
+    does, is reported once and dropped for the rest of the run.
+
+    Args:
+        cfg: the logger group; entries that are null are left out.
+    """
+
+    def __init__(self, cfg: DictConfig | None) -> None:
+        entries = (cfg or {}).items()
+        self._entries = {str(name): entry for name, entry in entries if entry is not None}
+        self._opened: set[str] = set()
+        self._failed: set[str] = set()
+
+    @contextlib.contextmanager
+    def of_stage(self, folder: Path, config: StageConfig) -> Iterator[Sequence[Logger]]:
+        """The loggers of a stage; each is told at the end, after an exception too, how it ended.
+
+        Args:
+            folder: the stage's, where they write.
+            config: the stage's, which W&B shows.
+
+        Raises:
+            UserError: one of them cannot be used here, on any rank.
+        """
+        loggers: list[Guarded] = []
+        status = "failed"
+        try:
+            self._open(folder, config, loggers)
+            yield loggers
+            status = "success"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            for logger in loggers:
+                _close(logger, status)
+
+    def _open(self, folder: Path, config: StageConfig, loggers: list[Guarded]) -> None:
+        problems: dict[str, str] = {}
+        for name, entry in self._entries.items():
+            if name in self._failed:
+                continue
+            logger = None
+            try:
+                logger = instantiate(entry, save_dir=str(folder), _convert_="all")
+                getattr(logger, "experiment", None)  # made when it is first asked for
+                if isinstance(logger, WandbLogger):
+                    logger.log_hyperparams({**config, "code": code_version()})
+            except Exception as error:
+                problems[name] = find_mistake(error) or f"{type(error).__name__}: {error}"
+            if logger is not None:
+                loggers.append(guarded(logger, name, self._failed))
+                if name in self._opened and name in problems:
+                    loggers[-1].report(problems[name])
+        for name, problem in (item for each in of_all_ranks(problems) for item in each.items()):
+            if name not in self._opened:
+                raise UserError(f"logger.{name}: {problem}; logger.{name}=null leaves it out")
+            self._failed.add(name)
+        self._opened.update(self._entries)
+
+
+def _close(logger: Guarded, status: str) -> None:
+    logger.finalize(status)
+    if isinstance(logger, WandbLogger) and wandb.run is not None:
+        try:  # also if it has failed: the next would write into its run
+            wandb.run.finish(exit_code=0 if status == "success" else 1)
+        except Exception as error:
+            logger.report(f"{type(error).__name__}: {error}")
+            wandb.run = None  # or the next run, and the end of this process, fail as well
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.teardown()
 
 
 def code_version() -> dict[str, str | None]:
@@ -47,21 +118,40 @@ def code_version() -> dict[str, str | None]:
 
 
 class StageRun(WandbLogger):
-    """A W&B run for one stage, grouped by experiment; offline, without a prompt, if no key is set.
+    """A W&B run for one stage; offline, without a prompt, if no key is set.
 
     A stage that goes on after a stop goes on with its run.
 
     Args:
         save_dir: the stage's folder; its name is the job type.
         project: W&B project.
-        experiment: the run's group.
+        group: of the runs of all stages.
+        name: of the run, before its stage.
         tags: for filtering.
         checkpoints: whether the final checkpoint becomes an artifact.
+        entity: user or team; null: the key's own.
+
+    Raises:
+        UserError: W&B takes no such project, or cannot write its files.
     """
 
     def __init__(
-        self, save_dir: str, project: str, experiment: str, tags: list[str], checkpoints: bool
+        self,
+        save_dir: str,
+        project: str,
+        group: str,
+        name: str,
+        tags: Sequence[str] | None,
+        checkpoints: bool,
+        entity: str | None = None,
     ) -> None:
+        if len(project) > LONGEST or re.search(r"[/\\#?%:]", project):
+            raise UserError(
+                f"project={project}: a project of W&B has at most {LONGEST} characters, and none "
+                "of / \\ # ? % : among them"
+            )
+        if own_rank() == 0:
+            _check_data_dir()
         stage = Path(save_dir).name
         offline = not _has_wandb_key()
         if offline:
@@ -71,8 +161,9 @@ class StageRun(WandbLogger):
         super().__init__(
             save_dir=save_dir,
             project=project,
-            name=f"{experiment}/{stage}",
-            group=experiment,
+            entity=entity,
+            name=short_name(f"{name}/{stage}", name, LONGEST),
+            group=short_name(group, group, LONGEST),
             job_type=stage,
             tags=tags,
             offline=offline,
@@ -81,6 +172,25 @@ class StageRun(WandbLogger):
             settings=wandb.Settings(quiet=True),
         )
         self.keeps_checkpoints = checkpoints
+
+
+def artifact_name(name: str, longest: int = LONGEST) -> str:
+    """A name with the characters and of the length that W&B allows for artifacts."""
+    return short_name(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name, longest)
+
+
+def _check_data_dir() -> None:
+    """Find out now whether W&B can write what it uploads; it does so after the test."""
+    folder = Path(get_data_dir(), "artifacts", "staging")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"W&B cannot write to {folder} ({error.strerror}): set {DATA_DIR} to a folder that it "
+            "can write to"
+        ) from error
 
 
 def _run_id(file: Path) -> str:
@@ -98,7 +208,7 @@ def _run_id(file: Path) -> str:
 
 
 def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+    if os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
         return False
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -107,20 +217,3 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-@contextlib.contextmanager
-def closing(loggers: list[Logger]) -> Iterator[None]:
-    """End every run at the end, after an exception too, and tell how it ended."""
-    status = "failed"
-    try:
-        yield
-        status = "success"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        for logger in loggers:
-            logger.finalize(status)
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=0 if status == "success" else 1)

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -37,7 +37,7 @@ from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, 
 from src.training.checks import check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
 from src.training.lock import alone_in
-from src.training.loggers import build_loggers, closing
+from src.training.loggers import Loggers
 from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
@@ -75,7 +75,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     trainer.strategy.setup_environment()  # ranks meet: they agree on what is there
     pl.seed_everything(cfg.seed, verbose=False)
     start = time.monotonic()
-    trained: set[str] = set()
+    observers, trained = Loggers(cfg.logger), set[str]()
     for name, config in configs.items():
         stage_dir = dirs[name]
         shared = stage_dir.path.parent != Path(cfg.paths.run_dir)  # another run may be training it
@@ -87,7 +87,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 _tell_finished(stage_dir, config, record["config"], trained)
                 continue
             last = name == list(configs)[-1]
-            if not run_stage(cfg, config, dirs, trainer.world_size, overrides, last):
+            if not run_stage(cfg, config, dirs, trainer.world_size, observers, overrides, last):
                 return math.nan
             trained.add(name)
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
@@ -140,6 +140,7 @@ def run_stage(
     config: StageConfig,
     dirs: Mapping[str, StageDir],
     devices: int,
+    observers: Loggers,
     overrides: Sequence[str] | None = None,
     last: bool = True,
 ) -> bool:
@@ -150,6 +151,7 @@ def run_stage(
         config: of the stage.
         dirs: the directories of all stages of the experiment.
         devices: over which it is trained.
+        observers: what sees it; they cannot fail it once it has begun.
         overrides: of the command line, for the record.
         last: whether it is the last stage to run.
 
@@ -158,49 +160,9 @@ def run_stage(
     """
     name = config["stage"]
     stage_dir = dirs[name]
-    pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_datamodule(config)
-    data.prepare_data()
-    data.setup()
-    net = build_net(config)
-    updates = updates_per_epoch(config, len(data.videos.train), devices)
-    module = build_module(config, net, total_steps=updates * config["max_epochs"])
-    module.weigh_classes([video.label for video in data.videos.train])
-    description = Description(
-        config=config,
-        class_names=list(data.videos.classes),
-        split=data.split,
-        normalisation=module.normalise.describe(),
-        flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
-    )
-    resume, follow = None, []
-    begun = of_first_rank(stage_dir.begun())
-    if begun is not None:
-        checkpoint, earlier = begun
-        force = config["resume"] == "force"
-        stage_dir.check_resumable(config, earlier, force)
-        if force:
-            check_continues(module, config, earlier, checkpoint)
-            follow = [FollowConfig(updates)]
-        resume = str(checkpoint)
-        log.info("stage %s resumes from %s", name, resume)
-    else:
-        init_weights(config, dirs, net, module.normalise, data)
-    steps = accumulation(config, devices)
-    log.info(
-        "stage %s: %d clips an update = %d clips x %d device%s x %d accumulated step%s",
-        name,
-        config["effective_batch_size"],
-        config["data"]["batch_size"],
-        devices,
-        "s" if devices > 1 else "",
-        steps,
-        "s" if steps > 1 else "",
-    )
-    compile_nets(config["compile"], net)
-    set_tf32(config["tf32"])
-    loggers = build_loggers(cfg.logger, config, name, stage_dir.path)
-    with closing(loggers):
+    with observers.of_stage(stage_dir.path, config) as loggers:
+        ready = _prepare(config, dirs, devices)
+        data, module, description = ready.data, ready.module, ready.description
         protocol = module.protocol.name
         collected = CollectScores(data, protocol)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
@@ -209,7 +171,7 @@ def run_stage(
         callbacks = [
             SeedSteps(config["seed"]),
             DescribeCheckpoint(description),
-            *follow,
+            *ready.follow,
             unreadable,
             EpochLine(name, PARTS[data.val_part]),
             throughput,
@@ -218,9 +180,8 @@ def run_stage(
             collected,
             LogProtocol(protocol),
         ]
-        trainer = build_trainer(
-            cfg, config, callbacks, stage_dir, loggers, resumes=resume is not None
-        )
+        resume = ready.checkpoint
+        trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers, resume is not None)
         with convolutions_tried(cfg.trainer.benchmark):
             _fit(trainer, module, data, resume)
         if trainer.interrupted:
@@ -244,23 +205,87 @@ def run_stage(
             files = scores.save_all(stage_dir.path)
             faults = [*unreadable.faults, *scores.faults]
             _finish(scores, faults, dirs, description, trained, overrides)
-            samples = save_samples(
-                stage_dir.samples,
-                data,
-                scores,
-                module.protocol,
-                config["samples"],
-                config["seed"],
-                trainer.strategy.root_device,
-            )
-            fused = fused_classifiers(scores) or late_fusion(_shown(cfg, dirs), name, scores)
-            show_test(loggers, Tested(scores, fused, samples, description, final, files))
+            try:
+                samples = save_samples(
+                    stage_dir.samples,
+                    data,
+                    scores,
+                    module.protocol,
+                    config["samples"],
+                    config["seed"],
+                    trainer.strategy.root_device,
+                )
+                fused = fused_classifiers(scores) or late_fusion(_shown(cfg, dirs), name, scores)
+                show_test(loggers, Tested(scores, fused, samples, description, final, files))
+            except Exception as error:  # pictures, as loggers, cannot fail what is recorded
+                log.warning("stage %s is finished, but not all shown: %s", name, error)
     trainer.strategy.barrier()
     return True
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What a stage is trained with: from a checkpoint, if there is one, or from its start."""
+
+    data: VideoDataModule
+    module: VideoClassifier
+    description: Description
+    checkpoint: Path | None = None
+    follow: Sequence[pl.Callback] = ()  # with resume=force
+
+
+def _prepare(config: StageConfig, dirs: Mapping[str, StageDir], devices: int) -> _Ready:
+    name = config["stage"]
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    data = build_datamodule(config)
+    data.prepare_data()
+    data.setup()
+    net = build_net(config)
+    updates = updates_per_epoch(config, len(data.videos.train), devices)
+    module = build_module(config, net, total_steps=updates * config["max_epochs"])
+    module.weigh_classes([video.label for video in data.videos.train])
+    description = Description(
+        config=config,
+        class_names=list(data.videos.classes),
+        split=data.split,
+        normalisation=module.normalise.describe(),
+        flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
+    )
+    ready = _Ready(data, module, description)
+    begun = of_first_rank(dirs[name].begun())
+    if begun is not None:
+        checkpoint, earlier = begun
+        force = config["resume"] == "force"
+        dirs[name].check_resumable(config, earlier, force)
+        if force:
+            check_continues(module, config, earlier, checkpoint)
+        log.info("stage %s resumes from %s", name, checkpoint)
+        follow = [FollowConfig(updates)] if force else []
+        ready = _Ready(data, module, description, checkpoint, follow)
+    else:
+        init_weights(config, dirs, net, module.normalise, data)
+    _tell_batch(config, devices)
+    compile_nets(config["compile"], net)
+    set_tf32(config["tf32"])
+    return ready
+
+
+def _tell_batch(config: StageConfig, devices: int) -> None:
+    at_once, steps = config["data"]["batch_size"], accumulation(config, devices)
+    log.info(
+        "stage %s: %d clips an update = %d clips x %d device%s x %d accumulated step%s",
+        config["stage"],
+        config["effective_batch_size"],
+        at_once,
+        devices,
+        "s" if devices > 1 else "",
+        steps,
+        "s" if steps > 1 else "",
+    )
+
+
 def _fit(
-    trainer: pl.Trainer, module: VideoClassifier, data: VideoDataModule, resume: str | None
+    trainer: pl.Trainer, module: VideoClassifier, data: VideoDataModule, resume: Path | None
 ) -> None:
     try:
         trainer.fit(

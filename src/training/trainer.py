@@ -10,6 +10,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LearningRateFinder, ProgressBar
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from src.cli import quieten
@@ -131,6 +132,7 @@ def build_trainer(
         default_root_dir=str(stage_dir.path),
         enable_checkpointing=True,
     )
+    trainer.loggers = loggers or [DummyLogger()]  # LearningRateMonitor, for one, insists on one
     if config["batch_norm"] != "train":
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as meant
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
@@ -156,7 +158,8 @@ def build_plugins() -> list[Any]:
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """The callbacks that the config chooses, and those that its speed needs."""
-    chosen = [instantiate(callback) for callback in (cfg.callbacks or {}).values()]
+    entries = (cfg.callbacks or {}).values()
+    chosen = [instantiate(entry) for entry in entries if entry is not None]
     return [*chosen, OwnGradients()] if cfg.compile in CUDA_GRAPHS else chosen
 
 

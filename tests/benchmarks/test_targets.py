@@ -179,7 +179,7 @@ def test_settings_of_gpus_are_of_the_whole_network() -> None:
         cfg = compose_config("train", *step.overrides, *setting)
         plan = stage_config(cfg, step.stage)
         assert (plan["net"]["appearance"]["depth"], plan["data"]["crop_size"]) == (50, 224)
-        assert set(cfg.logger) == set(compose_config("train", "logger=local").logger)
+        assert set(cfg.logger) == set(compose_config("train", "logger=[csv,tensorboard]").logger)
 
 
 def compose_config_of(name: str, overrides: list[str]) -> object:

@@ -62,7 +62,7 @@ def test_published_archives_to_a_table(tmp_path: Path) -> None:
     overrides = [
         "experiment=st_resnet_ucf101",
         "debug=steps",
-        "logger=local",
+        "logger=[csv,tensorboard]",
         "model/backbone=narrow26",
         "model.backbone.width=4",
         f"data.dataset.root={root}",

@@ -1,5 +1,7 @@
 import csv
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
-from src.training.loggers import StageRun, closing, code_version
+from src.training.loggers import Loggers, StageRun, code_version
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
@@ -54,7 +56,7 @@ def run_dir(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
-        options = ("logger=wandb", "skip=[joint_pooled]", "samples=5")
+        options = ("logger=[csv,tensorboard,wandb]", "skip=[joint_pooled]", "samples=5")
         run_experiment(compose_config("train", *tiny, *options, f"paths.run_dir={folder}"))
     assert wandb.run is None
     return folder
@@ -163,23 +165,22 @@ def test_a_run_is_closed_as_failed_before_the_next_begins(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = Loggers(compose_config("train", "logger=wandb").logger, {})
 
-    def opened(stage: str) -> list[Logger]:
+    def opened(stage: str) -> AbstractContextManager[Sequence[Logger]]:
         (tmp_path / stage).mkdir(exist_ok=True)
-        run = StageRun(str(tmp_path / stage), "p", "e", [], checkpoints=False)
-        run.log_metrics({"x": 1.0})
-        return [run]
+        return loggers.of_stage(tmp_path / stage)
 
-    with pytest.raises(UserError), closing(opened("appearance")):
+    with pytest.raises(UserError), opened("appearance"):
         raise UserError("a mistake")
     assert wandb.run is None
-    with closing(opened("motion")):
+    with opened("motion"):
         pass
     first, second = OfflineRun(tmp_path / "appearance"), OfflineRun(tmp_path / "motion")
     assert (first.exit_code, second.exit_code) == (1, 0)
     assert first.about.run_id != second.about.run_id
     # A stage that goes on goes on with its run.
-    with closing(opened("motion")):
+    with opened("motion"):
         pass
     ids = {file.stem for file in (tmp_path / "motion" / "wandb").glob("offline-run-*/*.wandb")}
     assert ids == {f"run-{second.about.run_id}"}
@@ -189,13 +190,15 @@ def test_the_first_of_several_processes_names_the_run_of_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others have loggers too, which log nothing."""
+
+    def made_by(rank: int) -> StageRun:
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        return StageRun(str(tmp_path), "p", "e", "e", [], checkpoints=False)
+
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
-    monkeypatch.setattr(rank_zero_only, "rank", 0)
-    first = StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    StageRun(str(tmp_path), "p", "e", [], checkpoints=False)
+    made_by(1)
+    first = made_by(0)
+    made_by(1)
     assert (tmp_path / "wandb_id").read_text() == first.version
 
 
@@ -227,4 +230,4 @@ def test_a_sweep_of_wandb_drives_the_entry_point(
     assert rate == drawn["stages.joint.optimizer.lr"]["value"]
     assert config["stages"]["joint"]["data"]["stride"] == [5, 15]
     assert config["model"]["net"]["dropout"] == 0.8
-    assert StageRun(str(tmp_path), "p", "e", [], checkpoints=False).version == "abc123"
+    assert StageRun(str(tmp_path), "p", "e", "e", [], checkpoints=False).version == "abc123"

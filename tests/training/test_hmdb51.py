@@ -47,7 +47,7 @@ def overrides(root: Path, run_dir: Path) -> list[str]:
     return [
         "experiment=st_resnet_hmdb51",
         "debug=steps",
-        "logger=local",
+        "logger=[csv,tensorboard]",
         "model/backbone=narrow26",
         "model.backbone.width=4",
         "data.missing=skip",

@@ -72,7 +72,7 @@ def test_a_joint_nets_streams_may_be_taken_apart(
     """Each part takes its own half of a joint checkpoint; the log says what became of it."""
     joint = finished_run / "joint" / "last.ckpt"
     overrides = [f"stages.joint.init_from.{part}={joint}" for part in ("appearance", "motion")]
-    monkeypatch.setattr("src.training.pipeline.build_loggers", stop)
+    monkeypatch.setattr("src.training.pipeline.build_trainer", stop)
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         start(tiny, finished_run, tmp_path, *overrides)
     loaded = [message for message in caplog.messages if "starts from" in message]
