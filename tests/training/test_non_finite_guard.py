@@ -325,5 +325,5 @@ def test_a_learning_rate_finder_fits_within_the_fit(
     run_experiment(compose_config("train", *command, LR_FINDER, chosen))  # tested again alone
     assert torch.load(stage / "last.ckpt", weights_only=True)["global_step"] == 4
     more = ("trainer.max_epochs=2", "resume=force")
-    with pytest.raises(UserError, match="give the rate as stages.appearance.optimizer.lr"):
+    with pytest.raises(UserError, match=r"give the rate as stages\.appearance\.optimizer"):
         run_experiment(compose_config("train", *command, LR_FINDER, chosen, *more))
