@@ -65,27 +65,27 @@ def test_official_names_tell_the_group(name: str, group: str | None) -> None:
 
 
 def test_the_test_list_is_left_alone_and_the_protocol_says_so(tiny: tuple[str, ...]) -> None:
-    plan = stage_config(compose_config("train", *tiny, "data.hold_out=0.5"), "appearance")
-    data, whole = build_datamodule(plan), build_datamodule(plan | {"data": _without(plan)})
+    config = stage_config(compose_config("train", *tiny, "data.hold_out=0.5"), "appearance")
+    data, whole = build_datamodule(config), build_datamodule(config | {"data": _without(config)})
     for one in (data, whole):
         one.prepare_data()
         one.setup()
     assert {v.name for v in data.videos.test} < {v.name for v in whole.videos.train}
     assert not {v.name for v in data.videos.test} & {v.name for v in data.videos.train}
     assert len(data.videos.train) == len(data.videos.test) == 8
-    assert build_protocol(plan).name.endswith("; on 50 % of the training list, held out")
+    assert build_protocol(config).name.endswith("; on 50 % of the training list, held out")
 
 
-def _without(plan: dict) -> dict:
-    return {**plan["data"], "hold_out": None}
+def _without(config: dict) -> dict:
+    return {**config["data"], "hold_out": None}
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.2", "much"])
 def test_a_share_that_is_none_is_refused(tiny: tuple[str, ...], share: str) -> None:
-    plan = stage_config(compose_config("train", *tiny, f"data.hold_out={share}"), "appearance")
+    config = stage_config(compose_config("train", *tiny, f"data.hold_out={share}"), "appearance")
     refused = rf"data\.hold_out={share}: needs a share above 0"
     with pytest.raises(InstantiationException, match=refused):
-        build_datamodule(plan)
+        build_datamodule(config)
 
 
 @pytest.mark.skipif(not (CLIPS.parent / "hmdb51_splits").is_dir(), reason="no official lists here")
