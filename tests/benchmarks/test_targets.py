@@ -177,9 +177,10 @@ def test_settings_of_gpus_are_of_the_whole_network() -> None:
     step = compose_config("benchmark", "target=step", "hardware=gpu").step
     for setting in step.settings:
         cfg = compose_config("train", *step.overrides, *setting)
-        plan = stage_config(cfg, step.stage)
-        assert (plan["net"]["appearance"]["depth"], plan["data"]["crop_size"]) == (50, 224)
-        assert set(cfg.logger) == set(compose_config("train", "logger=[csv,tensorboard]").logger)
+        config = stage_config(cfg, step.stage)
+        depth = config["model"][config["network"]]["appearance"]["depth"]
+        assert (depth, config["data"]["crop_size"]) == (50, 224)
+        assert set(cfg.logger) == set(compose_config("train", "logger=local").logger)
 
 
 def compose_config_of(name: str, overrides: list[str]) -> object:
@@ -238,15 +239,15 @@ def test_first_batch_of_linked_videos(material: Material, tmp_path: Path) -> Non
         "data.crop_size=32",
         "stages.joint.data.batch_size=1",
     )
-    plan = stage_config(cfg, "joint")
-    assert plan["data"]["manifest"] == str(manifest)
-    table = first_batches(plan, tmp_path / "index", videos, 1)
+    config = stage_config(cfg, "joint")
+    assert config["data"]["manifest"] == str(manifest)
+    table = first_batches(config, tmp_path / "index", videos, 1)
     assert [row.name for row in table.rows][1:] == [
         "no manifest, index of folders kept",
         "manifest",
     ]
     assert table.remarks[0].startswith("seconds: no manifest ")
-    data = build_datamodule(plan)
+    data = build_datamodule(config)
     data.setup()
     assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
     assert isinstance(data.flow, FlowFolders)

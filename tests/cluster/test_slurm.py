@@ -31,7 +31,9 @@ def train(folder: Path, *overrides: str, stages: tuple[str, ...] = ("appearance"
     """The command that trains single streams, two clips on each of two devices in a step."""
     name = "appearance" if len(stages) == 1 else "two_stream"
     batches = [
-        f"stages.{stage}.{key}" for stage in stages for key in ("batch_size=8", "data.batch_size=4")
+        f"stages.{stage}.{key}"
+        for stage in stages
+        for key in ("effective_batch_size=8", "data.batch_size=4")
     ]
     return [
         *(sys.executable, "-m", "src.train", f"experiment={name}_two_movers", *TINY, *batches),

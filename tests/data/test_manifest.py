@@ -21,7 +21,9 @@ from src.data.verification.manifest import Manifest
 from src.data.verification.problems import PROBLEMS
 from src.data.verification.verify import verify
 from src.errors import UserError
+from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
+from tests.conftest import compose_config
 from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
 from tests.helpers import frames_of
 
@@ -182,9 +184,13 @@ class TestTraining:
         assert manifest.rows[f"HandstandPushups/{NAMES[0]}.avi"].problems == "flow_uneven"
         assert len(datamodule(tree).videos.train) == 4
 
-    def test_it_makes_no_other_plan(self) -> None:
-        one, other = ({"data": {"manifest": file, "split": 1}} for file in ("a.csv", None))
-        assert difference(one, other) is None
+    def test_it_makes_no_other_config(self) -> None:
+        one, other = (
+            stage_config(compose_config("train", f"data.manifest={file}"), "joint")
+            for file in ("a.csv", "null")
+        )
+        assert one != other
+        assert config_diff(one, other) is None
 
 
 class TestUnfit:

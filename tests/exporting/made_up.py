@@ -15,17 +15,16 @@ from tests.helpers import randomise
 
 def made_up(path: Path, stage: str, *overrides: str) -> Path:
     """A checkpoint of a stage of an experiment, narrow, with random weights."""
-    config = compose_config("train", "model.backbone.width=4", *overrides)
-    plan = stage_config(config, stage)
-    net = build_net(plan)
+    cfg = compose_config("train", "model.backbone.width=4", *overrides)
+    config = stage_config(cfg, stage)
+    net = build_net(config)
     randomise(net)
     net.float()
     description = Description(
         config=config,
-        plan=plan,
-        class_names=[f"class {number}" for number in range(plan["data"]["num_classes"])],
+        class_names=[f"class {number}" for number in range(config["data"]["num_classes"])],
         split=1,
-        normalisation=build_module(plan, net).normalise.describe(),
+        normalisation=build_module(config, net).normalise.describe(),
         flow=asdict(FlowSettings()),
     )
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}

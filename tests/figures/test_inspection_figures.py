@@ -173,15 +173,15 @@ def test_shares_of_temporal_filters_are_stacked() -> None:
 def test_learning_rates_have_a_panel_for_each_stage() -> None:
     progress = [0.0, 1.0, 2.0]
     stages = [
-        StageRates("joint", 2, progress, {"filter": [0.1, 0.01, 0.0], "bias": [0.2, 0.02, 0.0]}),
-        StageRates("joint_pooled", 2, progress, {"filter": [1e-3, 1e-3, 1e-3]}),
+        StageRates("joint", 2, progress, {"weight": [0.1, 0.01, 0.0], "bias": [0.2, 0.02, 0.0]}),
+        StageRates("joint_pooled", 2, progress, {"weight": [1e-3, 1e-3, 1e-3]}),
     ]
     figure = draw_learning_rates(stages)
     joint, pooled = figure.axes
     assert [line.get_ydata()[1] for line in joint.lines] == [0.01, 0.02]
     assert joint.lines[0].get_color() == pooled.lines[0].get_color()
     assert joint.get_yscale() == "log"
-    assert {"joint", "joint_pooled", "filter", "bias"} <= set(texts(figure))
+    assert {"joint", "joint_pooled", "weight", "bias"} <= set(texts(figure))
 
 
 def test_classes_that_change_most_are_drawn_in_order() -> None:

@@ -54,17 +54,19 @@ def test_description(tmp_path: Path) -> None:
     assert content["imported_from"] == path.name
     assert all(name.startswith("net.") for name in content["state_dict"])
     module, description = load_module(str(tmp_path / "a.ckpt"))
-    plan = description.config
-    assert (description.split, plan["data"]["split"], plan["stage"]) == (2, 2, "joint_pooled")
+    config = description.config
+    net = config["model"]["net"]
+    assert (description.split, config["data"]["split"], config["stage"]) == (2, 2, "joint_pooled")
     assert description.class_names == list(HMDB51)
-    assert plan["net"]["connection"]["kind"] == "additive"
-    assert plan["net"]["temporal_filters"]["kind"] == "converted"
-    assert {k: plan["net"]["temporal_pool"][k] for k in ("size", "stride", "kind")} == {
+    assert net["connection"]["kind"] == "additive"
+    assert net["temporal_filters"]["kind"] == "converted"
+    assert {k: net["temporal_pool"][k] for k in ("size", "stride", "kind")} == {
         "size": 4,
         "stride": 3,
         "kind": "max",
     }
-    assert plan["module"]["schedule"]["phases"] == [[1e-4, 1], [1e-5, 1]]
+    assert (config["optimizer"]["lr"], config["lr_scheduler"]["gamma"]) == (1e-4, 0.1)
+    assert (config["max_epochs"], config["lr_scheduler"]["milestones"]) == (2, [1])
     assert description.flow is not None
     assert (description.flow["algorithm"], description.flow["bound"]) == ("tvl1", 20.0)
     image = pooled().average_image
@@ -85,7 +87,7 @@ def test_flow_that_is_alike_in_all_channels_is_one_number(tmp_path: Path) -> Non
     description = import_model(net.save(tmp_path / "net.mat"), 1, compose).description
     assert description.normalisation["flow_mean"] == 128
     assert description.config["stage"] == "motion"
-    assert description.config["net"]["dropout"] == 0.8
+    assert description.config["model"]["motion"]["dropout"] == 0.8
 
 
 def test_classes_are_put_into_our_order(tmp_path: Path) -> None:

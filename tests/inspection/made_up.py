@@ -1,10 +1,8 @@
 """Small networks with features everywhere, and clips for them."""
 
-from functools import partial
 from typing import Any
 
 import torch
-from src.models.schedules import PiecewiseConstant
 
 from src.evaluation.protocol import TestProtocol
 from src.models.connection import ADDITIVE, Connection
@@ -22,8 +20,6 @@ def module(kind: str, connection: Connection = ADDITIVE, **options: Any) -> Vide
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
     arguments: dict[str, Any] = {
         "normalise": Normalise(),
-        "optimizer": partial(torch.optim.SGD, lr=0.1),
-        "schedule": PiecewiseConstant([(0.1, 1)]),
         "num_classes": CLASSES,
         "protocol": TestProtocol(FRAMES, SIDE, SIDE),
     }

@@ -12,9 +12,9 @@ from tests.conftest import compose_config
 
 
 def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
-    plan = stage_config(compose_config("train", *tiny), "joint")
-    clips = training_clips(plan)
-    data = build_datamodule(plan)
+    config = stage_config(compose_config("train", *tiny), "joint")
+    clips = training_clips(config)
+    data = build_datamodule(config)
     data.setup()
     expected = next(iter(data.train_dataloader()))
     assert clips.loaded["video"] == expected["video"]
@@ -29,9 +29,9 @@ def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
 
 
 def test_training_gives_the_net_these_clips(tiny: tuple[str, ...]) -> None:
-    plan = stage_config(compose_config("train", *tiny, "mixing=mixup"), "joint")
-    loaded = training_clips(plan).loaded
-    module = build_module(plan, build_net(plan))
+    config = stage_config(compose_config("train", *tiny, "mixing=mixup"), "joint")
+    loaded = training_clips(config).loaded
+    module = build_module(config, build_net(config), total_steps=1)
     given: list[tuple[Tensor, ...]] = []
     module.net.register_forward_pre_hook(lambda _module, inputs: given.append(inputs))
     torch.manual_seed(1)
@@ -45,8 +45,8 @@ def test_training_gives_the_net_these_clips(tiny: tuple[str, ...]) -> None:
 
 
 def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None:
-    plan = stage_config(compose_config("train", *tiny, "mixing=cutmix"), "joint")
-    clips = training_clips(plan)
+    config = stage_config(compose_config("train", *tiny, "mixing=cutmix"), "joint")
+    clips = training_clips(config)
     restored = clips.restored()["rgb"].int()
     rgb = clips.loaded["rgb"].int()
     from_own, from_neighbour = restored == rgb, restored == rgb.roll(1, 0)
@@ -59,10 +59,10 @@ def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None
 
 
 def test_flow_on_the_fly_is_there(tiny: tuple[str, ...]) -> None:
-    plan = stage_config(compose_config("train", *tiny, "data.flow=on_the_fly"), "joint")
-    data = build_datamodule(plan)
+    config = stage_config(compose_config("train", *tiny, "data.flow=on_the_fly"), "joint")
+    data = build_datamodule(config)
     data.prepare_data()
     data.setup()
     (batch,) = ready(data, data.val_dataloader(), limit=1)
     assert batch["flow"].shape[1] == 20
-    assert training_clips(plan, data).loaded["flow"].dtype == torch.uint8
+    assert training_clips(config, data).loaded["flow"].dtype == torch.uint8

@@ -58,9 +58,9 @@ def test_only_what_is_not_frozen_moves(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["frozen", "partial"])
-def test_frozen_layers_are_not_the_optimisers(mode: str) -> None:
+def test_frozen_layers_are_not_the_optimizers(mode: str) -> None:
     module = build("joint", batch_norm=mode)
-    held = {id(p) for group in module.build_optimizer().param_groups for p in group["params"]}
+    held = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     moving = FIRST["joint"] if mode == "partial" else set()
     for name, layer in layers(module).items():
         for parameter in layer.parameters():
@@ -80,6 +80,6 @@ def test_converted_to_synchronised_layers() -> None:
     module.train()
     assert {name for name, layer in layers(module).items() if layer.training} == FIRST["joint"]
     torch.testing.assert_close(module.classify(clips), expected)  # one process: the same
-    groups = module.build_optimizer().param_groups
-    assert {group["name"] for group in groups} == {"filter", "bias", "bn_scale", "bn_shift"}
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert {group["name"] for group in groups} == {"weight", "bias", "bn_weight", "bn_bias"}
     assert [len(g["params"]) for g in groups if g["name"].startswith("bn")] == [2, 2]

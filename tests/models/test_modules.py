@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from src.models.schedules import PiecewiseConstant, Schedule, WarmupCosine
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
@@ -22,30 +22,31 @@ from torchmetrics import Metric
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import CollectScores
 from src.models.mixing import Mixing
-from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
+from src.models.modules import Batch, JointModule, Optimization, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
-from src.models.optimization import LrMultipliers
+from src.models.optimization import LrMultipliers, warmup_cosine
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 
 CLASSES, STACK, FRAMES, SIDE = 3, 2, 2, 32
-FACTORS = {"filter": 1.0, "bias": 2.0, "bn_scale": 2.0, "bn_shift": 1.0}
+MULTIPLIERS = {"weight": 1.0, "bias": 2.0, "bn_weight": 2.0, "bn_bias": 1.0}
 KINDS = ("rgb", "flow", "joint")
 
 
-def build(
-    kind: str, schedule: Schedule | None = None, mirror: bool = True, **choices: Any
-) -> VideoClassifier:
+def build(kind: str, mirror: bool = True, **choices: Any) -> VideoClassifier:
+    """A small module that is trained with constant rates, or what the choices say."""
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
+    optimization: dict[str, Any] = {
+        "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
+        "lr": 0.02,
+        "lr_multipliers": LrMultipliers(**MULTIPLIERS),
+    }
     arguments: dict[str, Any] = {
         "normalise": Normalise(),
-        "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
-        "schedule": schedule or PiecewiseConstant([(0.02, 10)]),
         "num_classes": CLASSES,
-        "factors": LrMultipliers(**FACTORS),
         "protocol": TestProtocol(FRAMES, SIDE, SIDE, mirror=mirror),
+        "optimization": Optimization(**optimization | choices),
     }
-    arguments |= choices
     if kind == "joint":
         return JointModule(TwoStreamResNet(rgb, flow), **arguments)
     return StreamModule(kind, rgb if kind == "rgb" else flow, **arguments)
@@ -195,32 +196,67 @@ def test_mixed_clips_have_mixed_targets(kind: str) -> None:
     assert not any(name.startswith("train/clip") for name in names)
 
 
-def piecewise(passes: float) -> float:
-    return 0.1 if passes < 1 else 0.01
+def constant(_: int) -> float:
+    return 0.1
 
 
-def warmup_cosine(passes: float) -> float:
-    if passes < 1:  # a quarter of four passes
-        return 0.1 * max(passes, 0.01)
-    return 0.1 * math.cos(math.pi / 2 * (passes - 1) / 3) ** 2
+def multistep(update: int) -> float:
+    return 0.1 if update < 3 else 0.01
+
+
+def warmed_up(update: int) -> float:
+    if update < 3:  # a quarter of twelve updates
+        return 0.1 * (0.01 + 0.99 * update / 3)
+    return 0.1 * math.cos(math.pi / 2 * (update - 3) / 9) ** 2
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"),
+    ("scheduler", "interval", "expected"),
     [
-        (PiecewiseConstant([(0.1, 1), (0.01, 3)]), piecewise),
-        (WarmupCosine(lr=0.1, epochs=4, warmup=0.25), warmup_cosine),
+        (None, "epoch", constant),
+        (partial(MultiStepLR, milestones=[1], gamma=0.1), "epoch", multistep),
+        (partial(warmup_cosine, total_steps=12, warmup=0.25), "step", warmed_up),
     ],
 )
-def test_rates_follow_the_schedule(schedule: Schedule, expected: Callable[[float], float]) -> None:
+def test_rates_follow_the_scheduler(
+    scheduler: Any, interval: str, expected: Callable[[int], float]
+) -> None:
     record = Record()
-    # A pass is 3 updates of 2 batches; cutting a training short does not hurry its schedule.
+    # An epoch is 3 updates of 2 batches; cutting a training short does not hurry its scheduler.
     runner = trainer(max_epochs=2, accumulate_grad_batches=2, callbacks=[record])
-    runner.fit(build("flow", schedule), loader([random_batch("ab")] * 6))
+    module = build("flow", lr=0.1, lr_scheduler=scheduler, lr_interval=interval)
+    runner.fit(module, loader([random_batch("ab")] * 6))
     assert len(record.rates) == 6
     for update, rates in enumerate(record.rates):
-        rate = expected(update / 3)
-        assert rates == pytest.approx({kind: rate * by for kind, by in FACTORS.items()}), update
+        rate = expected(update)
+        assert rates == pytest.approx({kind: rate * by for kind, by in MULTIPLIERS.items()}), update
+
+
+def test_a_scheduler_may_follow_the_validation_loss() -> None:
+    record = Record()
+    # Nothing is as much better as it asks for, after the first epoch.
+    scheduler = partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs")
+    runner = trainer(max_epochs=4, callbacks=[record])
+    batches = loader([random_batch("ab")])
+    runner.fit(build("flow", lr=0.1, lr_scheduler=scheduler), batches, batches)
+    assert [rates["bias"] for rates in record.rates] == pytest.approx([0.2, 0.2, 0.02, 0.002])
+
+
+def test_a_module_that_is_not_trained() -> None:
+    """What evaluation builds: it gives scores, and has batch norm layers that are not frozen."""
+    trained = build("flow").eval()
+    assert isinstance(trained, StreamModule)
+    module = StreamModule(
+        "flow",
+        deepcopy(trained.net),
+        normalise=Normalise(),
+        num_classes=CLASSES,
+        protocol=trained.protocol,
+    ).eval()
+    assert module.lr is None
+    batch = random_batch()
+    with torch.no_grad():
+        assert_close(module.video_scores(batch), trained.video_scores(batch))
 
 
 @torch.no_grad()
