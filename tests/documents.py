@@ -16,7 +16,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "data" / "README.md", *sorted(ROOT.glob(
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 # Up to a comment, or whatever else is for the shell.
 _COMMAND = re.compile(r"python -m src\.(.+?)(?=\s+(?:#|&|[|;>]+\s)|\s*$)")
-_OVERRIDE = re.compile(r"([+~]{0,2}[a-z][\w./@]*)=.+")
+_OVERRIDE = re.compile(r"([+~]{0,2}[a-z][\w./@]*)=.+|~[a-z][\w./@]*")
 _VALUE = re.compile(r"\w[\w-]*")
 _ONE_MORE = re.compile(r"(\s*\([^()]*\))?,?\s*(or )?")
 
@@ -48,7 +48,7 @@ def commands() -> list[Named]:
 
 
 def overrides() -> list[Named]:
-    """Whatever in text and tables is written as code and consists of key=value alone.
+    """Whatever in text and tables is written as code and consists of key=value or ~key alone.
 
     In tables `.key=value` and `value` go on from the key before them, as the last two do in
     model.net.connection.kind=none, additive; .path=direct.
@@ -144,7 +144,7 @@ def _overrides(token: Token, path: Path, in_table: bool) -> Iterator[Named]:
             text = f"{key}={text}"
         matches = [_OVERRIDE.fullmatch(word) for word in _words(text)]
         last = matches[-1] if matches else None
-        key, between = last[1] if last else "", ""
+        key, between = (last[1] or "") if last else "", ""
         if all(matches):
             yield Named(where, text)
 

@@ -1,5 +1,6 @@
 """Every config file composes, and says what it is for."""
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from src.cli import CONF_DIR
 from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
-from src.experiment.build import build_datamodule
-from src.experiment.config import stage_config, stage_names
+from src.experiment.build import build_datamodule, build_net
+from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.models.connection import Connection
 from src.models.resnet import ResNet
 from src.models.temporal import TemporalPool
 from src.models.two_stream import TwoStreamResNet
-from src.training.checks import check_plans
+from src.training.checks import check_stages
+from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 from tests.data.test_splits import touch
 
@@ -39,40 +41,61 @@ def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Pat
     if experiment.endswith("_folder"):  # its classes are counted
         touch(tmp_path, ["walk/1.mp4", "walk/2.mp4", "run/3.mp4", "run/4.mp4", "jump/5.mp4"])
         overrides.append(f"data.dataset.root={tmp_path}")
-    config = compose_config("train", *overrides)
-    plans = {name: stage_config(config, name) for name in stage_names(config)}
-    check_plans(plans, config)
-    assert config["name"] == experiment
+    cfg = compose_config("train", *overrides)
+    configs = stage_configs(cfg)
+    check_stages(configs, stage_dirs(cfg))
+    assert cfg.name == experiment
     stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4, "st_multiplier": 3}
-    assert len(plans) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
+    assert len(configs) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
 
 
 def test_an_experiment_has_the_last_word() -> None:
     assert "half" in compose_config("train").remark
 
 
-def test_published_schedules() -> None:
-    """The table of passes and batches of the paper's implementation."""
-    passes = {"hmdb51": [40, 400, 80, 2], "ucf101": [60, 400, 80, 2]}
-    for dataset, expected in passes.items():
-        config = compose_config("train", f"experiment=st_resnet_{dataset}")
-        stages = config["stages"].values()
-        assert [instantiate(s["module"]["schedule"]).epochs for s in stages] == expected
-        assert [s["batch_size"] for s in stages] == [256, 128, 128, 128]
-        assert [s["data"]["frames"] for s in stages] == [1, 1, 5, 11]
-        assert config["optimizer"]["weight_decay"] == 5e-4
-        assert config["data"]["num_classes"] == {"hmdb51": 51, "ucf101": 101}[dataset]
+def phases(config: StageConfig) -> list[tuple[float, int]]:
+    """Learning rates of a stage, each with the number of epochs that have it, in order."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config["optimizer"]["lr"])
+    scheduler = instantiate(config["lr_scheduler"], _convert_="all")(optimizer)
+    rates = []
+    for _ in range(config["max_epochs"]):
+        rates.append(float(f"{optimizer.param_groups[0]['lr']:.6g}"))
+        optimizer.step()
+        scheduler.step()
+    return [(rate, len(list(same))) for rate, same in groupby(rates)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "appearance"),
+    [
+        ("hmdb51", [(1e-2, 20), (1e-3, 10), (1e-4, 10)]),
+        ("ucf101", [(1e-2, 20), (1e-3, 20), (1e-4, 20)]),
+    ],
+)
+def test_published_schedules(dataset: str, appearance: list[tuple[float, int]]) -> None:
+    """The table of epochs, rates and batches of the paper's implementation."""
+    configs = stage_configs(compose_config("train", f"experiment=st_resnet_{dataset}"))
+    assert {stage: phases(config) for stage, config in configs.items()} == {
+        "appearance": appearance,
+        "motion": [(1e-2, 100), (1e-3, 100), (1e-4, 100), (1e-5, 100)],
+        "joint": [(1e-3, 30), (1e-4, 30), (1e-5, 20)],
+        "joint_pooled": [(1e-4, 1), (1e-5, 1)],
+    }
+    stages = configs.values()
+    assert [config["effective_batch_size"] for config in stages] == [256, 128, 128, 128]
+    assert [config["data"]["frames"] for config in stages] == [1, 1, 5, 11]
+    assert {config["optimizer"]["weight_decay"] for config in stages} == {5e-4}
+    classes = {"hmdb51": 51, "ucf101": 101}[dataset]
+    assert {config["data"]["num_classes"] for config in stages} == {classes}
 
 
 def test_published_st_mulnet() -> None:
-    config = compose_config("train", "experiment=st_multiplier_ucf101")
-    joint = config["stages"]["joint"]
-    schedule = instantiate(joint["module"]["schedule"])
-    assert schedule.phases == [(1e-3, 10), (1e-4, 5), (1e-5, 5), (1e-6, 5)]
-    assert (joint["batch_size"], joint["data"]["frames"]) == (128, 5)
+    joint = stage_config(compose_config("train", "experiment=st_multiplier_ucf101"), "joint")
+    assert phases(joint) == [(1e-3, 10), (1e-4, 5), (1e-5, 5), (1e-6, 5)]
+    assert (joint["effective_batch_size"], joint["data"]["frames"]) == (128, 5)
     assert joint["data"]["stride"] == [5, 35]
     with torch.device("meta"):
-        net = instantiate(config["model"]["net"])
+        net = build_net(joint)
     assert net.connection == Connection("multiplicative")
     assert net.temporal_pool == TemporalPool(5, 1)
     assert net.state_dict()["motion.layer3.1.temporal.weight"].shape == (256, 256, 3, 1, 1)
@@ -93,11 +116,12 @@ def test_backbones(backbone: str) -> None:
 
 def test_a_deeper_motion_stream() -> None:
     overrides = ["experiment=st_multiplier_ucf101", "model.motion.depth=152"]
-    config = compose_config("train", *overrides)
-    plans = {name: stage_config(config, name) for name in stage_names(config)}
-    check_plans(plans, config)
-    assert plans["motion"]["net"]["depth"] == plans["joint"]["net"]["motion"]["depth"] == 152
-    assert plans["appearance"]["net"]["depth"] == 50
+    cfg = compose_config("train", *overrides)
+    configs = stage_configs(cfg)
+    check_stages(configs, stage_dirs(cfg))
+    networks = {stage: config["model"][config["network"]] for stage, config in configs.items()}
+    assert networks["motion"]["depth"] == networks["joint"]["motion"]["depth"] == 152
+    assert networks["appearance"]["depth"] == 50
 
 
 @pytest.mark.parametrize(
@@ -114,20 +138,18 @@ def test_choices_of_data(group: str, choice: str) -> None:
     file = OmegaConf.load(CONF_DIR / "data" / group / f"{choice}.yaml")
     assert isinstance(file, DictConfig)
     cfg = compose_config("train", "experiment=st_resnet_hmdb51", f"data/{group}={choice}")
-    config = cfg
-    for stage in stage_names(config):
-        plan = stage_config(config, stage)
+    for stage, config in stage_configs(cfg).items():
         own = (stage, group) == ("motion", "crop")
         target = "src.data.transforms.MultiScaleCrop" if own else file._target_
-        assert plan["data"][group]["_target_"] == target
-        view = build_datamodule(plan).train_view
+        assert config["data"][group]["_target_"] == target
+        view = build_datamodule(config).train_view
         assert target.endswith(f".{type(getattr(view, group)).__name__}")
         assert list(view.stride) == {"joint": [5, 15], "joint_pooled": [1, 15]}.get(stage, [1, 1])
 
 
 def test_data_is_cut_as_published() -> None:
-    config = compose_config("train", "experiment=st_resnet_hmdb51")
-    views = {s: build_datamodule(stage_config(config, s)).train_view for s in stage_names(config)}
+    configs = stage_configs(compose_config("train", "experiment=st_resnet_hmdb51"))
+    views = {stage: build_datamodule(config).train_view for stage, config in configs.items()}
     motion = views.pop("motion")
     assert isinstance(motion.crop, MultiScaleCrop)
     assert list(motion.crop.sides) == [256, 224, 192, 168]
@@ -143,16 +165,15 @@ def test_crop_of_one_stage() -> None:
         "data/crop@stages.motion.data.crop=random_resized",
         "stages.motion.data.crop.area=[0.5,1]",
     )
-    config = cfg
-    crops = {s: stage_config(config, s)["data"]["crop"] for s in stage_names(config)}
+    crops = {stage: config["data"]["crop"] for stage, config in stage_configs(cfg).items()}
     assert crops["motion"]["area"] == [0.5, 1]
     assert "CornerJitterCrop" in crops["joint"]["_target_"]
 
 
 def test_two_movers_keep_their_speed() -> None:
-    config = compose_config("train", "experiment=st_resnet_two_movers")
-    for stage in stage_names(config):
-        view = build_datamodule(stage_config(config, stage)).train_view
+    configs = stage_configs(compose_config("train", "experiment=st_resnet_two_movers"))
+    for config in configs.values():
+        view = build_datamodule(config).train_view
         assert view.crop == CornerJitterCrop(56, 0)
         assert not view.mirror
 
@@ -185,6 +206,5 @@ def test_file_says_what_it_is_for(file: Path) -> None:
 def test_debug_runs_leave_others_alone(debug: str) -> None:
     """They have a directory of their own, or look at that of another and write nothing."""
     cfg = compose_config("train", f"debug={debug}")
-    trains = not cfg.summary
-    assert ("debug" in cfg.paths.run_dir) == trains
+    assert ("debug" in cfg.paths.run_dir) == (cfg.show is None)
     instantiate(cfg.trainer, logger=False)

@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
 from src.data.class_names import HMDB51, UCF101
+from src.errors import UserError
 from src.experiment.build import build_module, build_net
-from src.experiment.config import stage_config
+from src.experiment.config import stage_config, stage_configs
 from tests import documents
 from tests.conftest import TINY, compose_config
 from tests.documents import ROOT, Named
@@ -132,7 +133,7 @@ RUN = {
         {
             "extract_flow input=data/hmdb51/videos output=data/hmdb51/tvl1_flow": FLOW,
             "verify_data data=hmdb51": ("workers=1",),
-            "train experiment=st_resnet_hmdb51 --cfg job": (),
+            "train experiment=st_resnet_hmdb51 debug=config": (),
             "train experiment=st_resnet_hmdb51 debug=steps": (*SMALL, "only=appearance"),
             "train experiment=st_resnet_hmdb51 data.split=1": SMALL,
             "evaluate ckpt_path=outputs/st_resnet_hmdb51/split1_seed0/joint/last.ckpt": CPU,
@@ -217,8 +218,11 @@ COMPOSED = {
     "train -m experiment=st_resnet_hmdb51 data.split=1,2,3 trainer=ddp trainer.devices=4 "
     "hydra/launcher=slurm hydra.launcher.partition=gpu": "needs a cluster, see cluster/",
     "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna data.val_fraction=0.2 "
-    "data.test_part=val schedule=cosine 'schedule.lr=tag(log,interval(1e-4,1e-2))' "
-    "'label_smoothing=choice(0,0.1)'": ("many trainings, see training/test_optuna.py"),
+    "data.test_part=val "
+    "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine "
+    "'stages.joint.optimizer.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
+        "many trainings, see training/test_optuna.py"
+    ),
     "benchmark target=[loader,decode,extract,flow,memory,network,step,startup] "
     "clips=<folder of videos>": "takes minutes, see benchmarks/test_targets.py",
     "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",
@@ -357,12 +361,13 @@ def test_override_composes(named: Named) -> None:
             refusals.append(f"{' '.join(taker)}: {find_mistake(error) or error}")
     else:
         pytest.fail(f"{named}: {'; '.join(refusals) or 'no command knows its key'}")
-    if taker == PUBLISHED:  # Hydra takes any value; the network says which there are
-        plan = stage_config(cfg, "joint")
+    if taker == PUBLISHED:  # Hydra takes any value; what is built of it says which there are
+        config = stage_config(cfg, "joint")
         try:
+            stage_configs(cfg, words)  # one of them sees it
             with torch.device("meta"):
-                build_module(plan, build_net(plan))
-        except (HydraException, ValueError) as error:
+                build_module(config, build_net(config), total_steps=100).configure_optimizers()
+        except (HydraException, TypeError, ValueError, UserError) as error:
             pytest.fail(f"{named}: {find_mistake(error) or error}")
 
 

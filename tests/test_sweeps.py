@@ -1,5 +1,6 @@
 """The grids of conf/sweep: their jobs compose, and differ in what they should."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
-from src.cli import CONF_DIR, folder_name
+from src.cli import CONF_DIR
 from src.experiment.build import build_net
-from src.experiment.config import stage_config
+from src.experiment.config import stage_config, sweep_subdir, what_matters
 from src.models.temporal import STREAMS
 from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
@@ -48,34 +49,35 @@ def test_all_sweeps_are_known() -> None:
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_jobs_train_different_joint_networks(sweep: str) -> None:
-    jobs, plans = jobs_of(sweep), []
+    jobs, trained = jobs_of(sweep), []
     assert len(jobs) == JOBS[sweep]
     experiment = "st_resnet_two_movers" if sweep == "claim" else "st_multiplier_hmdb51"
     some = jobs[:: -(-len(jobs) // 4)]
     for job in some:
-        config = compose_config("train", f"experiment={experiment}", f"sweep={sweep}", *job)
-        plan = stage_config(config, "joint")
-        plans.append(str(plan))
-        size = plan["data"]["frames"], plan["data"]["crop_size"], plan["data"]["crop_size"]
+        cfg = compose_config("train", f"experiment={experiment}", f"sweep={sweep}", *job)
+        config = stage_config(cfg, "joint")
+        trained.append(str(what_matters(config)))
+        data = config["data"]
+        size = data["frames"], data["crop_size"], data["crop_size"]
         with torch.device("meta"):  # a wrong combination would be refused
-            build_net(plan).eval()(torch.empty(1, 3, *size), torch.empty(1, 20, *size))
-    assert len(set(plans)) == len(some)
-    assert len({folder_name(",".join(job)) for job in jobs}) == len(jobs)
+            build_net(config).eval()(torch.empty(1, 3, *size), torch.empty(1, 20, *size))
+    assert len(set(trained)) == len(some)
+    assert len({sweep_subdir(job) for job in jobs}) == len(jobs)
 
 
 @pytest.mark.parametrize("sweep", ["claim", "cross_stream", "temporal_filters", "temporal_pool"])
 def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> None:
-    """One directory and one plan for a stream, whatever the job of its seed and split."""
+    """One directory and one config for a stream, whatever the job of its seed and split."""
     experiment = f"experiment=st_multiplier_{'two_movers' if sweep == 'claim' else 'ucf101'}"
-    plans: dict[Path, set[str]] = {}
+    trained: dict[Path, set[str]] = {}
     jobs = jobs_of(sweep)
     for job in [*jobs[:2], jobs[-1]]:
-        config = compose_config("train", experiment, f"sweep={sweep}", *job)
-        for stream in ("appearance", "motion"):
-            folder = stage_dirs(config)[stream].path
-            plans.setdefault(folder, set()).add(str(stage_config(config, stream)))
-    assert len(plans) == 2 * (2 if sweep == "claim" else 1)
-    assert all(len(same) == 1 for same in plans.values())
+        cfg = compose_config("train", experiment, f"sweep={sweep}", *job)
+        for stream in STREAMS:
+            matters = str(what_matters(stage_config(cfg, stream)))
+            trained.setdefault(stage_dirs(cfg)[stream].path, set()).add(matters)
+    assert len(trained) == 2 * (2 if sweep == "claim" else 1)
+    assert all(len(same) == 1 for same in trained.values())
 
 
 @pytest.mark.parametrize("experiment", ["st_resnet_two_movers", "st_multiplier_ucf101"])
@@ -93,19 +95,22 @@ def test_a_search_draws_joint_networks_that_share_the_streams(experiment: str) -
     streams, joint = set(), set()
     for end in (0, 1):
         job = [f"{key}={values[end]}" for key, values in drawn.items()]
-        config = compose_config("train", *base, *job)
-        plan = stage_config(config, "joint")
-        joint.add(str(plan))
-        assert plan["module"]["schedule"]["lr"] == float(drawn["stages.joint.schedule.lr"][end])
-        assert build_net(plan).appearance.dropout.p == float(drawn["model.net.dropout"][end])
-        streams |= {(stage_dirs(config)[s].path, str(stage_config(config, s))) for s in STREAMS}
+        cfg = compose_config("train", *base, *job)
+        config = stage_config(cfg, "joint")
+        joint.add(str(what_matters(config)))
+        assert config["optimizer"]["lr"] == float(drawn["stages.joint.optimizer.lr"][end])
+        assert config["data"]["stride"] == json.loads(drawn["stages.joint.data.stride"][end])
+        assert build_net(config).appearance.dropout.p == float(drawn["model.net.dropout"][end])
+        streams |= {
+            (stage_dirs(cfg)[s].path, str(what_matters(stage_config(cfg, s)))) for s in STREAMS
+        }
     assert len(joint) == len(streams) == 2
 
 
 def test_a_jobs_folder_needs_no_quoting() -> None:
-    name = folder_name("experiment=a_b,model.net.x={kind:add,stages:[1,2]},seed=1")
+    name = sweep_subdir(["seed=1", "experiment=a_b", "model.net.x={kind:add,stages:[1,2]}"])
     assert name == "experiment-a_b_model.net.x-kind-add_stages-1_2_seed-1"
-    long = [folder_name(f"experiment={'x' * 300},seed={seed}") for seed in (1, 2)]
+    long = [sweep_subdir([f"experiment={'x' * 300}", f"seed={seed}"]) for seed in (1, 2)]
     assert len(set(long)) == 2
     assert all(len(name) == 200 for name in long)
     (override,) = OverridesParser.create().parse_overrides([f"ckpt_path=outputs/{name}/last.ckpt"])

@@ -180,7 +180,7 @@ def test_settings_of_gpus_are_of_the_whole_network() -> None:
         config = stage_config(cfg, step.stage)
         depth = config["model"][config["network"]]["appearance"]["depth"]
         assert (depth, config["data"]["crop_size"]) == (50, 224)
-        assert set(cfg.logger) == set(compose_config("train", "logger=local").logger)
+        assert set(cfg.logger) == set(compose_config("train", "logger=[csv,tensorboard]").logger)
 
 
 def compose_config_of(name: str, overrides: list[str]) -> object:
