@@ -91,10 +91,9 @@ def command(tiny: tuple[str, ...], tmp_path: Path) -> list[str]:
 @pytest.fixture
 def exploded(command: list[str], tmp_path: Path) -> Path:
     """What a run leaves whose loss has exploded, but is finite."""
+    choices = ["callbacks.health.patience=3", "class_weights=[8,7,6,5,4,3,2,1]", f"{RATE}=100"]
     with pytest.raises(UserError, match=r"the loss, now .*more than 10 times 2\.08.*for 3 steps"):
-        run_experiment(
-            compose_config("train", *command, f"{RATE}=100", "callbacks.health.patience=3")
-        )
+        run_experiment(compose_config("train", *command, *choices))
     return tmp_path / "run" / "appearance" / "failed_step.ckpt"
 
 
