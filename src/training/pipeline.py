@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -192,7 +193,8 @@ def run_stage(
             raise UserError(
                 f"stage {name}: training ended without a checkpoint, there is nothing to test"
             )
-        trained = trainer.fit_loop.epoch_progress.current.processed
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        trained = progress.processed
         if trained < (trainer.max_epochs or 0):
             log.info("stage %s: ended early, after epoch %d/%d", name, trained, trainer.max_epochs)
         final = stage_dir.tested(config)

@@ -23,7 +23,7 @@ from src.training.stage_checkpoint import BestCheckpoint
 from src.training.trainer import instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage
 from tests.conftest import compose_config
-from tests.training.test_stop_and_go import Interrupt
+from tests.training.test_stop_and_go import STRIKE, Clips
 from tests.training.two_ranks import train_as_two
 
 HERE = "tests.training.test_best_checkpoint"
@@ -45,13 +45,10 @@ EARLY = (
 )
 
 
-class Rigged(Interrupt):
+class Rigged(Clips):
     """Labels clips so that one validation is all right, and the others all wrong."""
 
-    def __init__(
-        self, best: int, what: str = "", at: Sequence[int] = (), number: int = signal.SIGTERM
-    ) -> None:
-        super().__init__(what, at, number)
+    def __init__(self, best: int) -> None:
         self.best = best
 
     def on_validation_batch_start(
@@ -64,18 +61,19 @@ class Rigged(Interrupt):
         super().on_validation_batch_start(trainer, pl_module, *batch)
 
 
-def train(folder: Path, *overrides: str, **rig: Any) -> StageDir:
+def train(folder: Path, *overrides: str, best: int) -> StageDir:
     """Train a stage of which epoch `best` (from 0) is the best."""
-    rigged = [f"+callbacks.rig.{key}={value}" for key, value in rig.items()]
-    rigged.append(f"+callbacks.rig._target_={HERE}.Rigged")
+    rigged = [f"+callbacks.rig._target_={HERE}.Rigged", f"+callbacks.rig.best={best}"]
     run_experiment(compose_config("train", *overrides, *rigged, f"paths.run_dir={folder}"))
     return StageDir(folder / "motion")
 
 
-def stop(folder: Path, *overrides: str, **rig: Any) -> None:
+def stop(folder: Path, *overrides: str, best: int, what: str, at: Sequence[int]) -> None:
     """Train until a signal ends it."""
-    with pytest.raises(SystemExit):
-        train(folder, *overrides, **rig)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STRIKE, f"{what} {at[0]} {at[1]} 0 {int(signal.SIGTERM)}")
+        with pytest.raises(SystemExit):
+            train(folder, *overrides, best=best)
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
@@ -142,7 +140,7 @@ def test_a_stop_changes_neither_checkpoint(
     what: str, at: tuple[int, int], tiny: tuple[str, ...], undisturbed: StageDir, tmp_path: Path
 ) -> None:
     overrides = [*tiny, *SHORT, *BEST]
-    stop(tmp_path / "stopped", *overrides, best=1, what=what, at=list(at))
+    stop(tmp_path / "stopped", *overrides, best=1, what=what, at=at)
     # in another folder, as after a move
     (tmp_path / "stopped").rename(tmp_path / "moved")
     stage = train(tmp_path / "moved", *overrides, best=1)

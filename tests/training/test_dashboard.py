@@ -165,11 +165,11 @@ def test_a_run_is_closed_as_failed_before_the_next_begins(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    loggers = Loggers(compose_config("train", "logger=wandb").logger, {})
+    loggers = Loggers(compose_config("train", "logger=wandb").logger)
 
     def opened(stage: str) -> AbstractContextManager[Sequence[Logger]]:
         (tmp_path / stage).mkdir(exist_ok=True)
-        return loggers.of_stage(tmp_path / stage)
+        return loggers.of_stage(tmp_path / stage, {})
 
     with pytest.raises(UserError), opened("appearance"):
         raise UserError("a mistake")

@@ -150,7 +150,7 @@ def test_wandb_without_a_place_for_its_files_is_refused_before_data_is_read(
 
 def opening(folder: Path, *overrides: str) -> AbstractContextManager[Sequence[Logger]]:
     cfg = compose_config("train", *overrides)
-    return Loggers(cfg.logger, {}).of_stage(folder)
+    return Loggers(cfg.logger).of_stage(folder, {})
 
 
 def test_a_csv_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

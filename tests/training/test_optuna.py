@@ -102,7 +102,6 @@ def search(
     defaults: dict[str, Any] = {"trials": 4, "together": 1, "failures": 1, "direction": "maximize"}
     defaults |= {"seed": 0, "sampler": "RandomSampler", "pruner": "NopPruner"}
     sweeper = OptunaSweeper(str(folder / "x.study"), **(defaults | options))
-    sweeper.incidental = {"trainer.devices"}
     launcher: Any = Launcher(job)
     sweeper.launcher = launcher
     sweeper.config_loader = ConfigLoaderImpl(create_config_search_path(None))
