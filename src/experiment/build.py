@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 
 from src.data.datamodule import VideoDataModule
 from src.experiment.config import StageConfig
-from src.models.modules import Optimization, VideoClassifier, VideoProtocol
-from src.models.optimization import LrMultipliers
+from src.models.modules import VideoClassifier, VideoProtocol
+from src.models.optimization import LrMultipliers, Optimization
 
 
 def built_without_training(config: StageConfig) -> dict[str, Any]:

@@ -4,9 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
@@ -17,17 +15,19 @@ from torchmetrics import MeanMetric, Metric
 
 from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import NetAccuracies, mean_of_streams
-from src.models.mixing import Mixing
 from src.models.normalise import Normalise
-from src.models.optimization import UNIFORM, LrMultipliers, parameter_groups
+from src.models.optimization import (
+    Optimization,
+    check_class_weights,
+    parameter_groups,
+    weights_of_classes,
+)
 from src.models.resnet import ResNet
 from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
 SO_FAR = "pass_so_far"  # of a checkpoint within a pass: the states of the pass's averages
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
-OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
 class VideoProtocol(Protocol):
@@ -47,39 +47,6 @@ class VideoProtocol(Protocol):
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class probabilities out of scores (..., K)."""
         ...
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How a network is trained.
-
-    Args:
-        optimizer: takes groups of parameters with their learning rates.
-        lr: the learning rate.
-        lr_multipliers: of it, for each kind of parameter.
-        lr_scheduler: of torch's or alike; None keeps the rate as it is.
-        lr_interval: what it is stepped after, an "epoch" or a "step" of the optimizer.
-        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
-        label_smoothing: the share of each target that is spread over all classes.
-        mixing: of clips and their targets, None for none.
-        class_weights: of the loss: "balanced", K numbers above 0, or None for none, see
-            `VideoClassifier.weigh_classes`.
-    """
-
-    optimizer: OptimizerFactory
-    lr: float
-    lr_multipliers: LrMultipliers = UNIFORM
-    lr_scheduler: SchedulerFactory | None = None
-    lr_interval: str = "epoch"
-    batch_norm: str = "train"
-    label_smoothing: float = 0.0
-    mixing: Mixing | None = None
-    class_weights: str | Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        smoothing = self.label_smoothing
-        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
-            raise ValueError(f"label_smoothing={smoothing}: needs a share from 0, below 1")
 
 
 class VideoClassifier(pl.LightningModule):
@@ -118,7 +85,7 @@ class VideoClassifier(pl.LightningModule):
         self.num_classes, self.protocol = num_classes, protocol
         self.optimization = optimization
         self.lr = optimization.lr if optimization else None
-        _check_class_weights(optimization and optimization.class_weights, num_classes)
+        check_class_weights(optimization and optimization.class_weights, num_classes)
         # Not in checkpoints: it follows from the choice and the training list.
         self.register_buffer("weight_of_class", None, persistent=False)
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
@@ -151,25 +118,10 @@ class VideoClassifier(pl.LightningModule):
         return self.classify(self.clips(batch))
 
     def weigh_classes(self, labels: Sequence[int]) -> None:
-        """Set `weight_of_class` (K,) out of the chosen weights and the training list.
-
-        Balanced weights give every class the same share of the loss. All weights are scaled to a
-        mean of 1 over the training list, so that learning rates keep their meaning: balanced ones
-        are N / (K * n_class), where K counts the classes that have training videos; one without
-        weighs nothing.
-
-        Args:
-            labels: of the training list's N videos.
-        """
+        """Set the classes' weights in the loss by the labels of the videos trained on."""
         chosen = self.optimization and self.optimization.class_weights
-        if not chosen:
-            return
-        counts = torch.bincount(torch.tensor(labels), minlength=self.num_classes)
-        if chosen == "balanced":
-            weights = (counts > 0) / counts.clamp(min=1)
-        else:
-            weights = torch.tensor([float(weight) for weight in chosen])
-        self.weight_of_class = weights * (len(labels) / (weights * counts).sum())
+        if chosen:
+            self.weight_of_class = weights_of_classes(chosen, labels, self.num_classes)
 
     def training_loss(self, logits: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         """The loss that is minimized: `loss` with smoothed labels and weighted classes."""
@@ -336,23 +288,6 @@ class VideoClassifier(pl.LightningModule):
             for name, metric in part.named_modules():
                 if isinstance(metric, Metric):
                     yield name, metric
-
-
-def _check_class_weights(weights: Any, num_classes: int) -> None:
-    if weights is None or weights == "balanced":
-        return
-    if (
-        isinstance(weights, str)
-        or not isinstance(weights, Sequence)
-        or len(weights) != num_classes
-        or not all(
-            isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in weights
-        )
-    ):
-        raise ValueError(
-            f"class_weights={weights}: needs null, balanced, or {num_classes} numbers above 0, one "
-            "for each class"
-        )
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:

@@ -1,13 +1,20 @@
-"""What an optimizer gets: groups of parameters with their learning rates, and a warm-up."""
+"""How a network is trained: groups of parameters and their rates, a warm-up, weights of classes."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from src.models.mixing import Mixing
+
+OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,39 @@ class LrMultipliers:
 
 
 UNIFORM = LrMultipliers()
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a network is trained.
+
+    Args:
+        optimizer: takes groups of parameters with their learning rates.
+        lr: the learning rate.
+        lr_multipliers: of it, for each kind of parameter.
+        lr_scheduler: of torch's or alike; None keeps the rate as it is.
+        lr_interval: what it is stepped after, an "epoch" or a "step" of the optimizer.
+        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
+        label_smoothing: the share of each target that is spread over all classes.
+        mixing: of clips and their targets, None for none.
+        class_weights: of the loss: "balanced", K numbers above 0, or None for none, see
+            `weights_of_classes`.
+    """
+
+    optimizer: OptimizerFactory
+    lr: float
+    lr_multipliers: LrMultipliers = UNIFORM
+    lr_scheduler: SchedulerFactory | None = None
+    lr_interval: str = "epoch"
+    batch_norm: str = "train"
+    label_smoothing: float = 0.0
+    mixing: Mixing | None = None
+    class_weights: str | Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        smoothing = self.label_smoothing
+        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+            raise ValueError(f"label_smoothing={smoothing}: needs a share from 0, below 1")
 
 
 def parameter_groups(
@@ -78,3 +118,46 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -
         return SequentialLR(optimizer, [cosine], milestones=[])
     linear = LinearLR(optimizer, start_factor=0.01, total_iters=rise)
     return SequentialLR(optimizer, [linear, cosine], milestones=[rise])
+
+
+def check_class_weights(weights: Any, num_classes: int) -> None:
+    """Refuse weights of the classes that are neither None, "balanced", nor K numbers above 0.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if weights is None or weights == "balanced":
+        return
+    numbers = isinstance(weights, Sequence) and not isinstance(weights, str)
+    if not (numbers and len(weights) == num_classes and all(map(_is_above_0, weights))):
+        raise ValueError(
+            f"class_weights={weights}: needs null, balanced, or {num_classes} numbers above 0, one "
+            "for each class"
+        )
+
+
+def _is_above_0(number: Any) -> bool:
+    return isinstance(number, int | float) and 0 < number < math.inf
+
+
+def weights_of_classes(
+    chosen: str | Sequence[float], labels: Sequence[int], num_classes: int
+) -> Tensor:
+    """The weights (K,) of the classes in the loss.
+
+    Balanced weights give every class the same share of the loss. All weights are scaled to a mean
+    of 1 over the training list, so that learning rates keep their meaning: balanced ones are
+    N / (K * n_class), where K counts the classes that have training videos; one without weighs
+    nothing.
+
+    Args:
+        chosen: "balanced" or K numbers.
+        labels: of the training list's N videos.
+        num_classes: K.
+    """
+    counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
+    if chosen == "balanced":
+        weights = (counts > 0) / counts.clamp(min=1)
+    else:
+        weights = torch.tensor([float(weight) for weight in chosen])
+    return weights * (len(labels) / (weights * counts).sum())
