@@ -36,6 +36,7 @@ CANNOT_MATTER = (
     "trial",
     "trial.*",
     "checkpoint_minutes",
+    "callbacks.lr_monitor.*",
     "compile",
     "optimizer.fused",
     "model.*checkpointing",

@@ -1,7 +1,7 @@
 """The options that tell rows apart, in the shortest form that can mean nothing else."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from src.reporting.settings import OWN, Key, Settings, Value
 
@@ -36,12 +36,13 @@ def differences(rows: Sequence[Settings]) -> list[str]:
     """For each row the settings in which it differs from others, as "key=value key=value".
 
     A setting that several parts of a net or several stages share is named once. What only some
-    rows have (arguments of one choice of a constructor, keys that older versions did not know) is
-    named if it differs among those.
+    rows have is null in the others (an option that was added, a callback), unless those have
+    another constructor or none of that stage's settings: then it is named if it differs among the
+    rows that have it.
     """
+    stages = [{stage for stage, _ in row} for row in rows]
     values = {
-        key: tuple(row.get(key, _UNKNOWN) for row in rows)
-        for key in sorted({key for row in rows for key in row})
+        key: _values(key, rows, stages) for key in sorted({key for row in rows for key in row})
     }
     differing = [key for key, those in values.items() if len(set(those) - {_UNKNOWN}) > 1]
     names = _names(differing, values)
@@ -53,6 +54,23 @@ def differences(rows: Sequence[Settings]) -> list[str]:
         )
         for index in range(len(rows))
     ]
+
+
+def _values(
+    key: Key, rows: Sequence[Settings], stages: Sequence[Collection[str]]
+) -> tuple[Value, ...]:
+    stage, name = key
+    parts = name.split(".")
+    parents = [(stage, ".".join(parts[:end])) for end in range(1, len(parts))]
+
+    def constructors(row: Settings) -> tuple[Value, ...]:
+        return tuple(row.get(parent) for parent in parents)
+
+    having = {constructors(row) for row in rows if key in row}
+    return tuple(
+        row.get(key, None if stage in known and constructors(row) in having else _UNKNOWN)
+        for row, known in zip(rows, stages, strict=True)
+    )
 
 
 def _names(keys: Sequence[Key], values: Mapping[Key, tuple[Value, ...]]) -> dict[str, Key]:
@@ -88,7 +106,7 @@ def _meanings(keys: Iterable[Key]) -> dict[str, set[Key]]:
 def _candidates(key: Key) -> Iterator[str]:
     """The ends of a dotted name, with and without its stage before them."""
     stage, name = key
-    parts = [name] if name.startswith("start_from") else name.split(".")
+    parts = [name] if name.startswith("init_from") else name.split(".")
     for start in range(len(parts)):
         end = ".".join(parts[start:])
         yield end
@@ -105,6 +123,6 @@ def _text(value: Value) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(("src.", "torch.")):
+    if isinstance(value, str) and value.startswith(("src.", "torch.", "pytorch_lightning.")):
         return value.rpartition(".")[2]  # a constructor
     return str(value)

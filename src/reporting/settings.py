@@ -34,7 +34,7 @@ _TOLD_ELSEWHERE = {
     "data.dataset.videos",
     "data.dataset.lists",
 }
-_ELSEWHERE = ("init_from", "protocol.", "data.flow_settings.", "trainer._target_", "callbacks.lr_")
+_ELSEWHERE = ("init_from", "protocol.", "data.flow_settings.")
 _HYDRA_WORDS = ("._partial_", "._convert_", "._recursive_")
 
 
@@ -104,12 +104,11 @@ def _own(config: StageConfig, flow: Mapping[str, Any] | None) -> Iterator[tuple[
     if "flow" not in data["modalities"]:
         return
     on_the_fly = data["flow"] == ON_THE_FLY
-    if on_the_fly:
-        yield "data.flow", ON_THE_FLY
+    yield "data.flow", ON_THE_FLY if on_the_fly else "stored"
     made_by = flow or ((data["flow_settings"] or {}) if on_the_fly else {})
     for key, value in made_by.items():
-        if key == "parameters":
-            yield from ((f"flow.parameters.{name}", each) for name, each in value.items())
+        if key == "parameters":  # the algorithm's, as arguments are a constructor's
+            yield from ((f"flow.algorithm.{name}", each) for name, each in value.items())
         elif not key.startswith("_"):
             yield f"flow.{key}", value
 

@@ -10,42 +10,53 @@ PROTOCOL = "11 whole frames at 64 px, mean of logits"
 Row = Sequence[float]
 
 
-def plan(stage: str, split: int = 1, seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """A plan as a stage's record has it; `changes` are top-level keys, merged into mappings."""
+def config_of(stage: str, split: int = 1, seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """A stage's config as its record has it; `changes` are keys, merged into mappings.
+
+    Keys of `changes` are those of the top level, and `net` is the network that the stage trains.
+    """
     joint = stage.startswith("joint")
-    content: dict[str, Any] = {
+    network = "net" if joint else stage
+    net = {
+        "_target_": "src.models.two_stream.TwoStreamResNet",
+        "appearance": {"_target_": "src.models.resnet.appearance_stream", "width": 8},
+        "connection": {"_target_": "src.models.connection.Connection", "kind": "additive"},
+        "temporal_filters": {"kind": "converted"},
+    }
+    return {
         "stage": stage,
-        "net": {
-            "_target_": "src.models.two_stream.TwoStreamResNet",
-            "appearance": {"_target_": "src.models.resnet.appearance_stream", "width": 8},
-            "connection": {"_target_": "src.models.connection.Connection", "kind": "additive"},
-            "temporal_filters": {"kind": "converted"},
-        },
+        "name": "e",
+        "seed": seed,
+        "network": network,
+        "init_from": {"appearance": "appearance", "motion": "motion"} if joint else None,
+        "model": {network: net | changes.pop("net", {})},
         "data": {
             "_target_": "src.data.datamodule.VideoDataModule",
             "dataset": {"_target_": "src.data.two_movers.read_two_movers", "root": "/a", "seed": 0},
             "rgb": "videos",
             "flow": "/a/flow",
+            "flow_settings": None,
             "modalities": ["rgb", "flow"],
             "split": split,
             "seed": seed,
+            "hold_out": None,
             "num_workers": seed,
             "batch_size": 20,
-        },
-        "module": {"schedule": {"lr": 0.05, "epochs": 6}},
-        "start_from": {"appearance": "appearance", "motion": "motion"} if joint else None,
+        }
+        | changes.pop("data", {}),
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05} | changes.pop("optimizer", {}),
+        "max_epochs": 6,
+        "effective_batch_size": 20,
+        **changes,
     }
-    for key, value in changes.items():
-        merged = isinstance(value, Mapping) and isinstance(content.get(key), Mapping)
-        content[key] = content[key] | value if merged else value
-    return content
 
 
 def write_stage(
     folder: Path,
     top1: float,
-    content: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     scores: Mapping[str, Row] | None = None,
+    experiment: str | None = None,
     **about: Any,
 ) -> Path:
     """Write the record of a finished stage; `folder` ends in <experiment>/split<k>_seed<n>/<stage>.
@@ -53,16 +64,27 @@ def write_stage(
     Args:
         folder: of the stage.
         top1: percent; mean class accuracy is half of it, of 8 videos.
-        content: the plan; None makes one.
+        config: of the stage; None makes one.
         scores: of each video, whose label is the first class where the name starts with "a".
+        experiment: its name; None takes the folder's.
         about: more for the record.
     """
     folder.mkdir(parents=True)
     split, seed = (int(part.strip("splited")) for part in folder.parent.name.split("_"))
-    accuracy = {"videos": 8, "top1": top1, "top5": 100.0, "mean_class": top1 / 2}
-    record = {"plan": content or plan(folder.name, split, seed), "protocol": PROTOCOL}
-    record |= {"accuracy": accuracy, **about}
-    (folder / "stage.json").write_text(json.dumps(record))
+    content = dict(config or config_of(folder.name, split, seed))
+    content["name"] = experiment or folder.parent.parent.name
+    record = {
+        "config": content,
+        "protocol": PROTOCOL,
+        "accuracy": {"videos": 8, "top1": top1, "top5": 100.0, "mean_class": top1 / 2},
+        "streams": {},
+        "faults": [],
+        "flow": None,
+        "stage_dirs": {},
+        "overrides": None,
+        "version": "0.1.0",
+    }
+    (folder / "stage.json").write_text(json.dumps(record | about))
     if scores:
         write_scores(folder / "scores.csv", scores)
     return folder

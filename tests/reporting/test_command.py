@@ -25,7 +25,9 @@ def test_training_records_what_the_report_tells(
     place = Path("outputs") / "motion_two_movers" / "split1_seed3" / "motion"
     record = json.loads((place / "stage.json").read_text())
     assert record["overrides"] == [*tiny, *chosen]
-    assert (record["experiment"], record["seed"], record["split"]) == ("motion_two_movers", 3, 1)
+    config = record["config"]
+    assert (config["stage"], config["name"]) == ("motion", "motion_two_movers")
+    assert (config["seed"], config["data"]["split"]) == (3, 1)
     assert (record["version"], record["streams"]) == (__version__, {})
     assert record["flow"]["algorithm"] == "dis"
     assert call(report.main, "runs=[outputs,out*]", "output=table") == 0

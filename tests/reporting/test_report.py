@@ -4,17 +4,20 @@ import csv
 import io
 import json
 import re
+from dataclasses import asdict
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 from rich.console import Console
 
 from src.cli import CONF_DIR
 from src.experiment.build import build_protocol
 from src.experiment.config import stage_config
+from src.flow.settings import FlowSettings
 from src.reporting.document import Cell, Column, Document, Picture, Section, Table
 from src.reporting.markdown import to_markdown
 from src.reporting.page import to_page
@@ -58,7 +61,7 @@ class Page(HTMLParser):
 
 
 @cache
-def config_of(experiment: str) -> dict[str, Any]:
+def composed(experiment: str) -> DictConfig:
     """The config as the experiment's file has it."""
     return compose_config("train", f"experiment={experiment}")
 
@@ -67,12 +70,12 @@ def write_published(
     folder: Path, experiment: str, stage: str, top1: dict[int, float], **changes: object
 ) -> None:
     """A finished stage of HMDB51 as published, tested on all videos, by split."""
-    plan = stage_config(config_of(experiment), stage)
-    protocol = build_protocol(plan).name
+    config = stage_config(composed(experiment), stage)
+    protocol = build_protocol(config).name
     for split, number in top1.items():
         place = folder / experiment / f"split{split}_seed0" / stage
-        content = plan | {"data": plan["data"] | {"split": split}} | changes
-        write_stage(place, number, content, experiment=experiment, protocol=protocol)
+        content = config | {"data": config["data"] | {"split": split}} | changes
+        write_stage(place, number, content, protocol=protocol, flow=asdict(FlowSettings()))
         record = json.loads((place / "stage.json").read_text())
         record["accuracy"]["videos"] = 1530
         (place / "stage.json").write_text(json.dumps(record))
@@ -87,16 +90,16 @@ def table_of(folder: Path, console: Console | None = None) -> dict[str, list[str
 
 
 def test_beside_published_numbers(tmp_path: Path) -> None:
-    """67.0 of three splits and the published plan is compared; all else in brackets."""
+    """67.0 of three splits and the published config is compared; all else in brackets."""
     write_published(tmp_path, "st_resnet_hmdb51", "joint_pooled", {1: 66, 2: 67, 3: 68})
-    write_published(tmp_path, "motion_hmdb51", "motion", {1: 57, 3: 59}, batch_size=64)
+    write_published(tmp_path, "motion_hmdb51", "motion", {1: 57, 3: 59}, effective_batch_size=64)
     rows = table_of(tmp_path)
     numbers = ["67.0 ± 1.0", "", "", "33.5 ± 0.5", "66.4 b", "+0.6", ""]
     assert rows["st_resnet_hmdb51 joint_pooled"][3:] == numbers
     assert rows["st_resnet_hmdb51 joint_pooled"][2] == "split 1-3, seed 0, n=3"
     motion = rows["motion_hmdb51 motion"]
     assert motion[3] == "58.0 ± 1.4"
-    assert motion[8:] == ["(+2.2)", "splits 1, 3 only; changed: batch_size=64"]
+    assert motion[8:] == ["(+2.2)", "splits 1, 3 only; changed: effective_batch_size=64"]
     assert rows["ST-MulNet"][2] == "not run"
     text = (tmp_path / "report" / "report.md").read_text()
     assert "source a: from memory, not verified\n- source b: later papers' tables" in text
@@ -109,7 +112,8 @@ def test_beside_published_numbers(tmp_path: Path) -> None:
 def test_other_protocol_and_other_flow(tmp_path: Path) -> None:
     write_published(tmp_path, "st_resnet_hmdb51", "joint_pooled", {2: 66})
     file = tmp_path / "st_resnet_hmdb51" / "split2_seed0" / "joint_pooled" / "stage.json"
-    record = json.loads(file.read_text()) | {"protocol": "25 crops", "flow": {"algorithm": "dis"}}
+    made_by = asdict(FlowSettings("dis", parameters={"preset": "medium"}))
+    record = json.loads(file.read_text()) | {"protocol": "25 crops", "flow": made_by}
     file.write_text(json.dumps(record))
     row = table_of(tmp_path)["st_resnet_hmdb51 joint_pooled"]
     assert row[3] == "66.0"
@@ -145,10 +149,10 @@ def test_published_numbers_have_experiments_that_repeat_them() -> None:
     for one in published:
         assert not one.experiment or (CONF_DIR / "experiment" / f"{one.experiment}.yaml").is_file()
         if one.experiment and one.dataset == "hmdb51":
-            config = config_of(one.experiment)
-            last = list(config["stages"])[-1]
+            cfg = composed(one.experiment)
+            last = list(cfg.stages)[-1]
             assert one.rows.rpartition("/")[2] in (last, "late fusion")
-            assert build_protocol(stage_config(config, last)).name == one.protocol
+            assert build_protocol(stage_config(cfg, last)).name == one.protocol
     numbers = {(one.model, one.dataset): one.top1 for one in published}
     assert numbers["ST-ResNet", "hmdb51"] == 66.4
     assert {one.model for one in published if one.verified and one.experiment} == {"ST-ResNet"}
@@ -156,14 +160,10 @@ def test_published_numbers_have_experiments_that_repeat_them() -> None:
 
 def test_forms_agree(tmp_path: Path) -> None:
     for seed, top1 in enumerate([40.0, 44.0, 45.0]):
-        about: dict[str, Any] = {
-            "experiment": ODD,
-            "overrides": [f"seed={seed}", "a=b c"],
-            "version": "9",
-        }
+        about: dict[str, Any] = {"overrides": [f"seed={seed}", "a=b c"], "version": "9"}
         head = {"videos": 8, "top1": 12.5, "top5": 50.0, "mean_class": 12.0}
         place = tmp_path / "runs" / f"split1_seed{seed}" / "joint"
-        write_stage(place, top1, streams={"appearance": head}, **about)
+        write_stage(place, top1, experiment=ODD, streams={"appearance": head}, **about)
     (tmp_path / "runs" / "split1_seed9" / "joint").mkdir(parents=True)
     (tmp_path / "runs" / "split1_seed9" / "joint" / "stage.json").write_text("<oops>")
     printed = io.StringIO()

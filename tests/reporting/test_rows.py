@@ -1,17 +1,20 @@
 """What is averaged and what is not, how rows are called, and paired differences."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.errors import UserError
+from src.experiment.config import stage_config
 from src.reporting.collect import collect
 from src.reporting.pairs import pair_rows
 from src.reporting.results_section import sort_rows
 from src.reporting.rows import Figure, Row, describe_runs, group_rows
-from tests.reporting.made_up import plan, write_stage
+from tests.conftest import compose_config
+from tests.reporting.made_up import config_of, write_stage
 
 
 def rows_below(folder: Path) -> dict[str, Row]:
@@ -22,9 +25,9 @@ def rows_below(folder: Path) -> dict[str, Row]:
 def write_runs(folder: Path, name: str, top1: dict[tuple[int, int], float], **changes: Any) -> None:
     """Joint stages of an experiment "e", by split and seed, in the folder of a sweep."""
     for (split, seed), number in top1.items():
-        content = plan("joint", split, seed, **changes)
+        config = config_of("joint", split, seed, **changes)
         place = folder / name / f"split{split}_seed{seed}" / "joint"
-        write_stage(place, number, content, experiment="e", overrides=[f"seed={seed}"])
+        write_stage(place, number, config, experiment="e", overrides=[f"seed={seed}"])
 
 
 def kind(value: str) -> dict[str, Any]:
@@ -37,12 +40,42 @@ def test_mean_and_sample_deviation() -> None:
 
 
 def test_runs_of_splits_and_seeds_are_a_row(tmp_path: Path) -> None:
-    """The number of workers and places differ, too; nothing of them is in the name."""
-    write_runs(tmp_path, "s", {(1, 0): 40, (2, 0): 44, (3, 0): 45})
+    """So are those that differ in what cannot matter; nothing of it is in the name."""
+    write_runs(tmp_path, "s", {(1, 0): 40, (2, 0): 44})
+    speed = {"compile": "default", "remark": "fast", "logger": {"csv": {"name": "csv"}}}
+    places = {"root": "/b", "num_workers": 9, "flow": "/b/flow", "manifest": "/b/manifest.csv"}
+    write_runs(tmp_path, "t", {(3, 0): 45}, data=places, optimizer={"fused": True}, **speed)
     (row,) = rows_below(tmp_path).values()
     assert row.name == "e joint"
     assert describe_runs(row.runs) == "split 1-3, seed 0, n=3"
     assert Figure.of([run.accuracy.top1 for run in row.runs]).mean == 43
+
+
+@pytest.mark.parametrize("experiment", ["st_multiplier_hmdb51", "st_resnet_two_movers"])
+def test_rows_of_composed_configs(experiment: str, tmp_path: Path) -> None:
+    """They are called after overrides, but for those of split, seed, places, machine, loggers."""
+    apart = (
+        *("data.split=2", "seed=3", "trainer=ddp", "logger=wandb", "compile=default"),
+        *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.num_workers=1"),
+        *("model.backbone.checkpointing=true", "optimizer.fused=true", "~callbacks.lr_monitor"),
+    )
+    kind = "model.net.connection.kind"
+    changes = ((f"{kind}=additive",), (f"{kind}=none",), ("stages.joint.optimizer.lr=0.2",))
+    for number, (change, more) in enumerate(product(changes, ((), apart))):
+        cfg = compose_config(
+            "train", f"experiment={experiment}", f"{kind}=additive", *change, *more
+        )
+        run_dir = tmp_path / str(number) / f"split{cfg.data.split}_seed{cfg.seed}"
+        for stage in ("appearance", "motion", "joint"):
+            write_stage(run_dir / stage, 1, stage_config(cfg, stage), experiment="e")
+    lr = {"st_multiplier_hmdb51": 0.001, "st_resnet_two_movers": 0.05}[experiment]
+    assert {name: len(row.runs) for name, row in rows_below(tmp_path).items()} == {
+        "e appearance": 6,
+        "e motion": 6,
+        f"e joint connection.kind=additive lr={lr}": 2,
+        f"e joint connection.kind=none lr={lr}": 2,
+        "e joint connection.kind=additive lr=0.2": 2,
+    }
 
 
 def test_descriptions_of_runs(tmp_path: Path) -> None:
@@ -71,30 +104,60 @@ def test_rows_are_called_after_what_differs(tmp_path: Path) -> None:
 
 
 def test_settings_that_go_together_are_named_once(tmp_path: Path) -> None:
-    """The width of both streams; but the batch of an update is not that of a step."""
-    for name, width, step in (("a", 8, 20), ("b", 16, 20), ("c", 16, 10)):
+    """The width of both streams; but the cap of all stages is not the length of one."""
+    for name, width, cap in (("a", 8, 6), ("b", 16, 6), ("c", 16, 1)):
         streams = {stream: {"width": width} for stream in ("appearance", "motion")}
         write_runs(
-            tmp_path, name, {(1, 0): 1}, net=streams, batch_size=20, data={"batch_size": step}
+            tmp_path, name, {(1, 0): 1}, net=streams, max_epochs=6, trainer={"max_epochs": cap}
         )
     assert set(rows_below(tmp_path)) == {
-        "e joint data.batch_size=20 width=8",
-        "e joint data.batch_size=20 width=16",
-        "e joint data.batch_size=10 width=16",
+        "e joint trainer.max_epochs=6 width=8",
+        "e joint trainer.max_epochs=6 width=16",
+        "e joint trainer.max_epochs=1 width=16",
     }
 
 
-def test_what_an_older_version_did_not_know_is_no_name(tmp_path: Path) -> None:
-    write_runs(tmp_path, "old", {(1, 0): 40})
-    write_runs(tmp_path, "new", {(1, 0): 50}, data={"mirror": True, "sampler": "dense"})
-    assert set(rows_below(tmp_path)) == {"e joint", "e joint (settings unknown: 2)"}
+def test_what_was_added_is_null_elsewhere(tmp_path: Path) -> None:
+    """`+trainer.gradient_clip_val=1`, `callbacks=ema`; arguments of another class go unnamed."""
+    scheduler = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [30]}
+    cosine = {"_target_": "src.models.optimization.warmup_cosine", "warmup": 0.1}
+    ema = {"ema": {"_target_": "src.training.ema.EMA", "decay": 0.999}}
+    write_runs(tmp_path, "a", {(1, 0): 1}, lr_scheduler=scheduler, trainer={}, callbacks=None)
+    clipped = {"gradient_clip_val": 1}
+    write_runs(tmp_path, "b", {(1, 0): 1}, lr_scheduler=cosine, trainer=clipped, callbacks=ema)
+    assert set(rows_below(tmp_path)) == {
+        "e joint ema=null gradient_clip_val=null lr_scheduler=MultiStepLR",
+        "e joint ema=EMA gradient_clip_val=1 lr_scheduler=warmup_cosine",
+    }
+
+
+def test_flow_on_the_fly_is_another_row(tmp_path: Path) -> None:
+    made_by = {"algorithm": "dis", "bound": 20.0}
+    for number, flow in enumerate(["/a/flow", "on_the_fly", "/b/flow"]):
+        config = config_of("joint", 1, number, data={"flow": flow, "flow_settings": made_by})
+        write_stage(
+            tmp_path / f"split1_seed{number}" / "joint", 1, config, experiment="e", flow=made_by
+        )
+    assert {name: len(row.runs) for name, row in rows_below(tmp_path).items()} == {
+        "e joint flow=on_the_fly": 1,
+        "e joint flow=stored": 2,
+    }
+
+
+def test_a_stage_before_that_is_gone_is_no_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_runs(tmp_path, name, {(1, 0): 40})
+    write_stage(tmp_path / "b" / "split1_seed0" / "motion", 30, experiment="e")
+    settings = len(rows_below(tmp_path)["e motion"].first.settings)
+    names = {name for name in rows_below(tmp_path) if " joint" in name}
+    assert names == {"e joint", f"e joint (settings unknown: {settings})"}
 
 
 def test_stages_before_count_to_what_was_trained(tmp_path: Path) -> None:
-    """Joint stages with one plan are two rows if their motion streams were trained differently."""
+    """Joint stages with one config are two rows if their motion streams had two."""
     for name, lr, top1 in (("a", 0.05, 40), ("b", 0.01, 50)):
         write_runs(tmp_path, name, {(1, 0): top1})
-        motion = plan("motion", module={"schedule": {"lr": lr}}, optimizer={"momentum": lr})
+        motion = config_of("motion", optimizer={"lr": lr, "momentum": lr})
         write_stage(tmp_path / name / "split1_seed0" / "motion", 30, motion, experiment="e")
     names = {name: row for name, row in rows_below(tmp_path).items() if " joint" in name}
     assert set(names) == {
@@ -107,22 +170,22 @@ def test_stages_before_may_lie_elsewhere(tmp_path: Path) -> None:
     """Where the record says, or around a checkpoint; gone ones count by their file's name."""
     for seed, source in enumerate(["motion", str(tmp_path / "s/split1_seed1/motion/last.ckpt")]):
         motion = tmp_path / "s" / f"split1_seed{seed}" / "motion"
-        write_stage(motion, 30, plan("motion", 1, seed, module={"schedule": {"lr": 0.01}}))
+        write_stage(motion, 30, config_of("motion", 1, seed, optimizer={"lr": 0.01}))
         start = {"appearance": None, "motion": source}
-        joint = plan("joint", 1, seed, init_from=start)
+        joint = config_of("joint", 1, seed, init_from=start)
         place = tmp_path / "j" / f"split1_seed{seed}" / "joint"
         dirs = {"motion": f"../../../s/split1_seed{seed}/motion"}
         write_stage(place, 40 + seed, joint, experiment="e", stage_dirs=dirs)
     for seed in (2, 3):
         start = {"appearance": None, "motion": f"gone/split1_seed{seed}/motion/last.ckpt"}
-        joint = plan("joint", 1, seed, init_from=start)
+        joint = config_of("joint", 1, seed, init_from=start)
         write_stage(tmp_path / "j" / f"split1_seed{seed}" / "joint", 50, joint, experiment="e")
     rows = {name: row for name, row in rows_below(tmp_path).items() if name.startswith("e ")}
-    gone = "e joint start_from.motion=gone/split_seed/motion/last.ckpt"
+    gone = "e joint init_from.motion=gone/split_seed/motion/last.ckpt"
     assert [run.seed for run in rows[gone].runs] == [2, 3]
-    assert [run.seed for run in rows["e joint start_from.motion=motion"].runs] == [0, 1]
-    settings = rows["e joint start_from.motion=motion"].first.settings
-    assert settings["motion", "module.schedule.lr"] == 0.01
+    assert [run.seed for run in rows["e joint init_from.motion=motion"].runs] == [0, 1]
+    settings = rows["e joint init_from.motion=motion"].first.settings
+    assert settings["motion", "optimizer.lr"] == 0.01
 
 
 def test_protocols_datasets_and_experiments_are_kept_apart(tmp_path: Path) -> None:
@@ -130,7 +193,7 @@ def test_protocols_datasets_and_experiments_are_kept_apart(tmp_path: Path) -> No
     write_stage(tmp_path / "b" / "split1_seed2" / "joint", 90, protocol="other", experiment="e")
     write_stage(tmp_path / "c" / "split1_seed3" / "joint", 90, experiment="f")
     other = {"dataset": {"_target_": "src.data.splits.read_other", "seed": 0}}
-    write_stage(tmp_path / "d" / "split1_seed4" / "joint", 90, plan("joint", 1, 4, data=other))
+    write_stage(tmp_path / "d" / "split1_seed4" / "joint", 90, config_of("joint", 1, 4, data=other))
     rows = group_rows(collect([str(tmp_path)]).runs)
     assert sorted(len(row.runs) for row in rows) == [1, 1, 1, 2]
 
@@ -195,10 +258,10 @@ def test_datasets_drawn_with_the_runs_seeds(tmp_path: Path) -> None:
     """A row over five such datasets; but runs on two datasets are no pair."""
     for seed, drawn in ((0, 0), (1, 1), (2, 0)):
         for stage, top1 in (("joint", 50), ("joint_pooled", 90)):
-            data = plan(stage, 1, seed)["data"]
+            data = config_of(stage, 1, seed)["data"]
             data["dataset"] |= {"seed": drawn if stage == "joint" else seed}
             place = tmp_path / "e" / f"split1_seed{seed}" / stage
-            write_stage(place, top1, plan(stage, 1, seed, data=data, init_from=None))
+            write_stage(place, top1, config_of(stage, 1, seed, data=data, init_from=None))
     rows = group_rows(collect([str(tmp_path)]).runs)
     assert [len(row.runs) for row in rows] == [3, 3]
     (pair,) = pair_rows(rows, "e joint")
