@@ -174,7 +174,7 @@ def run_stage(
             raise KeyboardInterrupt
         if any(one.pruned for one in prune):
             return False
-        epochs = trainer.fit_loop.epoch_progress.current.processed
+        epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         if epochs < (trainer.max_epochs or 0):
             log.info("stage %s: stopped early, after epoch %d/%d", name, epochs, trainer.max_epochs)
         checkpoint = stage_dir.tested(plan)
