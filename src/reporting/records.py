@@ -98,6 +98,8 @@ def read_record(folder: Path) -> Record:
         raise UserError(f"{file.name} cannot be read ({error})") from error
     if not isinstance(record, dict):
         raise UserError(f"{file.name} is not a record")
+    if "plan" in record:
+        raise UserError(f"{file.name} was made before version 0.1 was released: no longer read")
     return record
 
 
