@@ -157,7 +157,8 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
             continue
         if not all(_shadows(cfg.stages[name], cfg, path.split(".")) for name in names):
             continue
-        group = f"{override.key_or_group}@" if _is_mapping(cfg, path) else ""
+        chosen = _is_mapping(cfg, path) and isinstance(override.value(), str)
+        group = f"{override.key_or_group}@" if chosen else ""
         value = override.get_value_element_as_str()
         mends = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
         raise UserError(
@@ -212,10 +213,12 @@ def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 
 
 def config_diff(config: StageConfig, other: StageConfig) -> str | None:
-    """The first key in which two stages are not the same, as "key: value, other value"."""
+    """The first key in which two stages are not the same, as "key: value, other value".
+
+    Whole numbers are no fractions: trainer.limit_test_batches=1 is one batch, 1.0 is all of them.
+    """
     one, two = what_matters(config), what_matters(other)
     for key in dict.fromkeys([*one, *two]):
-        # Not by ==: Lightning takes 1 for one batch, 1.0 for all.
         if repr(one.get(key)) != repr(two.get(key)):
             return f"{key}: {one.get(key)}, {two.get(key)}"
     return None

@@ -1,40 +1,44 @@
-"""Learning rates before training are those that an optimiser is given in it."""
+"""Learning rates before training are those that an optimizer is given in it."""
 
 import pytest
 
+from src.experiment.config import stage_configs
 from src.inspection.learning_rates import learning_rates
 from tests.conftest import compose_config
 
 
-def test_the_paper_s_phases_and_factors() -> None:
-    config = compose_config("train", "experiment=st_resnet_ucf101")
-    stages = learning_rates(config)
-    assert [stage.stage for stage in stages] == list(config["stages"])
+def test_the_paper_s_steps_and_multipliers() -> None:
+    cfg = compose_config("train", "experiment=st_resnet_ucf101")
+    stages = learning_rates(stage_configs(cfg), updates=4)
+    assert [stage.stage for stage in stages] == list(cfg.stages)
     motion = stages[1]
-    phases = config["stages"]["motion"]["module"]["schedule"]["phases"]
-    assert motion.passes == sum(passes for _, passes in phases)
-    assert set(motion.rates) == {"filter, bn_shift", "bias, bn_scale"}
-    assert motion.progress[0] == 0
-    assert motion.progress[-1] == motion.passes
-    end = 0.0
-    for rate, passes in phases:
-        inside = [i for i, done in enumerate(motion.progress) if end < done < end + passes]
-        end += passes
-        assert {motion.rates["filter, bn_shift"][i] for i in inside} == {float(rate)}
-        assert {motion.rates["bias, bn_scale"][i] for i in inside} == {2 * float(rate)}
+    assert motion.epochs == 400
+    assert set(motion.rates) == {"weight, bn_bias", "bias, bn_weight"}
+    assert motion.progress == [update / 4 for update in range(1600)]
+    expected = [rate for rate in (1e-2, 1e-3, 1e-4, 1e-5) for _ in range(400)]
+    assert motion.rates["weight, bn_bias"] == pytest.approx(expected)
+    assert motion.rates["bias, bn_weight"] == pytest.approx([2 * rate for rate in expected])
 
 
-def test_one_schedule_for_all_stages_and_fewer_passes() -> None:
+def test_another_scheduler_and_fewer_epochs() -> None:
     cfg = compose_config(
         "train",
-        "schedule=cosine",
-        "schedule.lr=0.01",
-        "optimizer.factors={filter:1,bias:1,bn_scale:1,bn_shift:1}",
+        "experiment=st_resnet_hmdb51",
+        "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
+        "stages.joint.optimizer.lr=0.01",
+        "optimizer.lr_multipliers={weight:1,bias:1,bn_weight:1,bn_bias:1}",
         "only=[joint]",
-        "trainer.max_epochs=3",
+        "trainer.max_epochs=30",
     )
-    (joint,) = learning_rates(cfg)
-    assert (joint.stage, joint.passes) == ("joint", 3)
+    (joint,) = learning_rates(stage_configs(cfg))
+    assert (joint.stage, joint.epochs) == ("joint", 30)
     (rates,) = joint.rates.values()
-    assert max(rates) == pytest.approx(0.01, rel=1e-3)
-    assert rates[-1] > 0.005  # the cosine of sixteen passes is not over after three
+    assert len(rates) == len(joint.progress) == 600
+    assert max(rates) == pytest.approx(0.01)
+    assert rates[-1] > 0.005  # the cosine of eighty epochs is not over after thirty
+
+
+def test_a_stage_without_a_scheduler() -> None:
+    cfg = compose_config("train", "stages.joint.lr_scheduler=null", "only=joint")
+    (joint,) = learning_rates(stage_configs(cfg), updates=2)
+    assert joint.rates["weight, bn_bias"] == [0.05] * 32

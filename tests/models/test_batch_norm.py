@@ -60,11 +60,8 @@ def test_only_what_is_not_frozen_moves(kind: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["frozen", "partial"])
 def test_frozen_layers_are_not_the_optimizers(mode: str) -> None:
     module = build("joint", batch_norm=mode)
-    held = {
-        id(p)
-        for group in module.configure_optimizers()["optimizer"].param_groups
-        for p in group["params"]
-    }
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    held = {id(p) for group in groups for p in group["params"]}
     moving = FIRST["joint"] if mode == "partial" else set()
     for name, layer in layers(module).items():
         for parameter in layer.parameters():

@@ -1,7 +1,9 @@
-"""Checkpoints whose config asks for more than constructors of what a plan is made of."""
+"""Checkpoints whose config asks for more than constructors of networks and their data."""
 
 import contextlib
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from hydra.utils import instantiate
 
 from src import evaluate, fuse, predict
 from src.errors import UserError
-from src.experiment.build import WHOLE_FRAMES
-from src.experiment.config import stage_config, stage_names
+from src.experiment.build import built_without_training
+from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.models.resnet import ResNet, motion_stream
 from src.models.trust import check_trusted
-from src.training.checks import check_plans
+from src.training.checks import check_stages
+from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 
 Hostile = Callable[[Path], Any]  # makes the file that it is given, if it is built
@@ -71,6 +74,8 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "torch.load",
         "torch.optim.swa_utils.AveragedModel",
         "torch.optim.sgd.sgd",
+        "torch.optim.SGD",  # nothing is trained that comes out of a checkpoint
+        "torch.optim.lr_scheduler.MultiStepLR",
         "src.workers.worker_pool",
         "src.evaluation.protocol.pl.Trainer",
         "src.evaluation.protocol.LogProtocol",
@@ -82,19 +87,20 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "src.data.splits._split",
         "src.models.weights.torch.load",  # what a module of ours has imported is not ours
         "src.models.weights.read_checkpoint",
-        "src.models.build.build_net",
+        "src.models.optimization.warmup_cosine",
+        "src.models.optimization.parameter_groups",
+        "src.experiment.build.build_net",
         "src.models.gone.Net",
         ".",
         7,
     ],
 )
-def test_a_plan_may_call_constructors_of_its_parts_only(target: Any) -> None:
-    check_trusted({"protocol": WHOLE_FRAMES})
+def test_a_config_may_call_constructors_of_its_parts_only(target: Any) -> None:
     with pytest.raises(UserError, match=f"this checkpoint asks to call {target}, "):
         check_trusted({"protocol": {"_target_": target}})
 
 
-def test_a_plan_without_an_end() -> None:
+def test_a_config_without_an_end() -> None:
     node: list[Any] = []
     node.append(node)
     with pytest.raises(UserError, match="without an end"):
@@ -107,28 +113,27 @@ def test_a_plan_without_an_end() -> None:
         "experiment=st_resnet_hmdb51",
         "experiment=st_multiplier_ucf101",
         "experiment=st_resnet_two_movers",
-        "experiment=st_resnet_ucf101 schedule=cosine mixing=mixup optimizer=adamw "
+        "experiment=st_resnet_ucf101 mixing=mixup optimizer=adamw "
         "data/sampler=segments data/crop=multi_scale data/augment=colour_jitter",
         "experiment=st_resnet_ucf101 mixing=cutmix optimizer=sgd_nesterov protocol=ten_crops "
         "data/sampler=dense data/crop=random_resized data/augment=rand_augment",
         "experiment=motion_ucf101 model/backbone=resnet50_caffe",
     ],
 )
-def test_what_experiments_plan_is_trusted(choices: str) -> None:
-    config = compose_config("train", *choices.split())
-    for stage in stage_names(config):
-        check_trusted(stage_config(config, stage))
+def test_what_experiments_choose_is_trusted(choices: str) -> None:
+    for config in stage_configs(compose_config("train", *choices.split())).values():
+        check_trusted(built_without_training(config))
 
 
 def test_training_tells_that_its_checkpoints_will_be_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = compose_config("train", "experiment=motion_two_movers")
-    plan = stage_config(config, "motion")
-    check_plans({"motion": plan}, config)
+    cfg = compose_config("train", "experiment=motion_two_movers")
+    config, dirs = stage_config(cfg, "motion"), stage_dirs(cfg)
+    check_stages({"motion": config}, dirs)
     assert "refuse" not in caplog.text
-    plan["net"]["_target_"] = "tests.models.test_trust.elsewhere"
-    check_plans({"motion": plan}, config)
+    config["model"]["motion"]["_target_"] = "tests.models.test_trust.elsewhere"
+    check_stages({"motion": config}, dirs)
     assert "stage motion asks to call tests.models.test_trust.elsewhere" in caplog.text
 
 
@@ -144,12 +149,20 @@ def changed(finished_run: Path, path: Path, **entries: Any) -> Path:
     return path
 
 
+def config_in(finished_run: Path) -> StageConfig:
+    """The config in a real checkpoint."""
+    content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+    config: StageConfig = content["experiment"]["config"]
+    return config
+
+
 @pytest.mark.parametrize(
     ("main", "place", "arguments"),
     [
-        (evaluate.main, "net", "ckpt_path={file}"),
+        (evaluate.main, "model.motion", "ckpt_path={file}"),
+        (evaluate.main, "model.normalise", "ckpt_path={file}"),
         (evaluate.main, "data", "ckpt_path={file}"),
-        (predict.main, "optimizer", "ckpt_path={file} input={videos}"),
+        (predict.main, "module", "ckpt_path={file} input={videos}"),
         (fuse.main, "protocol", "inputs=[{file},{file}]"),
     ],
 )
@@ -162,11 +175,10 @@ def test_commands_build_nothing_hostile(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    plan = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)["experiment"][
-        "plan"
-    ]
-    plan[place] |= {"extra": [save(tmp_path / "harm")]}
-    file = changed(finished_run, tmp_path / "bad.ckpt", plan=plan)
+    config = config_in(finished_run)
+    part: dict[str, Any] = reduce(getitem, place.split("."), config)
+    part["extra"] = [save(tmp_path / "harm")]
+    file = changed(finished_run, tmp_path / "bad.ckpt", config=config)
     (tmp_path / "a.mp4").touch()
     filled = arguments.format(file=file, videos=tmp_path / "a.mp4")
     assert call(main, *filled.split()) == 1
@@ -176,17 +188,32 @@ def test_commands_build_nothing_hostile(
     assert not (tmp_path / "harm").exists()
 
 
+def test_what_a_checkpoint_was_trained_with_is_not_built(
+    call: Callable[..., int], finished_run: Path, tmp_path: Path
+) -> None:
+    """Whatever its training may have called, to evaluate it calls none of that."""
+    harm = save(tmp_path / "harm")
+    config = config_in(finished_run)
+    for place in ("optimizer", "lr_scheduler", "mixing", "callbacks", "trainer", "logger", "more"):
+        config[place] = harm | {"x": [harm]}
+    config["model"] |= {"net": harm, "appearance": harm, "backbone": harm}
+    file = changed(finished_run, tmp_path / "own.ckpt", config=config)
+    assert call(evaluate.main, f"ckpt_path={file}", "trainer.accelerator=cpu") == 0
+    assert not (tmp_path / "harm").exists()
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"plan": []}, "no readable 'experiment' entry"),
+        ({"config": []}, "no readable 'experiment' entry"),
         ({"class_names": 8}, "no readable 'experiment' entry"),
         ({"flow": {"algorithm": "dis", "depth": 2}}, "no readable 'experiment' entry"),
         ({"flow": {"parameters": "abc"}}, "no readable 'experiment' entry"),
         ({"class_names": [*range(8)]}, "no readable 'experiment' entry"),
         ({"flow": {"algorithm": "magic"}}, "no flow algorithm 'magic'"),
         ({"more": 1}, "no readable 'experiment' entry"),
-        ({"plan": {}}, "describes no network that can be built (KeyError: 'data')"),
+        ({"config": {}}, "describes no network that can be built (KeyError: 'model')"),
+        ({"plan": {}}, "was made before version 0.1 was released"),
         ({"class_names": ["one"]}, "names 1 of 8 classes"),
     ],
 )
