@@ -133,7 +133,7 @@ class StageDir:
         if not changed or force:
             return
         mend = "give a new paths.run_dir, or resume=force to use it all the same"
-        if changed.startswith("protocol."):
+        if changed.startswith("protocol.") and self.record.is_file():
             mend = (
                 f"python -m src.evaluate ckpt_path={self.checkpoint} protocol=... tests it again, "
                 "resume=force uses the results that are there"
