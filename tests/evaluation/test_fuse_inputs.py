@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch.testing import assert_close
 
 from src import evaluate, fuse
 from src.errors import UserError
+from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.pipeline import run_experiment
+from src.training.trainer import instantiate_trainer
 from tests.conftest import compose_config
 
 WHOLE = "11 whole frames at 64 px, mean of logits"
@@ -80,14 +83,12 @@ def test_evaluate_by_another_protocol(run: Run, stages: Path) -> None:
     assert not torch.allclose(VideoScores.load(file).scores, ten.scores, atol=1e-5)
 
 
-def test_evaluate_logs_the_protocol_too(run: Run, stages: Path) -> None:
-    run(
-        evaluate.main,
-        f"ckpt_path={stages / 'motion' / 'last.ckpt'}",
-        "protocol=centre_crop",
-        "++trainer.logger._target_=pytorch_lightning.loggers.CSVLogger",
-        "++trainer.logger.save_dir=logs",
-    )
+def test_evaluate_logs_the_protocol_too(stages: Path) -> None:
+    """The command has no logger, but whoever gives its trainer one is told."""
+    checkpoint, output = str(stages / "motion" / "last.ckpt"), str(stages / "scores.csv")
+    cfg = compose_config("evaluate", f"ckpt_path={checkpoint}", "protocol=centre_crop")
+    trainer = instantiate_trainer(cfg.trainer, logger=CSVLogger(stages / "logs"))
+    evaluate_checkpoint(checkpoint, {}, trainer, output, cfg.protocol)
     (hparams,) = stages.glob("logs/**/hparams.yaml")
     name = "11 centre crops of 56 px at 64 px, mean of logits"
     assert hparams.read_text() == f"test/protocol: {name}\n"
