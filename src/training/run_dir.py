@@ -146,7 +146,8 @@ class StageDir:
         if not changed or force:
             return
         mend = "give a new paths.run_dir, or resume=force to use it all the same"
-        if changed.startswith(("protocol.", "data.test_part")):
+        tested_otherwise = changed.startswith(("protocol.", "data.test_part"))
+        if tested_otherwise and self.record.is_file():
             mend = (
                 f"{shown_command('evaluate', ('ckpt_path', self.final))} with protocol=... or "
                 "+data.test_part=... tests it again, resume=force uses the results that are there"

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch.testing import assert_close
 
 from src import evaluate, fuse
 from src.errors import UserError
-from src.evaluation.evaluate import load_module
+from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.pipeline import run_experiment
+from src.training.trainer import instantiate_trainer
 from tests.conftest import compose_config
 
 WHOLE = "11 whole frames at 64 px, mean of logits"
@@ -81,14 +83,12 @@ def test_evaluate_by_another_protocol(run: Run, stages: Path) -> None:
     assert not torch.allclose(VideoScores.load(file).scores, ten.scores, atol=1e-5)
 
 
-def test_evaluate_logs_the_protocol_too(run: Run, stages: Path) -> None:
-    run(
-        evaluate.main,
-        f"ckpt_path={stages / 'motion' / 'last.ckpt'}",
-        "protocol=centre_crop",
-        "++trainer.logger._target_=pytorch_lightning.loggers.CSVLogger",
-        "++trainer.logger.save_dir=logs",
-    )
+def test_evaluate_logs_the_protocol_too(stages: Path) -> None:
+    """The command has no logger, but whoever gives its trainer one is told."""
+    checkpoint, output = str(stages / "motion" / "last.ckpt"), str(stages / "scores.csv")
+    cfg = compose_config("evaluate", f"ckpt_path={checkpoint}", "protocol=centre_crop")
+    trainer = instantiate_trainer(cfg.trainer, logger=CSVLogger(stages / "logs"))
+    evaluate_checkpoint(checkpoint, {}, trainer, output, cfg.protocol)
     (hparams,) = stages.glob("logs/**/hparams.yaml")
     name = "11 centre crops of 56 px at 64 px, mean of logits"
     assert hparams.read_text() == f"test/protocol: {name}\n"
@@ -104,23 +104,20 @@ def test_a_protocol_that_does_not_fit_is_one_line(run: Run, stages: Path) -> Non
     assert "nine_crops" in run(evaluate.main, checkpoint, "protocol=nine_crops")
 
 
-def test_checkpoints_from_before_there_was_a_choice(stages: Path, tmp_path: Path) -> None:
-    content = torch.load(stages / "motion" / "last.ckpt", weights_only=True)
-    del content["experiment"]["plan"]["protocol"]
-    torch.save(content, tmp_path / "old.ckpt")
-    assert load_module(str(tmp_path / "old.ckpt"))[0].protocol.name == WHOLE
-
-
 def test_a_stage_tested_by_another_protocol(tiny: tuple[str, ...], stages: Path) -> None:
-    """Refused once it is finished, since its numbers are of the other; training may go on."""
+    """Refused: its numbers are of the other. An unfinished one is tested by it if forced to."""
     overrides = (*tiny, f"paths.run_dir={stages}", "only=motion", "protocol=centre_crop")
     cfg = compose_config("train", *overrides)
-    with pytest.raises(UserError, match=rf"tested by another protocol \({WHOLE}, not .*evaluate"):
+    forced = compose_config("train", *overrides, "resume=force")
+    refusal = r"motion was trained with another config \(protocol.crop: centre, whole there\): "
+    with pytest.raises(UserError, match=rf"{refusal}python -m src.evaluate ckpt_path=.* tests it"):
         run_experiment(cfg)
-    run_experiment(compose_config("train", *overrides, "resume=force"))
+    run_experiment(forced)
     assert VideoScores.load(stages / "motion" / "scores.csv").protocol == WHOLE
     (stages / "motion" / "stage.json").unlink()
-    run_experiment(cfg)  # goes on from the checkpoint, which is at its end, to the test
+    with pytest.raises(UserError, match=rf"{refusal}give a new paths.run_dir, or resume=force"):
+        run_experiment(cfg)
+    run_experiment(forced)  # resumes from the checkpoint, which is at its end, with the test
     name = "11 centre crops of 56 px at 64 px, mean of logits"
     assert VideoScores.load(stages / "motion" / "scores.csv").protocol == name
     with (stages / "results.csv").open() as file:

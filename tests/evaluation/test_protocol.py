@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from src.cli import CONF_DIR
 from src.errors import UserError
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
-from src.experiment.build import WHOLE_FRAMES, build_datamodule, build_protocol
-from src.experiment.config import stage_config, stage_names
+from src.experiment.build import build_datamodule, build_protocol
+from src.experiment.config import stage_config, stage_configs
 from src.models.modules import Batch
 from tests.conftest import compose_config
 
@@ -232,9 +232,8 @@ def test_every_choice_is_a_choice_of_training() -> None:
     names = {}
     for file in sorted((CONF_DIR / "protocol").glob("*.yaml")):
         overrides = ("experiment=st_resnet_hmdb51", f"protocol={file.stem}")
-        config = compose_config("train", *overrides)
-        plans = [stage_config(config, stage) for stage in stage_names(config)]
-        (names[file.stem],) = {build_protocol(plan).name for plan in plans}
+        configs = stage_configs(compose_config("train", *overrides))
+        (names[file.stem],) = {build_protocol(config).name for config in configs.values()}
     assert names == {
         "whole_frames": "25 whole frames + mirror at 256 px, mean of logits",
         "ten_crops": "25 frames x 10 crops of 224 px at 256 px, mean of logits",
@@ -243,19 +242,23 @@ def test_every_choice_is_a_choice_of_training() -> None:
 
 
 def test_the_default_is_the_released_one() -> None:
-    plan = stage_config(compose_config("train"), "joint")
-    assert plan["protocol"] == WHOLE_FRAMES
+    assert stage_config(compose_config("train"), "joint")["protocol"] == {
+        "_target_": "src.evaluation.protocol.TestProtocol",
+        "crop": "whole",
+        "mirror": True,
+        "average": "logits",
+    }
 
 
 @pytest.mark.parametrize("choice", ["whole_frames", "ten_crops", "centre_crop"])
 def test_data_that_forbid_it_are_never_mirrored(choice: str) -> None:
     overrides = ("experiment=motion_two_movers", f"protocol={choice}", "protocol.mirror=true")
-    plan = stage_config(compose_config("train", *overrides), "motion")
-    protocol = build_protocol(plan)
+    config = stage_config(compose_config("train", *overrides), "motion")
+    protocol = build_protocol(config)
     assert isinstance(protocol, TestProtocol)
     assert not protocol.mirror
     assert len(list(protocol.views(batch(64, 64)))) == (5 if choice == "ten_crops" else 1)
-    assert build_datamodule(plan).test_view.count == protocol.frames == 11
+    assert build_datamodule(config).test_view.count == protocol.frames == 11
 
 
 def logged_protocols(stage: Path) -> list[str]:

@@ -67,7 +67,7 @@ def test_rows_of_composed_configs(experiment: str, tmp_path: Path) -> None:
         )
         run_dir = tmp_path / str(number) / f"split{cfg.data.split}_seed{cfg.seed}"
         for stage in ("appearance", "motion", "joint"):
-            write_stage(run_dir / stage, 1, stage_config(cfg, stage), experiment="e")
+            write_stage(run_dir / stage, number, stage_config(cfg, stage), experiment="e")
     lr = {"st_multiplier_hmdb51": 0.001, "st_resnet_two_movers": 0.05}[experiment]
     assert {name: len(row.runs) for name, row in rows_below(tmp_path).items()} == {
         "e appearance": 6,
