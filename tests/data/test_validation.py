@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from hydra.errors import InstantiationException
-from src.models.build import build_datamodule, build_protocol
 
 from src.data.datamodule import VideoDataModule
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
 from src.data.validation import with_validation
 from src.errors import UserError
+from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config
 from tests.conftest import compose_config
 from tests.helpers import CLIPS

@@ -24,7 +24,7 @@ from src.evaluation.scores import CollectScores
 from src.models.mixing import Mixing
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
-from src.models.optimization import LrMultipliers, warmup_cosine
+from src.models.optimization import LrMultipliers, Optimization, warmup_cosine
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 
