@@ -246,9 +246,10 @@ def test_a_module_that_is_not_trained() -> None:
     """What evaluation builds: it gives scores, and has batch norm layers that are not frozen."""
     trained = build("flow").eval()
     assert isinstance(trained, StreamModule)
+    net: Any = deepcopy(trained.net)
     module = StreamModule(
         "flow",
-        deepcopy(trained.net),
+        net,
         normalise=Normalise(),
         num_classes=CLASSES,
         protocol=trained.protocol,
