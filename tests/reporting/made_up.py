@@ -73,7 +73,7 @@ def write_stage(
     split, seed = (int(part.strip("splited")) for part in folder.parent.name.split("_"))
     content = dict(config or config_of(folder.name, split, seed))
     content["name"] = experiment or folder.parent.parent.name
-    record = {
+    record: dict[str, Any] = {
         "config": content,
         "protocol": PROTOCOL,
         "accuracy": {"videos": 8, "top1": top1, "top5": 100.0, "mean_class": top1 / 2},
