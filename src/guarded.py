@@ -21,14 +21,15 @@ class Guarded(Logger):
             try:
                 act(*args, **kwargs)
             except Exception as error:
-                self.report(f"{type(error).__name__}: {error}")
+                drop(self.entry, self.failed, f"{type(error).__name__}: {error}")
 
-    def report(self, reason: str) -> None:
-        """Warn that this logger is dropped, if it is not dropped yet."""
-        if self.entry not in self.failed:
-            self.failed.add(self.entry)
-            line = " ".join(reason.split())
-            log.warning("logger %s has failed, the run continues without it: %s", self.entry, line)
+
+def drop(entry: str, failed: set[str], error: object) -> None:
+    """Add an entry to those that have failed, and warn, once."""
+    if entry not in failed:
+        failed.add(entry)
+        line = " ".join(str(error).split())
+        log.warning("logger %s has failed, the run continues without it: %s", entry, line)
 
 
 def _attempting(method: str) -> Callable[..., None]:

@@ -21,7 +21,7 @@ from src import __version__
 from src.cli import find_mistake
 from src.errors import UserError
 from src.experiment.config import StageConfig
-from src.guarded import Guarded, guarded
+from src.guarded import Guarded, drop, guarded
 from src.ranks import of_all_ranks, own_rank
 from src.text import short_name
 from src.whole_files import whole
@@ -83,10 +83,10 @@ class Loggers:
                     logger.log_hyperparams({**config, "code": code_version()})
             except Exception as error:
                 problems[name] = find_mistake(error) or f"{type(error).__name__}: {error}"
+                if name in self._opened:
+                    drop(name, self._failed, problems[name])
             if logger is not None:
                 loggers.append(guarded(logger, name, self._failed))
-                if name in self._opened and name in problems:
-                    loggers[-1].report(problems[name])
         for name, problem in (item for each in of_all_ranks(problems) for item in each.items()):
             if name not in self._opened:
                 raise UserError(f"logger.{name}: {problem}; logger.{name}=null leaves it out")
@@ -100,7 +100,7 @@ def _close(logger: Guarded, status: str) -> None:
         try:  # also if it has failed: the next would write into its run
             wandb.run.finish(exit_code=0 if status == "success" else 1)
         except Exception as error:
-            logger.report(f"{type(error).__name__}: {error}")
+            drop(logger.entry, logger.failed, f"{type(error).__name__}: {error}")
             wandb.run = None  # or the next run, and the end of this process, fail as well
             with contextlib.suppress(Exception, SystemExit):
                 wandb.teardown()

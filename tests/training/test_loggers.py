@@ -91,7 +91,7 @@ def test_a_logger_that_cannot_be_opened_for_a_later_stage_is_dropped(
     bad = (f"+logger.bad._target_={__name__}.Failing", "+logger.bad.without=motion")
     run(*tiny, *STREAMS, *bad, "+logger.bad.room=inf", f"paths.run_dir={tmp_path}")
     (line,) = drops(caplog)
-    assert line.endswith("ConnectionError: nobody answers")
+    assert "nobody answers" in line
     assert Failing.made == ["appearance"]
     assert is_recorded(tmp_path / "motion")
 
