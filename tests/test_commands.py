@@ -16,7 +16,7 @@ from src.commands import expand_home, shown_command, shown_override
 from src.training.run_dir import StageDir
 
 NASTY = (
-    *("a=b", "a b", "a  b", " a ", "a,b", "a(b)", "[a]", "{a:b}", "it's", 'q"q', "it's \"q\"", ""),
+    *("a=b", "a b", "a  b", " a ", "a,b", "a(b)", "[a]", "{a:b}", "it's", 'q"q', 'it\'s "q"', ""),
     *("$HOME", "$(ls)", "`ls`", "${x}", "\\${x}", "a\\\\${x}\\", "\\", "a\\", 'a\\"', "a\\,b"),
     *("#a", "größe", "日本 (語)", "~/x", "*?", "!x", ";", "&", "null", "5", "1e3", "true", "a:b"),
 )

@@ -19,9 +19,25 @@ from src.training.run_dir import stage_dirs
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage, is_imagenet, sources
+from src.values import NAMES, NULL, PATH, TEXT, Need, check_values, number, one_of, whole
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
+_NEEDS: dict[str, Need] = {
+    "seed": whole(0, 2**32 - 1),  # NumPy takes no other
+    "samples": whole(0),
+    "checkpoint_minutes": number("minutes from 0", lambda minutes: minutes >= 0) | NULL,
+    "resume": one_of("same", "force"),
+    "only": NAMES | NULL,
+    "skip": NAMES | NULL,
+    "remark": TEXT | NULL,
+}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check the values that all stages share, and where the run is written to."""
+    check_values(config, _NEEDS)
+    check_values(config["paths"], dict.fromkeys(config["paths"], PATH), "paths.")
 
 
 def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
@@ -67,9 +83,7 @@ def check_plans(plans: Mapping[str, Plan], config: Mapping[str, Any]) -> None:
 
 
 def check_trainer(cfg: DictConfig, plans: Mapping[str, Plan]) -> pl.Trainer:
-    """Check the seed, the trainer and how batches divide among its devices; return the trainer."""
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
+    """Check the trainer and how batches divide among its devices; return the trainer."""
     trainer = instantiate_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_cpu:

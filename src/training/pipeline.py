@@ -32,7 +32,7 @@ from src.models.checkpoints import Description
 from src.models.modules import VideoClassifier
 from src.ranks import of_first_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, SeedSteps
-from src.training.checks import check_plans, check_trainer
+from src.training.checks import check_config, check_plans, check_trainer
 from src.training.dashboard import Tested, show_test
 from src.training.lock import alone_in
 from src.training.loggers import build_loggers, closing
@@ -65,6 +65,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
         UserError: a mistake in the config or in the data; finished stages stay.
     """
     config = resolve(cfg)
+    check_config(config)
     names = stage_names(config)
     plans = {name: make_plan(config, name) for name in names}
     run_dir, dirs = Path(config["paths"]["run_dir"]), stage_dirs(config)

@@ -93,7 +93,7 @@ def replay(cfg: DictConfig) -> float:
 def find(cfg: DictConfig) -> Path:
     """The file to replay: the one that `replay` names, or the newest of the run's stages."""
     if cfg.replay != LATEST:
-        return Path(cfg.replay)
+        return Path(str(cfg.replay))
     config = resolve(cfg)
     files = [stage.failed_step for stage in stage_dirs(config).values()]
     files = [file for file in files if file.is_file()]
