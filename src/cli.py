@@ -31,18 +31,21 @@ from omegaconf.errors import (
 from src.commands import expand_home, in_quotes
 from src.errors import UserError
 from src.experiment.config import sweep_subdir
+from src.values import Need, check_values
 
 log = logging.getLogger(__name__)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
 _OF_RESOLVERS = "UserError raised while resolving interpolation: "  # in OmegaConf's words
+_NO_GROUP = "Config group override must be a string or a list"  # in Hydra's words
 _LIGHTNING = "lightning_fabric.utilities.exceptions"
 # What a file system refuses; other errors of the system may be bugs.
 _REFUSALS = {
     errno.EACCES: "give another path, or the right to it",
     errno.EPERM: "give another path, or the right to it",
     errno.EROFS: "give a path on another file system",
+    errno.EISDIR: "give the path of a file: this is a folder",
     errno.ENOTDIR: "give another path: a part of it is a file",
     errno.ENOSPC: "make room, then the same command goes on",
     errno.EDQUOT: "make room, then the same command goes on",
@@ -89,8 +92,14 @@ def _without_choice(override: str) -> str:
     return f"{key}=[]" if empty else override
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def command(
+    config_name: str, **needs: Need
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of one config into a command line with Hydra overrides.
+
+    Args:
+        config_name: of the config.
+        needs: what the values of its keys have to be.
 
     A mistake in the config or the input is printed as one line and ends the process with status 1;
     `HYDRA_FULL_ERROR=1` shows the traceback instead.
@@ -115,6 +124,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                                 "hydra.job.chdir=true: paths are relative to the folder that a "
                                 "command is called in, leave it away"
                             )
+                        check_values(cfg, needs)
                         return function(cfg)
                 finally:
                     os.environ[FULL_ERROR] = "1"
@@ -223,6 +233,11 @@ def find_mistake(error: BaseException) -> str | None:
             place = f"{refused.filename}: " if refused.filename else ""
             return f"{place}{refused.strerror}: {_REFUSALS[refused.errno]}"
         refused = refused.__cause__
+    if isinstance(error, ValueError) and str(error).startswith(_NO_GROUP):
+        return (  # Hydra does not say which
+            "an argument such as data=... or trainer=... is not the name of a choice: give one of "
+            "the files of conf/"
+        )
     mistakes = _mistakes()
     if not isinstance(error, mistakes):
         return None

@@ -12,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
+from src.values import NULL, PATH
 
 if TYPE_CHECKING:
     from src.evaluation.table import Result
 
 
-@command("evaluate")
+@command("evaluate", ckpt_path=PATH, output=PATH | NULL)
 def main(cfg: DictConfig) -> None:
     """Score the test videos, print the accuracies, write scores.csv."""
     # Imported here: --help and mistakes in the config do not wait for torch.

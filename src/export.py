@@ -13,9 +13,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
+from src.values import PATH
 
 
-@command("export")
+@command("export", ckpt_path=PATH, output=PATH)
 def main(cfg: DictConfig) -> None:
     """Write the files, print how far they are from the checkpoint and what they need."""
     # Imported here: --help and mistakes in the config do not wait for torch.

@@ -53,8 +53,9 @@ def main() -> None:
     """Run the command line."""
     # Imported here, because worker processes run this file again, and need none of this.
     from src.cli import command
+    from src.values import PATH
 
-    command("extract_flow")(extract)()
+    command("extract_flow", input=PATH, output=PATH)(extract)()
 
 
 if __name__ == "__main__":

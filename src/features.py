@@ -16,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
+from src.values import NAMES, NULL, PATH
 
 
-@command("features")
+@command("features", ckpt_path=PATH, output=PATH, lists=NAMES, input=NAMES | NULL)
 def main(cfg: DictConfig) -> None:
     """Write the features, print their shapes and the protocol."""
     # Imported here: --help and mistakes in the config do not wait for torch.

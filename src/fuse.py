@@ -15,13 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
 from src.errors import UserError
+from src.values import NAMES, PATH
 
 if TYPE_CHECKING:
     from src.evaluation.scores import VideoScores
     from src.evaluation.table import Result
 
 
-@command("fuse")
+@command("fuse", inputs=NAMES, output=PATH)
 def main(cfg: DictConfig) -> None:
     """Score what is a checkpoint, print the accuracies, write the fused scores."""
     # Imported here: --help and mistakes in the config do not wait for torch.

@@ -15,6 +15,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from src.cli import command
+from src.values import NULL, PATH
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     run()
 
 
-@command("import_matconvnet")
+@command("import_matconvnet", input=PATH, output=PATH, listing=PATH | NULL)
 def run(cfg: DictConfig) -> None:
     """Import the file that the config names."""
     # Imported here: --help and mistakes in the config do not wait for torch.

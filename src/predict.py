@@ -15,9 +15,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
+from src.errors import UserError
+from src.values import NAMES, NULL, PATH, whole
 
 
-@command("predict")
+@command(
+    "predict",
+    ckpt_path=PATH,
+    input=NAMES,
+    output=PATH,
+    top_k=whole(1),
+    annotate=PATH | NULL,
+    plot=PATH | NULL,
+)
 def main(cfg: DictConfig) -> None:
     """Print the most probable classes of every video and write them to a file."""
     # Imported here: --help and mistakes in the config do not wait for torch.
@@ -40,6 +50,11 @@ def main(cfg: DictConfig) -> None:
     sources, absent = find_inputs([str(name) for name in named])
     options.check(sources)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device}: cannot be used ({reason}): leave it out") from error
     predictor = Predictor(cfg.ckpt_path, instantiate(cfg.flow), device)
     outcome = predict(predictor, sources, options)
     if outcome.found:

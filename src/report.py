@@ -10,9 +10,10 @@ Prints the table and writes it as report.md and report.html, and every run as a 
 from omegaconf import DictConfig
 
 from src.cli import command
+from src.values import NAMES, NULL, PATH, TEXT, whole
 
 
-@command("report")
+@command("report", runs=NAMES, output=PATH, details=whole(0), baseline=TEXT | NULL)
 def main(cfg: DictConfig) -> None:
     """Compose, collect, print and write."""
     # Imported here: --help and mistakes in the config do not wait for torch.

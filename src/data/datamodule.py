@@ -25,6 +25,37 @@ from src.errors import UserError
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.hardware import usable_cores
+from src.values import NULL, PATH, SWITCH, Need, check_values, number, whole
+
+_NEEDS: dict[str, Need] = {
+    "split": whole(1),
+    "num_classes": whole(1),
+    "modalities": Need("a list of rgb, flow or both", lambda v: v and not set(v) - set(MODALITIES)),
+    "frames": whole(1),
+    "stack": Need("an even number of flow fields from 2", lambda v: whole(2).fits(v) and not v % 2),
+    "stride": Need(
+        "two whole numbers from 1, the smallest and the largest",
+        lambda v: len(v) == 2 and all(map(whole(1).fits, v)) and v[0] <= v[1],
+    ),
+    "short_side": whole(1),
+    "crop_size": whole(1),
+    "mirror": SWITCH,
+    "rescale_flow": SWITCH,
+    "test_frames": whole(1),
+    "batch_size": whole(1),
+    "test_batch_size": whole(1),
+    "num_workers": whole(0) | NULL,
+    "prefetch": whole(1),
+    "timeout": number("seconds from 0", lambda seconds: seconds >= 0),
+    "seed": whole(0, 2**32 - 1),
+    "cache_dir": PATH | NULL,
+    "manifest": PATH | NULL,
+    "max_broken": number("a share, from 0 to 1", lambda share: 0 <= share <= 1),
+    "val_fraction": number("a fraction above 0, below 1", lambda part: 0 < part < 1) | NULL,
+    "overfit_batches": whole(1) | NULL,
+}
+# Of the call that returns the split.
+_DATASET_NEEDS = {"root": PATH, "num_train": whole(1), "num_test": whole(1), "seed": whole(0)}
 
 
 class VideoDataModule(pl.LightningDataModule):
@@ -119,28 +150,11 @@ class VideoDataModule(pl.LightningDataModule):
         test_part: str = "test",
         overfit_batches: int | None = None,
     ) -> None:
+        check_values(locals(), _NEEDS, "data.")
+        read = {"rgb" if flow == ON_THE_FLY else modality for modality in modalities}
+        check_values(locals(), dict.fromkeys(read, PATH), "data.")
+        check_values(getattr(dataset, "keywords", {}), _DATASET_NEEDS, "data.dataset.")
         super().__init__()
-        if not modalities or set(modalities) - set(MODALITIES):
-            raise UserError(f"data.modalities={list(modalities)}: choose rgb, flow or both")
-        if stack < 2 or stack % 2:
-            raise UserError(f"data.stack={stack}: a flow stack has an even number of fields")
-        if not 1 <= stride[0] <= stride[1]:
-            raise UserError(f"data.stride={list(stride)}: needs 1 <= smallest <= largest")
-        if not (isinstance(max_broken, int | float) and 0 <= max_broken <= 1):
-            raise UserError(f"data.max_broken={max_broken}: needs a share, from 0 to 1")
-        for name, value, least in (
-            ("frames", frames, 1),
-            ("test_frames", test_frames, 1),
-            ("short_side", short_side, 1),
-            ("crop_size", crop_size, 1),
-            ("batch_size", batch_size, 1),
-            ("test_batch_size", test_batch_size, 1),
-            ("num_workers", 0 if num_workers is None else num_workers, 0),
-            ("prefetch", prefetch, 1),
-            ("overfit_batches", 1 if overfit_batches is None else overfit_batches, 1),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"data.{name}={value}: needs a whole number from {least}")
         for name, choice, choices in (
             ("missing", missing, ("error", "skip", "wrong")),
             ("decoder", decoder, DECODERS),
@@ -153,12 +167,6 @@ class VideoDataModule(pl.LightningDataModule):
                 )
         if val_fraction is None and test_part == "val":
             raise UserError("data.test_part=val: there is no such part without data.val_fraction")
-        if val_fraction is not None and not (
-            isinstance(val_fraction, int | float) and 0 < val_fraction < 1
-        ):
-            raise UserError(
-                f"data.val_fraction={val_fraction}: needs a fraction above 0, below 1, or null"
-            )
         self.val_fraction, self.test_part = val_fraction, test_part
         self.val_part = "test" if val_fraction is None else "val"  # that is validated on
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow

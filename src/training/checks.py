@@ -24,9 +24,25 @@ from src.training.run_dir import StageDir
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage, is_imagenet, weight_sources
+from src.values import NAMES, NULL, PATH, TEXT, Need, check_values, number, one_of, whole
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
+_NEEDS: dict[str, Need] = {
+    "seed": whole(0, 2**32 - 1),  # NumPy takes no other
+    "samples": whole(0),
+    "checkpoint_minutes": number("minutes from 0", lambda minutes: minutes >= 0) | NULL,
+    "resume": one_of("same", "force"),
+    "only": NAMES | NULL,
+    "skip": NAMES | NULL,
+    "remark": TEXT | NULL,
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check the values that all stages share, and where the run is written to."""
+    check_values(cfg, _NEEDS)  # type: ignore[arg-type]  # its keys are texts
+    check_values(cfg.paths, dict.fromkeys(map(str, cfg.paths), PATH), "paths.")
 
 
 def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir]) -> None:
@@ -37,11 +53,12 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
         dirs: the directories of all stages of the experiment.
     """
     for name, config in configs.items():
+        within = f"stages.{name}."
         try:
             check_trusted(built_without_training(config), f"stage {name}")
         except UserError as error:
             log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
-        _check_length(name, config)
+        check_values(config, {"max_epochs": whole(1), "effective_batch_size": whole(1)}, within)
         module, _ = module_without_data(config)
         optimization = module.optimization
         assert optimization is not None
@@ -77,13 +94,6 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
                 read_checkpoint(source)
 
 
-def _check_length(name: str, config: StageConfig) -> None:
-    for key in ("max_epochs", "effective_batch_size"):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"stages.{name}.{key}={value}: needs a whole number from 1")
-
-
 def _check_checkpoint(config: StageConfig) -> None:
     """Refuse a best checkpoint that no validation, or one on the test list, would choose."""
     choice = f"stage {config['stage']}: checkpoint={config['checkpoint']}"
@@ -113,15 +123,8 @@ def tell_cap(configs: Mapping[str, StageConfig]) -> None:
 
 
 def check_trainer(cfg: DictConfig, configs: Mapping[str, StageConfig]) -> pl.Trainer:
-    """Check the seed, the trainer and how batches divide among its devices; return the trainer."""
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed}: needs a whole number from 0")
+    """Check the trainer and how batches divide among its devices; return the trainer."""
     trainer = instantiate_trainer(cfg.trainer)
-    if trainer.limit_train_batches == 0:
-        raise UserError(
-            "trainer.limit_train_batches=0 trains nothing: python -m src.evaluate ckpt_path=... "
-            "tests a checkpoint"
-        )
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_cpu:
         raise UserError("trainer.sync_batchnorm=true needs GPUs: torch cannot do it on CPUs")

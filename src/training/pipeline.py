@@ -35,7 +35,7 @@ from src.models.modules import VideoClassifier
 from src.models.weights import read_checkpoint
 from src.ranks import of_first_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
-from src.training.checks import check_stages, check_trainer, tell_cap
+from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
 from src.training.lock import alone_in
 from src.training.loggers import Loggers
@@ -66,6 +66,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     Raises:
         UserError: a mistake in the config or in the data; finished stages stay.
     """
+    check_config(cfg)
     configs, dirs = stage_configs(cfg, overrides or ()), stage_dirs(cfg)
     force = cfg.resume == "force"
     check_stages(configs, dirs)

@@ -5,15 +5,16 @@ import warnings
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LearningRateFinder, ProgressBar
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from src.cli import quieten
+from src.cli import find_mistake, quieten
 from src.errors import UserError
 from src.experiment.config import StageConfig
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
@@ -23,6 +24,29 @@ from src.training.run_dir import StageDir
 from src.training.speed import CUDA_GRAPHS
 from src.training.stage_checkpoint import BestCheckpoint, StageCheckpoint
 from src.training.stop import EndAtSignals
+from src.values import NULL, SWITCH, Need, check_values, number, whole
+
+_BATCHES = whole(1) | number("a share above 0", lambda share: 0 < share <= 1) | NULL
+# What Lightning takes without a look, or refuses without the name of the key.
+_NEEDS: dict[str, Need] = {
+    "max_epochs": whole(1) | NULL,
+    "limit_train_batches": _BATCHES,
+    "limit_val_batches": whole(0) | number("a share", lambda share: 0 <= share <= 1) | NULL,
+    "limit_test_batches": _BATCHES,  # a stage without a test result is not finished
+    "devices": Need(
+        "a number from 1, a list of GPUs, or auto",
+        lambda value: (
+            (whole(-1).fits(value) and value != 0) or value == "auto" or isinstance(value, list)
+        ),
+    ),
+    "num_nodes": whole(1),
+    "log_every_n_steps": whole(1),
+    "check_val_every_n_epoch": whole(1) | NULL,
+    "benchmark": SWITCH | NULL,
+    "sync_batchnorm": SWITCH,
+    "enable_progress_bar": SWITCH,
+    "gradient_clip_val": number("a number above 0", lambda value: value > 0) | NULL,
+}
 
 # Keys of Lightning's Trainer that the project sets itself, and what to use in their place.
 OURS = {
@@ -52,9 +76,9 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     It shows no progress but by a bar among the callbacks, see `src.training.progress`.
 
     Raises:
-        UserError: the config has a key that the project sets itself, the trainer would quietly
-            use another precision than it is asked for, or its strategy is none that ranks with
-            different numbers of test videos can follow.
+        UserError: the config has a key that the project sets itself or a value of the wrong kind,
+            the trainer would quietly use another precision than it is asked for, or its strategy is
+            none that ranks with different numbers of test videos can follow.
     """
     quieten()  # again: Lightning has set its own level when it was imported
     for key, instead in OURS.items():
@@ -69,7 +93,11 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         "use_distributed_sampler": False,  # ours deals each video to one rank only
         "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
     }
-    trainer: pl.Trainer = instantiate(cfg, **defaults | options, _convert_="all")
+    check_values(OmegaConf.to_container(cfg, resolve=True), _NEEDS, "trainer.")  # type: ignore[arg-type]
+    try:
+        trainer: pl.Trainer = instantiate(cfg, **defaults | options, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"trainer: {find_mistake(error)}") from error
     if isinstance(trainer.accelerator, CPUAccelerator) and str(cfg.precision) in ("16", "16-mixed"):
         raise UserError(
             f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"

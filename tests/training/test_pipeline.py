@@ -280,7 +280,7 @@ def test_results_of_another_config_are_not_shown(
         ("+trainer.callbacks=null", r"\+callbacks\."),
         ("+trainer.default_root_dir=x", "paths.run_dir"),
         ("+trainer.max_time=00:00:01:00", "max_epochs"),
-        ("trainer.limit_train_batches=0", "trains nothing"),
+        ("trainer.limit_train_batches=0", "needs a whole number from 1"),
     ],
 )
 def test_what_the_project_sets_itself_is_refused(

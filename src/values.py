@@ -1,0 +1,89 @@
+"""What plain values of a config have to be, and the line that refuses others."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from src.commands import shown_override
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Need:
+    """A kind of value: in words, and whether a value is one."""
+
+    words: str
+    test: Callable[[Any], Any]
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value, of whatever type, is of this kind."""
+        try:
+            return bool(self.test(value))
+        except TypeError:
+            return False
+
+    def __or__(self, other: "Need") -> "Need":
+        """A value of either kind."""
+        return Need(f"{self.words}, or {other.words}", lambda v: self.fits(v) or other.fits(v))
+
+
+def whole(least: int, most: float = math.inf) -> Need:
+    """A whole number, both ends included."""
+    end = f" to {most}" if most < math.inf else ""
+    return Need(
+        f"a whole number from {least}{end}",
+        lambda value: type(value) is int and least <= value <= most,
+    )
+
+
+def number(words: str, fits: Callable[[float], bool]) -> Need:
+    """A finite number for which something is so."""
+    return Need(words, lambda v: type(v) in (int, float) and math.isfinite(v) and fits(v))
+
+
+def one_of(*choices: str) -> Need:
+    """One of a few words."""
+    return Need(" or ".join(choices), lambda value: value in choices)
+
+
+NULL = Need("null", lambda value: value is None)
+SWITCH = Need("true or false", lambda value: isinstance(value, bool))
+TEXT = Need("a text", lambda value: isinstance(value, str))
+PATH = Need("a path", lambda value: isinstance(value, str) and value.strip() != "")
+NAMES = Need(
+    "a name or a list of names",
+    lambda value: all(
+        isinstance(one, str)
+        for one in ([value] if isinstance(value, str) or not isinstance(value, Sequence) else value)
+    ),
+)
+
+
+def check_values(config: Mapping[str, Any], needs: Mapping[str, Need], within: str = "") -> None:
+    """Refuse the first value that is not of the kind that is needed.
+
+    Args:
+        config: a dictionary or a config.
+        needs: by key; keys that are missing are not looked at.
+        within: what the keys are part of, such as "trainer.".
+
+    Raises:
+        UserError: names the key, the value and what is needed.
+    """
+    for key, need in needs.items():
+        if key not in config or need.fits(config[key]):
+            continue
+        value, hint = config[key], ""
+        if value is not None and need.fits(
+            str(value)
+        ):  # a path or a name that Hydra took for something else
+            hint = f": write {shown_override((f'{within}{key}', str(value)))}"
+        raise UserError(f"{within}{key}={_shown(value)}: needs {need.words}{hint}")
+
+
+def _shown(value: Any) -> Any:
+    """As it is written in a config."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return list(value) if isinstance(value, tuple) else value
