@@ -41,7 +41,7 @@ _NEEDS: dict[str, Need] = {
 
 def check_config(cfg: DictConfig) -> None:
     """Check the values that all stages share, and where the run is written to."""
-    check_values(cfg, _NEEDS)  # type: ignore[arg-type]  # its keys are texts
+    check_values(cfg, _NEEDS)
     check_values(cfg.paths, dict.fromkeys(map(str, cfg.paths), PATH), "paths.")
 
 
