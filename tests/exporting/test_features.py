@@ -160,7 +160,7 @@ def test_a_name_of_another_encoding_loses_nothing(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         (["output=features.csv"], "output=features.csv: needs a name that ends in .npz or"),
-        (["lists=[val]"], "lists=val: choose from train, test"),
+        (["lists=[val]"], "this checkpoint's data have no val videos"),
         (["lists=train"], "lists=train: needs a list, [train]"),
         (["lists=[]"], "lists=[]: choose from train, test"),
         (["input=rtsp://camera/live"], "rtsp://camera/live has no end"),
