@@ -251,6 +251,7 @@ class TestShadowed:
                 "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
             ),
             (["data/crop=corner", "only=motion"], "data/crop@stages.motion.data.crop=corner"),
+            (["+data.crop={sides:[99]}", "only=motion"], "stages.motion.data.crop={sides:[99]}"),
             (
                 ["+model.motion.dropout=0.5", "only=motion"],
                 "stages.motion.model.motion.dropout=0.5",
