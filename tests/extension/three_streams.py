@@ -2,8 +2,8 @@
 
     python -m src.train --config-dir tests/extension/conf experiment=three_streams
 
-To have src.evaluate and src.predict take its checkpoints, whose configs may name nothing outside the
-project, put this file into src/models and let the config name it there.
+To have src.evaluate and src.predict take its checkpoints, whose configs may name nothing outside
+the project, put this file into src/models and let the config name it there.
 """
 
 from typing import Any
