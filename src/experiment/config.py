@@ -140,6 +140,9 @@ def _drop_replaced(base: DictConfig, own: DictConfig) -> None:
     for key in own:
         node, under = own._get_node(key), OmegaConf.select(base, str(key))
         if isinstance(node, DictConfig) and isinstance(under, DictConfig):
+            if OmegaConf.is_interpolation(base, str(key)):  # what it points to stays as it is
+                base[key] = copy.deepcopy(under)
+                under = base[key]
             if _replaces(node, under):
                 base[key] = {}
             else:

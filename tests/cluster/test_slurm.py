@@ -204,7 +204,7 @@ def test_a_script_goes_on_from_its_last_pass(
     assert job(cluster, number)["Restarts"] == "1"
     assert text.count("appearance: pass 1 of 1") == 1
     assert text.count("stage appearance is finished") == 1
-    assert text.count("stage motion goes on from") == 1
+    assert text.count("stage motion resumes from") == 1
     check_passes(text, "motion")
     assert "Traceback" not in text
     for stage in ("appearance", "motion"):

@@ -251,6 +251,7 @@ class TestShadowed:
                 "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
             ),
             (["data/crop=corner", "only=motion"], "data/crop@stages.motion.data.crop=corner"),
+            (["+data.crop={sides:[99]}", "only=motion"], "stages.motion.data.crop={sides:[99]}"),
             (
                 ["+model.motion.dropout=0.5", "only=motion"],
                 "stages.motion.model.motion.dropout=0.5",
@@ -496,3 +497,20 @@ class TestSweepSubdir:
         assert len(set(names)) == 2
         assert all(len(name) < 256 for name in names)
         assert all(re.fullmatch(r"[\w.+-]+", name) for name in names)
+
+
+def test_what_an_interpolation_points_to_is_not_changed_by_an_overlay() -> None:
+    cfg = OmegaConf.create(
+        {
+            "model": {
+                "a": {"part": {"_target_": "old", "old": 1}, "width": 4},
+                "net": {"a": "${model.a}"},
+            },
+            "stages": {
+                "s": {"network": "net", "model": {"net": {"a": {"part": {"_target_": "x"}}}}}
+            },
+        }
+    )
+    config = stage_config(cfg, "s")
+    assert config["model"]["net"]["a"] == {"part": {"_target_": "x"}, "width": 4}
+    assert config["model"]["a"] == {"part": {"_target_": "old", "old": 1}, "width": 4}
