@@ -24,7 +24,7 @@ from src.training.run_dir import StageDir
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage, is_imagenet, weight_sources
-from src.values import NAMES, NULL, PATH, TEXT, Need, check_values, number, one_of, whole
+from src.values import NAMES, NULL, PATH, SWITCH, TEXT, Need, check_values, number, one_of, whole
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
@@ -36,6 +36,17 @@ _NEEDS: dict[str, Need] = {
     "only": NAMES | NULL,
     "skip": NAMES | NULL,
     "remark": TEXT | NULL,
+}
+_STAGE_NEEDS: dict[str, Need] = {
+    "max_epochs": whole(1),
+    "effective_batch_size": whole(1),
+    "init_from": Need(
+        "a stage, a checkpoint, torchvision's name of weights or null, or one for each stream",
+        lambda source: all(
+            one is None or isinstance(one, str)
+            for one in (source.values() if isinstance(source, dict) else [source])
+        ),
+    ),
 }
 
 
@@ -58,7 +69,8 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
             check_trusted(built_without_training(config), f"stage {name}")
         except UserError as error:
             log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
-        check_values(config, {"max_epochs": whole(1), "effective_batch_size": whole(1)}, within)
+        check_values(config, _STAGE_NEEDS, within)
+        check_values(config["optimizer"], {"fused": SWITCH | NULL}, "optimizer.")
         module, _ = module_without_data(config)
         optimization = module.optimization
         assert optimization is not None
@@ -156,7 +168,7 @@ def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str,
             batch = _empty_batch(data)
             module.logits(batch)
             module.configure_optimizers()
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UserError(f"stage {config['stage']}: {error}") from error
     return module, batch
 

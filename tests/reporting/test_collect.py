@@ -123,7 +123,7 @@ def test_broken_and_unfinished_stages_are_told(tmp_path: Path) -> None:
     assert len(reasons) == 8
     assert "an accuracy is not a number" in reasons[nan]
     assert all("\n" not in reason for reason in reasons.values())
-    go_on = f"""python -m src.train 'a='"'"'x y'"'"'' 'paths.run_dir="{good}"' goes on"""
+    go_on = f"""python -m src.train 'a='"'"'x y'"'"'' paths.run_dir={good} goes on"""
     assert reasons[stopped] == f"not finished: stopped while it trained; {go_on}"
     assert reasons[begun] == f"not finished: no pass is complete; {go_on}"
 
