@@ -295,7 +295,7 @@ class TestShadowed:
             "lr_scheduler@stages.motion.lr_scheduler=warmup_cosine",
             "~stages.joint.lr_scheduler",
             "seed=3",
-            "logger=local",
+            "logger=csv",
             "debug=steps",
             "hydra.job.chdir=false",
         ]
@@ -324,6 +324,7 @@ MAY_DIFFER = {
     *("data.dataset.root", "data.num_workers", "data.test_batch_size", "data.prefetch"),
     *("data.timeout", "data.start_method", "data.decoder", "data.cache_dir", "data.manifest"),
     *("data.missing", "data.max_broken"),
+    *("callbacks.lr_monitor._target_", "callbacks.lr_monitor.logging_interval"),
 }
 PLACES = {"data.rgb", "data.flow"}
 
@@ -410,7 +411,7 @@ class TestIdentity:
 
     def test_these_are_the_same_stage(self) -> None:
         cfg = composed(
-            *(PAPER, "trainer=ddp", "logger=local", "debug=summary", "compile=default"),
+            *(PAPER, "trainer=ddp", "logger=csv", "debug=summary", "compile=default"),
             *("data.flow=/elsewhere/flow.zip", "data.rgb=/elsewhere/frames"),
             *("data.dataset.root=/elsewhere", "data.dataset.videos=/videos"),
             *("data.dataset.lists=/lists", "paths.output_dir=/elsewhere"),

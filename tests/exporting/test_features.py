@@ -162,7 +162,7 @@ def test_a_name_of_another_encoding_loses_nothing(tmp_path: Path) -> None:
         (["output=features.csv"], "output=features.csv: needs a name that ends in .npz or"),
         (["lists=[val]"], "this checkpoint's data have no val videos"),
         (["lists=train"], "lists=train: needs a list, [train]"),
-        (["lists=[]"], "lists=[]: choose from train, test"),
+        (["lists=[]"], "lists=[]: choose from train, val, test"),
         (["input=rtsp://camera/live"], "rtsp://camera/live has no end"),
         (["+data.colour=red"], "data.colour is not in the checkpoint's config"),
     ],

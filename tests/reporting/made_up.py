@@ -39,7 +39,8 @@ def config_of(stage: str, split: int = 1, seed: int = 0, **changes: Any) -> dict
             "modalities": ["rgb", "flow"],
             "split": split,
             "seed": seed,
-            "hold_out": None,
+            "val_fraction": None,
+            "test_part": "test",
             "num_workers": seed,
             "batch_size": 20,
         }
