@@ -209,7 +209,7 @@ def what_matters(config: StageConfig) -> dict[str, Any]:
 
 def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value

@@ -124,6 +124,7 @@ def test_a_terminal_shows_all_and_keeps_a_line(train: Train, terminal: Terminal)
     assert longest <= 80 + len("validation          ")  # several drawings are on such a line
     said = [LOG.strip(), "printed [red]in between[/red]", "to the other stream"]
     *lines, last = terminal.screen()
+    assert lines.pop(0).startswith("stage motion: 4 clips an update = 4 clips x 1 device")
     assert [line for line in lines if "motion: pass" not in line] == said * 2
     assert [line[:19] for line in lines if line not in said] == [
         "motion: pass 1 of 2",
