@@ -101,6 +101,8 @@ def _close(logger: Guarded, status: str) -> None:
             wandb.run.finish(exit_code=0 if status == "success" else 1)
         except Exception as error:
             drop(logger.entry, logger.failed, f"{type(error).__name__}: {error}")
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.run._restore()  # what is printed is no longer copied to it
             wandb.run = None  # or the next run, and the end of this process, fail as well
             with contextlib.suppress(Exception, SystemExit):
                 wandb.teardown()
@@ -152,6 +154,7 @@ class StageRun(WandbLogger):
             )
         if own_rank() == 0:
             _check_data_dir()
+        logging.getLogger("wandb").propagate = False  # its failures are reported once, not by line
         stage = Path(save_dir).name
         offline = not _has_wandb_key()
         if offline:
