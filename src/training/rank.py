@@ -26,16 +26,16 @@ def main(config: str, result: str, alive: str) -> None:
         alive: number of a pipe that nothing comes through; its end is the end of the parent.
     """
     end_with_parent(Connection(int(alive), writable=False))
-    job: Any = OmegaConf.load(config)
-    plain: Any = OmegaConf.to_container(job)
+    job: Any = OmegaConf.to_container(OmegaConf.load(config))
     rank = int(os.environ["LOCAL_RANK"])
     if rank == 0 and os.environ.get("NODE_RANK", "0") == "0":
-        logging.config.dictConfig(plain["logging"])
+        logging.config.dictConfig(job["logging"])
     quieten()
     try:
         with one_line_errors():
-            work = pkgutil.resolve_name(plain["work"])
-            value = work_as_rank(work, job.config, plain["overrides"])
+            work = pkgutil.resolve_name(job["work"])
+            cfg = OmegaConf.create(job["config"])  # by itself: its interpolations are from its root
+            value = work_as_rank(work, cfg, job["overrides"])
     except SystemExit as end:
         sys.exit(MISTAKE if end.code == 1 else end.code)
     except Exception:
