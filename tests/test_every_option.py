@@ -5,6 +5,7 @@ An option that is added has to be run here, or the reason told why no test can.
 
 import gc
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,7 +210,11 @@ def run(option: str, data_dir: Path, *overrides: str) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the project warned of, as of a logger that has failed."""
-    return [one.getMessage() for one in caplog.records if one.name.startswith("src.")]
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name.startswith("src.") and one.levelno >= logging.WARNING
+    ]
 
 
 @pytest.mark.parametrize("option", [one for one in OPTIONS if one not in OWN_TEST])
