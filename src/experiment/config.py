@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
 from src.text import short_name
@@ -122,9 +122,8 @@ def stage_config(cfg: DictConfig, stage: str) -> StageConfig:
     own = cfg.stages[stage]
     merged: Any = copy.deepcopy(cfg)
     OmegaConf.set_struct(merged, False)
-    with open_dict(merged):
-        del merged["stages"]
-        _drop_replaced(merged, own)
+    del merged["stages"]
+    _drop_replaced(merged, own)
     merged = OmegaConf.merge(merged, own)
     OmegaConf.copy_cache(cfg, merged)  # folders that resolvers have read are not read again
     config: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -160,7 +159,8 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
             continue
         if not all(_shadows(cfg.stages[name], cfg, path.split(".")) for name in names):
             continue
-        chosen = _is_mapping(cfg, path) and isinstance(override.value(), str)
+        mapping = isinstance(OmegaConf.select(cfg, path), DictConfig)
+        chosen = mapping and isinstance(override.value(), str)
         group = f"{override.key_or_group}@" if chosen else ""
         value = override.get_value_element_as_str()
         mends = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
@@ -169,10 +169,6 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
             + (f"stage {names[0]} has its own" if len(names) == 1 else "every stage has its own")
             + f", and would not see it: give {mends}"
         )
-
-
-def _is_mapping(cfg: DictConfig, path: str) -> bool:
-    return isinstance(OmegaConf.select(cfg, path), DictConfig)
 
 
 def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:

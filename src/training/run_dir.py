@@ -78,7 +78,8 @@ class StageDir:
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
-        return self._read() if self.final.is_file() else None
+        record = self._read()
+        return record if record and self.tested(record["config"]).is_file() else None
 
     def _read(self) -> dict[str, Any] | None:
         if not self.record.is_file():
