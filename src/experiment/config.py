@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from src.errors import UserError
 from src.text import short_name
@@ -117,7 +118,7 @@ def stage_config(cfg: DictConfig, stage: str) -> StageConfig:
         stage: one of its stages.
 
     Raises:
-        UserError: the model has no such part as the stage trains.
+        UserError: the model has no such part as the stage trains, or a key has no value.
     """
     own = cfg.stages[stage]
     merged: Any = copy.deepcopy(cfg)
@@ -126,7 +127,12 @@ def stage_config(cfg: DictConfig, stage: str) -> StageConfig:
     _drop_replaced(merged, own)
     merged = OmegaConf.merge(merged, own)
     OmegaConf.copy_cache(cfg, merged)  # folders that resolvers have read are not read again
-    config: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    try:
+        config: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (InterpolationKeyError, MissingMandatoryValue) as error:
+        key = str(error.full_key)
+        where = f"stages.{stage}.{key}" if _has(own, key) else key
+        raise UserError(f"stage {stage}: {key} has no value: give {where}=...") from error
     if config["network"] not in config["model"]:
         raise UserError(
             f"stage {stage} trains model.{config['network']}, which this model does not have"
@@ -163,12 +169,14 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
         chosen = mapping and isinstance(override.value(), str)
         group = f"{override.key_or_group}@" if chosen else ""
         value = override.get_value_element_as_str()
+        whose = f"stage {names[0]} has its" if len(names) == 1 else "every stage has its"
+        if not any(_has(cfg.stages[name], path) for name in names):
+            raise UserError(
+                f"{path}={value}: {whose} own {path.rpartition('.')[0]}, which has no such key; "
+                "debug=config shows it"
+            )
         mends = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
-        raise UserError(
-            f"{path}={value}: "
-            + (f"stage {names[0]} has its own" if len(names) == 1 else "every stage has its own")
-            + f", and would not see it: give {mends}"
-        )
+        raise UserError(f"{path}={value}: {whose} own, and would not see it: give {mends}")
 
 
 def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:
@@ -183,6 +191,12 @@ def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:
         if _replaces(own, base):
             return True
     return False
+
+
+def _has(own: DictConfig, path: str) -> bool:
+    *parents, key = path.split(".")
+    parent = OmegaConf.select(own, ".".join(parents)) if parents else own
+    return isinstance(parent, DictConfig) and key in parent
 
 
 def cannot_matter(key: str) -> bool:

@@ -165,17 +165,18 @@ def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str,
     with torch.device("meta"):
         try:
             module = build_module(config, build_net(config), total_steps=100).eval()
-            batch = _empty_batch(data)
+            batch = _empty_batch(data, data.frames)
             module.logits(batch)
+            module.logits(_empty_batch(data, data.test_view.count))
             module.configure_optimizers()
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UserError(f"stage {config['stage']}: {error}") from error
     return module, batch
 
 
-def _empty_batch(data: VideoDataModule) -> dict[str, torch.Tensor]:
-    """A batch of one training clip without content, on the default device."""
-    size = (data.frames, data.crop_size, data.crop_size)
+def _empty_batch(data: VideoDataModule, frames: int) -> dict[str, torch.Tensor]:
+    """A batch of one clip without content, on the default device."""
+    size = (frames, data.crop_size, data.crop_size)
     channels = {"rgb": 3, "flow": 2 * data.stack}
     return {
         modality: torch.empty(1, channels[modality], *size, dtype=torch.uint8)

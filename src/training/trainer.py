@@ -52,7 +52,7 @@ _NEEDS: dict[str, Need] = {
 OURS = {
     "accumulate_grad_batches": "it follows from stages.<stage>.effective_batch_size, "
     "stages.<stage>.data.batch_size and the number of devices",
-    "logger": "choose with logger=...",
+    "logger": "src.train has logger=...",
     "callbacks": "add one with +callbacks.<name>._target_=<class>",
     "plugins": "the project writes its own checkpoints; choose with trainer.precision=...",
     "use_distributed_sampler": "the data deal each video to one device",

@@ -276,6 +276,10 @@ class TestShadowed:
             with pytest.raises(UserError, match=f"{whose} its own, and would not see it"):
                 stage_configs(composed(PAPER, *overrides), overrides)
 
+    def test_an_argument_of_another_class_is_offered_to_no_stage(self) -> None:
+        with pytest.raises(UserError, match="own lr_scheduler, which has no such key"):
+            stage_configs(composed(PAPER), ["lr_scheduler.factor=0.5"])
+
     def test_not_refused(self) -> None:
         overrides = [
             "optimizer=adamw",
@@ -311,6 +315,18 @@ class TestShadowed:
         cfg = composed(PAPER, override, own, "only=joint")
         with pytest.raises(UserError, match=r"give stages\.joint\.batch_norm=partial$"):
             stage_configs(cfg, [override, own])
+
+
+def test_a_key_without_a_value_is_named_with_the_override_that_gives_it() -> None:
+    chosen = "lr_scheduler@stages.joint.lr_scheduler=multistep"  # this stage has no milestones
+    with pytest.raises(UserError, match=r"give stages\.joint\.lr_scheduler\.miles") as error:
+        stage_config(composed(SMALL, chosen), "joint")
+    key = re.search(r"give (\S+=)", str(error.value))
+    assert key is not None
+    config = stage_config(composed(SMALL, chosen, f"{key[1]}[2,3]"), "joint")
+    assert config["lr_scheduler"]["milestones"] == [2, 3]
+    with pytest.raises(UserError, match=r"stage joint: data\.decoder has no value: give data\.d"):
+        stage_config(composed(SMALL, "data.decoder=???"), "joint")
 
 
 MAY_DIFFER = {
