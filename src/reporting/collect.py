@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Run:
     fingerprint: str
     faults: tuple[Faults, ...]
 
+    @property
+    def trained(self) -> object:
+        """The same for runs that differ in split and seed alone."""
+        return self.experiment, self.dataset, self.protocol, frozenset(self.identity.items())
+
 
 def collect(places: Sequence[str]) -> tuple[list[Run], dict[Path, str]]:
     """Read all finished stages below folders; copies, of equal scores in every digit, count once.
@@ -89,8 +94,8 @@ def collect(places: Sequence[str]) -> tuple[list[Run], dict[Path, str]]:
         except UserError as error:
             left_out[folder] = str(error)
             continue
-        trained = (run.experiment, run.dataset, run.split, run.seed, *run.identity.items())
-        first = runs.setdefault((trained, run.protocol, run.fingerprint), run)
+        repeat = (run.split, run.seed, run.drawn, run.fingerprint)
+        first = runs.setdefault((run.trained, *repeat), run)
         if first is not run:
             left_out[folder] = f"the same scores as {first.folder}: counted once"
     return list(runs.values()), left_out
@@ -136,25 +141,18 @@ def identity(record: Record, before: Mapping[str, Identity]) -> Identity:
 
 def _stage_folders(places: Sequence[str]) -> list[Path]:
     """Folders of stages, finished or not; one that is reached in several ways is there once."""
-    folders: dict[Path, Path] = {}
+    stages: list[Path] = []
     visited: set[Path] = set()
     for start in starts(places):
-        for folder in _walk(start, visited):
-            folders.setdefault(folder.resolve(), folder)
-    return sorted(folders.values())
-
-
-def _walk(start: Path, visited: set[Path]) -> Iterator[Path]:
-    for name, folders, files in os.walk(start, followlinks=True):
-        folder = Path(name)
-        if folder.resolve() in visited:
-            folders.clear()  # by another link
-            continue
-        visited.add(folder.resolve())
-        if _is_stage(folder, files):
-            folders.clear()  # of logs
-            yield folder
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name, folders, files in os.walk(start, followlinks=True):
+            folder = Path(name)
+            new = folder.resolve() not in visited
+            visited.add(folder.resolve())
+            if new and _is_stage(folder, files):
+                stages.append(folder)
+                new = False  # what is below are logs
+            folders[:] = sorted(one for one in folders if new and not one.startswith("."))
+    return sorted(stages)
 
 
 def _is_stage(folder: Path, files: Sequence[str]) -> bool:

@@ -67,17 +67,12 @@ class ResultGroup:
         """Where its stages lie, with those that they were trained with."""
         return {run.folder.parent for run in self.runs}
 
-    @property
-    def splits(self) -> list[int]:
-        """Splits that were run."""
-        return sorted({run.split for run in self.runs})
-
 
 def group_runs(runs: Iterable[Run]) -> list[ResultGroup]:
     """Groups by dataset, experiment and stage: streams first, their fusion, then joint nets."""
     alike: dict[object, list[Run]] = defaultdict(list)
     for run in runs:
-        alike[run.experiment, run.dataset, run.protocol, *run.identity.items()].append(run)
+        alike[run.trained].append(run)
     of_stage: dict[object, list[list[Run]]] = defaultdict(list)
     for members in alike.values():
         of_stage[members[0].experiment, members[0].stage].append(members)
@@ -141,14 +136,8 @@ def _setting(key: str, of: Identity) -> str:
 
 def describe_runs(runs: Sequence[Run]) -> str:
     """Splits, seeds and how many runs there are, e.g. "split 1-3, seed 0, n=3"."""
-    seeds = defaultdict(set)
-    for run in runs:
-        seeds[run.split].add(run.seed)
-    if len({frozenset(those) for those in seeds.values()}) == 1:
-        text = f"split {_span(seeds)}, seed {_span(seeds[runs[0].split])}"
-    else:
-        text = "; ".join(f"split {split}, seed {_span(seeds[split])}" for split in sorted(seeds))
-    return f"{text}, n={len(runs)}"
+    splits, seeds = _span(run.split for run in runs), _span(run.seed for run in runs)
+    return f"split {splits}, seed {seeds}, n={len(runs)}"
 
 
 def _span(numbers: Iterable[int]) -> str:
@@ -293,9 +282,10 @@ def missing_numbers(groups: Sequence[ResultGroup]) -> list[Published]:
 def unlike(group: ResultGroup, published: Published) -> list[str]:
     """In which respects a group is not what was published; nothing if a comparison is fair."""
     notes = []
-    if group.splits != SPLITS:
-        splits = ", ".join(map(str, group.splits))
-        notes.append(f"split{'s' if len(group.splits) > 1 else ''} {splits} only")
+    splits = sorted({run.split for run in group.runs})
+    if splits != SPLITS:
+        plural = "s" if len(splits) > 1 else ""
+        notes.append(f"split{plural} {', '.join(map(str, splits))} only")
     if group.first.protocol != published.protocol:
         notes.append("other protocol than published")
     trained = group.first.identity

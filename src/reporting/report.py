@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from string import ascii_lowercase
@@ -14,7 +14,6 @@ from rich.console import Console
 from src import __version__
 from src.commands import shown_command
 from src.errors import UserError
-from src.evaluation.scores import Accuracy
 from src.models.temporal import STREAMS
 from src.reporting.collect import Run, collect, starts
 from src.reporting.details import details
@@ -288,20 +287,28 @@ def _value(value: object) -> Cell:
 
 def _runs_csv(groups: Sequence[ResultGroup]) -> str:
     """A line for each run and classifier, for other programs; what is not known is empty."""
-    before = ("row", "experiment", "stage", "overrides", "classifier", "dataset", "split", "seed")
-    numbers = [one.name for one in fields(Accuracy)]
+    lines = [
+        {
+            "row": group.label,
+            "experiment": run.experiment,
+            "stage": run.stage,
+            "overrides": group.overrides,
+            "classifier": name,
+            "dataset": run.dataset,
+            "split": run.split,
+            "seed": run.seed,
+            **asdict(accuracy),
+            "protocol": run.protocol,
+            "project_version": run.version,
+            "directory": run.folder,
+            "command": "" if run.overrides is None else shown_command("train", *run.overrides),
+        }
+        for group in groups
+        for run in group.runs
+        for name, accuracy in {"all": run.accuracy, **run.classifiers}.items()
+    ]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*before, *numbers, "protocol", "project_version", "directory", "command"])
-    for group in groups:
-        for run in group.runs:
-            command = "" if run.overrides is None else shown_command("train", *run.overrides)
-            for name, accuracy in {"all": run.accuracy, **run.classifiers}.items():
-                writer.writerow(
-                    [
-                        *(group.label, run.experiment, run.stage, group.overrides, name),
-                        *(run.dataset, run.split, run.seed, *asdict(accuracy).values()),
-                        *(run.protocol, run.version, run.folder, command),
-                    ]
-                )
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue()

@@ -88,7 +88,7 @@ def test_descriptions_of_runs(tmp_path: Path) -> None:
     write_runs(tmp_path, "s", {(1, 0): 40, (1, 1): 41, (3, 0): 44})
     write_runs(tmp_path, "t", {(1, 1): 42})
     (group,) = groups_below(tmp_path).values()
-    assert describe_runs(group.runs) == "split 1, seed 0, 1; split 3, seed 0, n=4"
+    assert describe_runs(group.runs) == "split 1, 3, seed 0, 1, n=4"
     twice = [run for run in group.runs if run.seed == 1]
     assert describe_runs(twice) == "split 1, seed 1, n=2"
 
