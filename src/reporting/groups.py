@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from src.cli import compose_config
 from src.commands import shown_command
@@ -221,8 +222,7 @@ class Published:
         rows: pattern of "experiment/stage" of what repeats it here; "" if nothing does.
         experiment: that trains it here; "" if none does.
         protocol: of the published test; "" if nothing here repeats it.
-        source: where the number is known from.
-        verified: whether it was seen there, not remembered.
+        source: where the number is known from, and whether nobody has looked it up.
     """
 
     model: str
@@ -232,7 +232,6 @@ class Published:
     experiment: str
     protocol: str
     source: str
-    verified: bool
 
     @property
     def command(self) -> str | None:
@@ -242,20 +241,13 @@ class Published:
         splits = ",".join(map(str, SPLITS))
         return shown_command("train", "-m", f"experiment={self.experiment}", f"data.split={splits}")
 
-    @property
-    def origin(self) -> str:
-        """The source, with a warning if nobody has looked it up."""
-        return self.source if self.verified else f"{self.source}, not verified"
-
 
 @cache
 def read_published() -> tuple[Published, ...]:
     """All published numbers, in the order in which they are shown."""
     with _PUBLISHED.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            Published(**line | {"top1": float(line["top1"]), "verified": line["verified"] == "yes"})
-            for line in csv.DictReader(file)
-        )
+        lines: Iterable[dict[str, Any]] = csv.DictReader(file)
+        return tuple(Published(**line | {"top1": float(line["top1"])}) for line in lines)
 
 
 def published_of(group: ResultGroup) -> Published | None:

@@ -190,8 +190,8 @@ def _mean(numbers: Sequence[tuple[Run, float]], runs: int) -> Cell:
 
 
 def _published(published: Published, sources: Legend) -> Cell:
-    mark = sources.setdefault(published.origin, ascii_lowercase[len(sources)])
-    hover = f"{published.model}: {published.origin}"
+    mark = sources.setdefault(published.source, ascii_lowercase[len(sources)])
+    hover = f"{published.model}: {published.source}"
     return Cell(f"{published.top1:.1f} {mark}", published.top1, hover)
 
 
@@ -210,13 +210,10 @@ def _missing_row(published: Published, protocols: Legend, sources: Legend) -> li
 
 
 def _paired_section(pairs: Sequence[Paired], baseline: str) -> Section:
-    lines = [
-        "Differences of top-1 to the baseline of the same dataset and protocol, each within one "
-        "split and seed."
-    ]
+    line = "Top-1 against the baseline of the same dataset and protocol, by split and seed."
     if not pairs:
-        lines = [f"No other row has the dataset and protocol of {baseline}."]
-    return Section("Paired differences", PAIRED_COLUMNS, [_paired_row(one) for one in pairs], lines)
+        line = f"No other row has the dataset and protocol of {baseline}."
+    return Section("Paired differences", PAIRED_COLUMNS, [_paired_row(p) for p in pairs], [line])
 
 
 def _paired_row(paired: Paired) -> list[Cell]:

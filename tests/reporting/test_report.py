@@ -155,7 +155,9 @@ def test_published_numbers_have_experiments_that_repeat_them() -> None:
             assert build_protocol(stage_config(cfg, last)).name == one.protocol
     numbers = {(one.model, one.dataset): one.top1 for one in published}
     assert numbers["ST-ResNet", "hmdb51"] == 66.4
-    assert {one.model for one in published if one.verified and one.experiment} == {"ST-ResNet"}
+    known = {one.model for one in published if one.experiment and "memory" not in one.source}
+    assert known == {"ST-ResNet"}
+    assert all("not verified" in one.source for one in published if "memory" in one.source)
 
 
 def test_forms_agree(tmp_path: Path) -> None:
