@@ -4,6 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
@@ -101,6 +102,17 @@ class VideoClassifier(pl.LightningModule):
         super().train(mode)
         keep_frozen(self.net, self.batch_norm)
         return self
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode; each of its parts is then as it was."""
+        training = {part: part.training for part in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for part, mode in training.items():
+                part.training = mode
 
     def clips(self, batch: Batch) -> dict[str, Tensor]:
         """Normalised clips (B, C, T, H, W) of each modality, from a uint8 batch."""
