@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import NetAccuracies, mean_of_streams
 from src.models.normalise import Normalise
 from src.models.optimization import (
     Optimization,
     check_class_weights,
+    freeze_batch_norm,
+    keep_frozen,
     parameter_groups,
     weights_of_classes,
 )

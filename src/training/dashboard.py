@@ -25,8 +25,7 @@ from src.evaluation.analysis import (
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.checkpoints import Description
-from src.guarded import attempt
-from src.training.loggers import LONGEST, StageRun, artifact_name
+from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
 
 
 @dataclass(frozen=True)
