@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.benchmarks.harness import Contender, Measurement, Timed, measure, wait
 from src.models.resnet import POOL_WINDOW, ResNet
-from src.models.temporal import TemporalConv
+from src.models.temporal_conv import TemporalConv
 from src.models.two_stream import TwoStreamResNet
 
 LAYOUTS = {

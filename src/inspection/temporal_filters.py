@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.experiment.checkpoints import Description
-from src.models.temporal import TemporalConv
+from src.models.temporal_conv import TemporalConv
 from src.models.weights import net_weights, of_part, read_checkpoint
 from src.plotting.charts import COLORS
 from src.training.run_dir import StageDir

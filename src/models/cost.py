@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.models.resnet import ResNet
-from src.models.temporal import TemporalConv
+from src.models.temporal_conv import TemporalConv
 
 Place = tuple[str, str]  # a stream, and a part of it
 _PARTS = {"conv1": "stem", "bn1": "stem", "maxpool": "stem", "dropout": "fc"}  # of a ResNet

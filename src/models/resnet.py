@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from src.models.temporal import SpatialConv, TemporalConv
+from src.models.temporal_conv import SpatialConv, TemporalConv
 from src.values import check_choice
 
 UNIT_B = 1  # the second unit of a stage: gets the connection and the temporal filters

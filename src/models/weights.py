@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.models.resnet import ResNet, StemConv
-from src.models.temporal import SpatialConv, TemporalConv
+from src.models.temporal_conv import SpatialConv, TemporalConv
 
 log = logging.getLogger(__name__)
 CLASSIFIER = "fc."

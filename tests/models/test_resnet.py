@@ -8,7 +8,8 @@ from torchvision.models import ResNet as TorchvisionResNet
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
 from src.models.resnet import Bottleneck, ResNet, appearance_stream, motion_stream
-from src.models.temporal import SpatialConv, TemporalConv, TemporalFilters
+from src.models.temporal import TemporalFilters
+from src.models.temporal_conv import SpatialConv, TemporalConv
 from src.models.two_stream import TwoStreamResNet
 from src.models.weights import load_weights
 from tests.helpers import randomise
