@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from src.choices import check_choice, check_choices
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.experiment.checkpoints import Description
@@ -20,6 +19,7 @@ from src.exporting.description import describe
 from src.exporting.formats import ONNX_LIBRARIES, Format, OnnxFormat, TorchFormat
 from src.exporting.libraries import check_installed
 from src.exporting.network import ClipShape, Exportable, output_names, trace
+from src.values import check_choice, check_choices
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
