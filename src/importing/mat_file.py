@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]
@@ -163,7 +163,7 @@ def _load(path: Path) -> Fields:
         wanted = ["net"] if "net" in names else None
         return scipy.io.loadmat(path, variable_names=wanted)
     except Exception as error:  # scipy's reader fails in a dozen ways on a file that is not its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as a MATLAB file: {reason}") from error
 
 

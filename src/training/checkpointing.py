@@ -13,7 +13,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.training.stop import EndAtSignals
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -78,7 +78,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 class StageCheckpoint(ModelCheckpoint):
