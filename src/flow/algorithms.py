@@ -141,24 +141,6 @@ def dis(preset: str = "medium", finest_scale: int | None = None) -> FlowAlgorith
     return _one_by_one(lambda first, second: flow.calc(first, second, None))
 
 
-def farneback(
-    pyr_scale: float = 0.5,
-    levels: int = 5,
-    winsize: int = 13,
-    iterations: int = 10,
-    poly_n: int = 5,
-    poly_sigma: float = 1.1,
-) -> FlowAlgorithm:
-    """Polynomial expansion (Farneback 2003), with the parameters of `cv2.calcOpticalFlowFarneback`.
-
-    The defaults are those of OpenCV's class cv2.FarnebackOpticalFlow.
-    """
-    arguments = (pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, 0)
-    return _one_by_one(
-        lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, *arguments)
-    )
-
-
 def tvl1_torch(
     tau: float = 0.25,
     lambda_: float = 0.15,
@@ -209,7 +191,6 @@ def raft(
 ALGORITHMS: dict[str, Callable[..., FlowAlgorithm]] = {
     "tvl1": tvl1,
     "dis": dis,
-    "farneback": farneback,
     "tvl1_torch": tvl1_torch,
     "raft": raft,
 }

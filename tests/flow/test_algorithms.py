@@ -61,11 +61,10 @@ def test_parameters_reach_the_algorithm() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "named"),
     [
-        ("tv_l1", {}, "tvl1, dis, farneback"),
+        ("tv_l1", {}, "tvl1, dis, tvl1_torch"),
         ("dis", {"preset": "best"}, "ultrafast, fast, medium"),
         ("dis", {"nscales": 3}, "nscales"),
         ("tvl1", {"no_such": 3}, "no_such"),
-        ("farneback", {"no_such": 3}, "no_such"),
     ],
 )
 def test_wrong_settings_name_the_thing(name: str, parameters: dict[str, Any], named: str) -> None:

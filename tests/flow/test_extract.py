@@ -126,7 +126,7 @@ def test_goes_on_after_a_kill(extracted: Path, output: Path, videos: list[Path])
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (FlowSettings("farneback", {}, short_side=64), "algorithm dis there, farneback now"),
+        (FlowSettings("tvl1", {}, short_side=64), "algorithm dis there, tvl1 now"),
         (FlowSettings("dis", {"finest_scale": 1}, short_side=64), "finest_scale 0 there, 1 now"),
         (FlowSettings("dis", {"finest_scale": 0}, short_side=128), "short_side 64 there, 128 now"),
         (FlowSettings("dis", {"finest_scale": 0}, 64, bound=10.0), "bound 20.0 there, 10.0 now"),

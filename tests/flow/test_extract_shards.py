@@ -139,13 +139,13 @@ def test_one_process_for_each_shard(videos: list[Path], tmp_path: Path) -> None:
 def test_the_first_settings_stay(tmp_path: Path) -> None:
     DIS.save(tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
-    FlowSettings("farneback").save(tmp_path)
+    FlowSettings("tvl1").save(tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 
 def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
-    both = (DIS, FlowSettings("farneback"))
+    both = (DIS, FlowSettings("tvl1"))
     for number in range(20):
         barrier = Barrier(2)
 
