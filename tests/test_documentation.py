@@ -176,7 +176,7 @@ RUN = {
             "predict ckpt_path=joint.ckpt input=film.mp4 window=4 step=1 plot=out annotate=out": (),
             "fuse inputs=[joint.ckpt,idt.csv] weights=[1,0.5] average=softmax": CPU,
             "features ckpt_path=joint.ckpt lists=[train,test] output=features.npz": CPU,
-            "features ckpt_path=joint.ckpt input=my_videos output=features.parquet": CPU,
+            "features ckpt_path=joint.ckpt input=my_videos output=my_videos.npz": CPU,
             "train experiment=st_resnet_hmdb51 debug=summary": (),
         },
         (
@@ -186,7 +186,7 @@ RUN = {
             "out/film_annotated.mp4",
             "fused_scores.csv",
             "features.npz",
-            "features.parquet",
+            "my_videos.npz",
         ),
     ),
     "extension": Story(
