@@ -15,8 +15,8 @@ from src.data.resize import resize, size_at
 from src.data.sources import Uint8
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
-from src.flow.quantise import quantise
 from src.flow.worker import jpeg
 
 SHORT_SIDE = 256
@@ -111,7 +111,7 @@ def _write_images(root: Path, name: str, frames: list[Uint8]) -> None:
     """Frames and flow in the released layout, and the same in that of mmaction2."""
     algorithm = make_algorithm("dis", {})
     grey = np.stack([algorithm.prepare(frame, SHORT_SIDE) for frame in frames])
-    flow = quantise(algorithm.fields(grey[:-1], grey[1:]))  # (N - 1, H, W, 2)
+    flow = quantize(algorithm.fields(grey[:-1], grey[1:]))  # (N - 1, H, W, 2)
     for number, frame in enumerate(frames, start=1):
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         _write(root, bgr, f"jpegs_256/{name}/frame{number:06d}", f"{name}/img_{number:05d}")

@@ -10,8 +10,8 @@ import torch
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
 from src.data.video_file import VideoFile
-from src.flow.algorithms import FlowAlgorithm, Frames, make_algorithm
-from src.flow.quantise import quantise
+from src.flow.algorithm import FlowAlgorithm, Frames, quantize
+from src.flow.algorithms import make_algorithm
 from src.flow.worker import jpeg
 
 BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
@@ -50,7 +50,7 @@ def flow(
     inside = np.s_[:, BORDER:-BORDER, BORDER:-BORDER]
     difference = (ours.fields(*inputs(ours)) - reference)[inside]
     error = float(np.linalg.norm(difference, axis=-1).mean())
-    quantized = quantise(reference, 20.0)
+    quantized = quantize(reference, 20.0)
 
     def write() -> int:
         with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,8 @@ import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, make_algorithm
+from src.flow.algorithm import FlowAlgorithm
+from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
 
