@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from src.choices import check_choices
 from src.data.datamodule import VideoDataModule
 from src.data.faults import UNREADABLE, Faults
 from src.data.frames_in_order import Upright, is_stream
@@ -31,6 +30,7 @@ from src.flow.settings import FlowSettings
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.ranks import of_all_ranks
+from src.values import check_choices
 from src.whole_files import whole
 
 LISTS = ("train", "val", "test")

@@ -25,7 +25,6 @@ from src.data.loading import VideoLoader
 from src.data.splits import PARTS
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
-from src.evaluation.protocol import LogProtocol
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.experiment.build import build_datamodule, build_module, build_net
@@ -38,15 +37,15 @@ from src.ranks import of_first_rank, own_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
-from src.training.loggers import Loggers
+from src.training.loggers import Loggers, LogProtocol
 from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.run_end import end_run
+from src.training.search import pruning
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
-from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import check_continues, init_weights, weight_sources
 

@@ -1,4 +1,4 @@
-"""Figures of `src.inspection` show its numbers, and nothing is cut off."""
+"""Figures of `src.inspection` and `src.plotting` show their numbers, and nothing is cut off."""
 
 import re
 
@@ -13,23 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from src.errors import UserError
-from src.evaluation.analysis import ClassDifference
-from src.figures.class_differences import draw_class_differences
-from src.figures.colour_key import draw_colour_key
-from src.figures.contributions import draw_contributions
-from src.figures.heat_maps import draw_heat_maps, heated
-from src.figures.learning_rates import draw_learning_rates
-from src.figures.strips import clip_images
-from src.figures.temporal_filters import draw_temporal_filters
-from src.figures.training_clips import draw_training_clips
 from src.flow.colour import colour_wheel, usual_length
-from src.inspection.contributions import Contribution
-from src.inspection.grad_cam import HeatMaps
-from src.inspection.learning_rates import StageRates
-from src.inspection.temporal_filters import TemporalFilter
-from src.inspection.training_clips import TrainingClips
+from src.inspection.contributions import Contribution, draw_contributions
+from src.inspection.grad_cam import HeatMaps, draw_heat_maps, heated
+from src.inspection.learning_rates import StageRates, draw_learning_rates
+from src.inspection.temporal_filters import TemporalFilter, draw_temporal_filters
+from src.inspection.training_clips import TrainingClips, draw_training_clips
 from src.models.modules import Batch
 from src.models.normalise import Normalise
+from src.plotting.charts import draw_class_differences
+from src.plotting.clips import clip_images
 
 FRAMES, SIDE = 3, 16
 
@@ -56,20 +49,6 @@ def clips() -> Batch:
         "label": torch.tensor([1, 0]),
         "video": ["first", "second"],
     }
-
-
-def test_right_is_red_in_the_key_and_left_is_cyan() -> None:
-    figure = draw_colour_key()
-    image = figure.axes[0].images[0].get_array()
-    assert image is not None
-    middle = len(image) // 2
-    assert image[middle, -2, 0] > 250
-    assert image[middle, -2, 1:].max() < 5
-    assert image[middle, 1, 0] < 5
-    assert image[middle, 1, 1] > 250
-    assert (image[middle, middle] > 250).all()  # rest
-    assert (image[0, 0] == 255).all()  # outside of the wheel
-    assert any("downwards" in text for text in texts(figure))
 
 
 def test_frames_and_the_middle_field_of_their_flow() -> None:
@@ -185,12 +164,9 @@ def test_learning_rates_have_a_panel_for_each_stage() -> None:
 
 
 def test_classes_that_change_most_are_drawn_in_order() -> None:
-    found = [
-        ClassDifference("up", 2, 0.0, 50.0),
-        ClassDifference("same", 2, 50.0, 50.0),
-        ClassDifference("down", 4, 75.0, 50.0),
-    ]
-    figure = draw_class_differences(found, "one", "other", most=2)
+    points = {"up": 50.0, "same": 0.0, "down": -25.0}
+    videos = {"up": 2, "same": 2, "down": 4}
+    figure = draw_class_differences(points, videos, "one", "other", most=2)
     (axes,) = figure.axes
     assert [patch.get_width() for patch in axes.patches] == [50.0, -25.0]
     colours = [to_hex(patch.get_facecolor()) for patch in axes.patches]
