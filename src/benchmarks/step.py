@@ -1,7 +1,7 @@
 """A training step through the whole framework against a hand-written PyTorch loop.
 
 Both train the same network on the same batch, which stays in memory, with the same options of
-speed; and so does a plain ResNet over as many images, a yardstick that everybody has figures of.
+speed.
 """
 
 import copy
@@ -24,7 +24,6 @@ from src.benchmarks.harness import Candidate, Measurement, Timed, measure, wait
 from src.experiment.build import build_module, build_net
 from src.experiment.config import StageConfig, stage_config
 from src.models.modules import VideoClassifier
-from src.models.resnet import ResNet, appearance_stream
 from src.training.callbacks import SeedSteps
 from src.training.loggers import Loggers
 from src.training.run_dir import StageDir
@@ -65,31 +64,28 @@ def step(
     check_speed(cfg.compile, cfg.tf32, device)
     set_tf32(cfg.tf32)
     batch = _batch(config, clips, device)
-    images = config["data"]["frames"] * len(config["data"]["modalities"])  # of each clip
     precision = str(cfg.trainer.precision)
-    by_hand, plain = build_net(config), _plain_resnet(config)
+    by_hand = build_net(config)
     ours = copy.deepcopy(by_hand)
-    compile_nets(cfg.compile, by_hand, ours, plain)
+    compile_nets(cfg.compile, by_hand, ours)
 
-    def loop(net: nn.Module, batch: Batch) -> Callable[[], Timed]:
-        module = build_module(config, net, WARM_UP + steps)
+    def loop() -> Callable[[], Timed]:
+        module = build_module(config, by_hand, WARM_UP + steps)
         optimizer = module.configure_optimizers()["optimizer"]
-        return lambda: _hand_written(net, optimizer, precision, device, batch, steps)
+        return lambda: _hand_written(by_hand, optimizer, precision, device, batch, steps)
 
     def through_lightning() -> Callable[[], Timed]:
         module = build_module(config, ours, WARM_UP + steps)
         return lambda: _fit(module, cfg, config, batch, steps)
 
-    name = f"ResNet-{plain.depth}, {images} images a clip"
     with warnings.catch_warnings(), convolutions_tried(cfg.trainer.benchmark):
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
         return measure(
             f"step: {clips} clips of {' x '.join(map(str, _shape(config)))}, {setting}",
             "clips",
             [
-                _candidate("a hand-written loop", lambda: loop(by_hand, batch), device),
+                _candidate("a hand-written loop", loop, device),
                 _candidate("ours, through Lightning", through_lightning, device),
-                _candidate(name, lambda: loop(plain, _as_images(batch, images)), device),
             ],
             rounds,
             [f"{steps} steps a round on {device}; the same network, batch and optimizer for both"],
@@ -116,26 +112,6 @@ def _batch(config: StageConfig, clips: int, device: torch.device) -> Batch:
     batch["label"] = torch.randint(data["num_classes"], (clips,), generator=generator)
     pinned = {name: tensor.pin_memory() for name, tensor in batch.items() if device.type == "cuda"}
     return batch | pinned | {"video": [str(number) for number in range(clips)]}
-
-
-def _as_images(batch: Batch, images: int) -> Batch:
-    """RGB images (B * images, 3, 1, H, W), as many as the clips of a batch have."""
-    clips = next(batch[name] for name in ("rgb", "flow") if name in batch)[:, :3]
-    frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
-    rgb = frames.repeat(images * len(clips) // len(frames), 1, 1, 1, 1)
-    return {"rgb": rgb.pin_memory() if clips.is_pinned() else rgb, "label": batch["label"]}
-
-
-def _plain_resnet(config: StageConfig) -> ResNet:
-    """A ResNet over single RGB images, as deep and wide as the streams."""
-    net = config["model"][config["network"]]
-    stream = net.get("appearance", net)
-    return appearance_stream(
-        config["data"]["num_classes"],
-        stream["depth"],
-        stream["width"],
-        checkpointing=stream["checkpointing"],
-    )
 
 
 def _candidate(

@@ -93,8 +93,7 @@ def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert titles == ["as it is", "trainer.precision=bf16-mixed optimizer.fused=true"]
     for table in tables:
         names = [row.name for row in table.rows]
-        assert names[0] == "a hand-written loop"
-        assert names[1:] == ["ours, through Lightning", "ResNet-26, 10 images a clip"]
+        assert names == ["a hand-written loop", "ours, through Lightning"]
     assert json.loads((tmp_path / "now.json").read_text())["measurements"][0]["rounds"] == 1
     assert "ours, through Lightning" in capsys.readouterr().out
 

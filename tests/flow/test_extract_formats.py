@@ -282,7 +282,8 @@ def test_archives_of_so_many_videos(
     names = ["flow.zip", "flow-2.zip", "flow-3.zip"][:archives]
     assert {file.name for file in output.iterdir()} == set(names)
     assert not list(work.iterdir())
-    ours, theirs = {}, {}
+    ours: dict[str, bytes] = {}
+    theirs: dict[str, bytes] = {}
     for name in names:
         archive = Archive(output / name)
         ours |= {entry_name: archive.read(entry) for entry_name, entry in archive.entries()}

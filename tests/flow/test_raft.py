@@ -59,7 +59,7 @@ def test_is_torchvisions_with_its_preprocessing(weights: Path) -> None:
     with torch.no_grad():
         expected = net(*pair, num_flow_updates=3)[-1].permute(0, 2, 3, 1)  # (1, H, W, 2)
     ours = make_algorithm("raft", {"model": "small", "weights": str(weights), "iterations": 3})
-    assert ours.colour
+    assert ours.color
     field = ours.fields(frames[:1], frames[1:])
     np.testing.assert_allclose(field, expected.numpy(), atol=1e-3)
 
