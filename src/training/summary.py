@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_summary import ModelSummary
+from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor
 
 from src.experiment.config import StageConfig
@@ -16,12 +19,13 @@ from src.models.resnet import ResNet
 from src.training.checks import module_without_data
 
 CONVENTION = """\
-Sizes are of one clip, with its frames in the place of a batch: frames x channels x height x width.
-FLOPs are of one clip, forwards; a product and a sum are 2."""
+output: of one clip, frames x channels x height x width.
+GFLOP: of one clip, forwards; a product and a sum are 2; convolutions and
+classifiers alone (connections and pools have no parameters and next to none)."""
 
 
-class _OneClip(pl.LightningModule):
-    """A stage's network that is given a training clip, on the meta device."""
+class OneClip(pl.LightningModule):
+    """A stage's network with a training clip as its example, on the meta device."""
 
     def __init__(self, module: VideoClassifier, batch: dict[str, Tensor]) -> None:
         super().__init__()
@@ -31,24 +35,47 @@ class _OneClip(pl.LightningModule):
         self.to("meta")
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of each stream."""
         return self._logits(batch)
 
 
-def summarize(configs: Mapping[str, StageConfig]) -> None:
-    """Print the network of every chosen stage, for the stage's own clips.
+def summarize(configs: Mapping[str, StageConfig], console: Console | None = None) -> None:
+    """Print the network of every chosen stage, part by part, for the stage's own clips.
 
     Raises:
         UserError: a network does not take the clips.
     """
+    console = console or Console()
     for name, config in configs.items():
         module, batch = module_without_data(config)
         time, height, width = next(iter(batch.values())).shape[2:]
-        print(f"{name}: {', '.join(batch)}, clips of {time} x {height} x {width}")
-        depth = 2 if isinstance(module.net, ResNet) else 4  # units of streams are called one by one
-        print(ModelSummary(_OneClip(module, batch), max_depth=depth))
+        title = f"{name}: {', '.join(batch)}, clips of {time} x {height} x {width}"
+        console.print(_table(escape(title), OneClip(module, batch)))
         for key in ("connection", "temporal_pool"):
             choice = getattr(module.net, key, None)
             if is_dataclass(choice) and not isinstance(choice, type):
-                print(f"{key}: {', '.join(f'{k}={v}' for k, v in asdict(choice).items())}")
-        print()
-    print(CONVENTION)
+                text = f"{key}: {', '.join(f'{k}={v}' for k, v in asdict(choice).items())}"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+    console.print(CONVENTION, highlight=False)
+
+
+def _table(title: str, clip: OneClip) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "output", "M parameters", "GFLOP"):
+        table.add_column(column, justify="left" if column in ("part", "output") else "right")
+    summary = ModelSummary(clip, max_depth=-1)
+    parents = {name.rpartition(".")[0] for name in summary.layer_names}
+    leaves = {  # parts of joined streams are called one by one: their parents do not count them
+        f"{name}.": sum(counts.values())
+        for name, counts in summary.flop_counts.items()
+        if name not in parents
+    }
+    depth = 1 if isinstance(clip.net, ResNet) else 2  # net.layer1, net.appearance.layer1
+    parts = zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True)
+    for name, size, parameters in parts:
+        flops = sum(count for leaf, count in leaves.items() if leaf.startswith(f"{name}."))
+        if name.count(".") <= depth and (parameters or flops):
+            output = " x ".join(map(str, size)) if isinstance(size, list) and "." in name else ""
+            table.add_row(escape(name), output, f"{parameters / 1e6:.3f}", f"{flops / 1e9:.3f}")
+    return table
