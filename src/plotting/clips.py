@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import flow_to_image
 
 from src.data.sources import Uint8
-from src.flow.colour import colour_wheel, usual_length
 from src.plotting.charts import plain
 
+REST = 2.0  # levels of quantized flow: zero lies between two of them
 GAP, GREY = 2, 200  # pixels between pictures, and their level: white is rest in flow
 WIDTH = 7.0  # inches of a strip
 TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
@@ -22,15 +25,28 @@ def clip_frames(rgb: Tensor) -> Uint8:
     return rgb.permute(1, 2, 3, 0).cpu().numpy()
 
 
-def flow_pictures(flow: Tensor) -> Uint8:
-    """The middle field of every stack in colours (T, H, W, 3), of a uint8 clip (2L, T, H, W).
+def color_flow(fields: Tensor, full: float = 127.5) -> Uint8:
+    """Quantized fields in the colors of Middlebury (T, H, W, 3): to the right is red, rest white.
 
-    The clip's fast motions have full colours, however fast they are.
+    Args:
+        fields: uint8 (T, 2, H, W).
+        full: a length in levels that has full colors; if there are longer ones, the longest.
+    """
+    flow = fields.float() - 127.5
+    flow = torch.where(flow.norm(dim=1, keepdim=True) < REST, 0, flow)
+    flow = F.pad(flow, (0, 1))
+    flow[:, 0, :, -1] = full  # a column for the scale, which is the longest vector's
+    return flow_to_image(flow)[..., :-1].permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+
+
+def flow_pictures(flow: Tensor) -> Uint8:
+    """The middle field of every stack in colors (T, H, W, 3), of a uint8 clip (2L, T, H, W).
+
+    The clip's fastest motion has full colors, if it is a tenth of the bound or more.
     """
     middle = len(flow) // 4 * 2  # u1, v1, u2, v2, ...
-    fields = flow[middle : middle + 2].cpu().numpy()  # (2, T, H, W)
-    full = usual_length(*fields)
-    return np.stack([colour_wheel(u, v, full) for u, v in zip(*fields, strict=True)])
+    fields = flow[middle : middle + 2].cpu().transpose(0, 1)  # (T, 2, H, W)
+    return color_flow(fields, full=12.75)
 
 
 def draw_clip(rgb: Tensor | None, flow: Tensor | None, columns: int = 5) -> Uint8:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from src.errors import UserError
-from src.flow.colour import colour_wheel, usual_length
 from src.inspection.contributions import Contribution, draw_contributions
 from src.inspection.grad_cam import HeatMaps, draw_heat_maps, heated
 from src.inspection.learning_rates import StageRates, draw_learning_rates
@@ -22,7 +21,7 @@ from src.inspection.training_clips import TrainingClips, draw_training_clips
 from src.models.modules import Batch
 from src.models.normalise import Normalise
 from src.plotting.charts import draw_class_differences
-from src.plotting.clips import clip_images
+from src.plotting.clips import clip_images, color_flow, flow_pictures
 
 FRAMES, SIDE = 3, 16
 
@@ -55,21 +54,22 @@ def test_frames_and_the_middle_field_of_their_flow() -> None:
     batch = clips()
     images = clip_images(batch, 1)
     assert np.array_equal(images["rgb"][2, 3, 5], batch["rgb"][1, :, 2, 3, 5])
-    u, v = (batch["flow"][1, channel].numpy() for channel in (10, 11))  # field L / 2
-    drawn = colour_wheel(u[2], v[2], full=usual_length(u, v))
-    assert np.array_equal(images["flow"][2], drawn)
+    drawn = color_flow(batch["flow"][1, 10:12].transpose(0, 1))  # field L / 2
+    assert np.array_equal(images["flow"], drawn)
 
 
-def test_the_fast_motions_of_a_clip_have_full_colours() -> None:
-    still = np.full((9, 9), 128, np.uint8)
-    moving = np.where(np.eye(9, dtype=bool), 128 + 40, still)
-    length = usual_length(moving, still)
-    assert abs(length - 40.5 / 127.5) < 0.01
-    colours = colour_wheel(moving, still, full=length)
-    assert colours[3, 3, 0] == 255  # to the right is red
-    assert colours[3, 3, 1:].max() < 10
-    assert colours[3, 4].tolist() == [255, 255, 255]
-    assert usual_length(still, still) == 1  # nothing moves
+def test_colors_of_flow() -> None:
+    """White is rest, to the right is red, and what is nearly as long nearly as strong."""
+    levels = torch.tensor([[[0, 127, 128, 167, 255]], [[127] * 5]], dtype=torch.uint8)  # u, v
+    (left, *rest, slow, right) = color_flow(levels[None])[0, 0].astype(int)
+    assert left[0] < 5
+    assert left[1:].min() > 190  # cyan
+    assert all(color.tolist() == [255, 255, 255] for color in rest)
+    assert right[0] > 250
+    assert right[1:].max() < 5
+    assert slow.tolist() == pytest.approx([255, 176, 176], abs=4)  # 39.5 of 127.5 levels
+    assert flow_pictures(levels[:, None, :, :4])[0, 0, 0].tolist() == left.tolist()
+    assert flow_pictures(levels[:, None, :, 1:4])[0, 0, 2, 1:].max() < 5  # the fastest motion
 
 
 def test_heat_is_laid_over_the_stream_that_it_is_of() -> None:
