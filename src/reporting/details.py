@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from src.errors import UserError
-from src.evaluation.analysis import BOTH, Fused, hardest_confusions
+from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, scores_file
-from src.figures.curves import Curve, draw_curves, draw_training
-from src.figures.encode import to_svg
-from src.figures.scores import draw_scores
 from src.models.temporal import STREAMS
+from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
 from src.reporting.collect import Run
 from src.reporting.groups import ResultGroup
 from src.reporting.page import Picture, Section
@@ -114,7 +112,7 @@ def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:
 
 
 def _in_percent(curve: Curve) -> Curve:
-    return Curve(curve.passes, [100 * value for value in curve.values])
+    return Curve(curve.epochs, [100 * value for value in curve.values])
 
 
 def _scores(run: Run) -> tuple[VideoScores, Fused | None]:

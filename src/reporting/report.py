@@ -30,7 +30,7 @@ from src.reporting.groups import (
     unlike,
 )
 from src.reporting.page import Cell, Column, Section, show, to_page
-from src.training.study import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
+from src.training.search import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
 
 if TYPE_CHECKING:
     import optuna

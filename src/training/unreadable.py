@@ -10,9 +10,9 @@ from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.splits import PARTS
 from src.errors import UserError
-from src.evaluation.protocol import log_text
 from src.ranks import of_all_ranks
 from src.text import visible
+from src.training.loggers import log_text
 
 log = logging.getLogger(__name__)
 _DONE = {
