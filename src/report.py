@@ -1,10 +1,10 @@
 """All finished runs in one table, beside the papers' numbers.
 
 python -m src.report                                  everything below outputs/
-python -m src.report runs=outputs/sweeps baseline="late fusion"
+python -m src.report runs=outputs/sweeps baseline=late_fusion
 python -m src.report runs=[outputs/st_resnet_hmdb51,outputs/two_stream_*] output=table
 
-Prints the table and writes it as report.md and report.html, and every run as a line of report.csv.
+Prints the table, writes it with details as report.html, and every run as lines of report.csv.
 """
 
 from omegaconf import DictConfig
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
 
     runs = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
     make_report(runs, cfg.output, cfg.baseline, most_details=cfg.details)
-    print(f"written: report.md, report.html and report.csv in {cfg.output}")
+    print(f"written: report.html and report.csv in {cfg.output}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ RUN = {
             "train experiment=st_resnet_hmdb51 data.split=1": SMALL,
             "evaluate ckpt_path=outputs/st_resnet_hmdb51/split1_seed0/joint/last.ckpt": CPU,
             "report runs=outputs": ("details=1",),
-            "report runs=outputs 'baseline=\"late fusion\"'": ("details=0",),
+            "report runs=outputs baseline=late_fusion": ("details=0",),
         },
         (
             "data/hmdb51/manifest.csv",

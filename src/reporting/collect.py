@@ -1,78 +1,104 @@
-"""Finds every finished stage below given folders, and says what it could not use."""
+"""Every finished stage below given folders: what was trained, how it was tested, how it did."""
 
+import contextlib
 import glob
+import hashlib
+import math
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped]
 
 from src.commands import Shown, shown_command
+from src.data.faults import Faults
 from src.errors import UserError
-from src.evaluation.fusion import fuse
-from src.evaluation.scores import VideoScores, judge_videos
-from src.models.temporal import STREAMS
-from src.reporting.records import Run, overrides_beside, read_record, read_run
-from src.reporting.settings import settings_of_fused
+from src.evaluation.scores import Accuracy
+from src.experiment.config import what_matters
 from src.training.run_dir import StageDir
+from src.training.warm_start import weight_sources
 
-LATE_FUSION = "late fusion"
+# Keys of a config, and of overrides, in which the repetitions of one experiment differ.
+REPEATED = ("seed", "data.seed", "data.split", "data.dataset.seed", "data.dataset.split")
+# Videos in the test lists of split 1, 2 and 3.
+_TEST_VIDEOS = {"hmdb51": (1530, 1530, 1530), "ucf101": (3783, 3734, 3696)}
+
+Record = Mapping[str, Any]  # what stage.json holds
+Identity = dict[str, str]  # texts of values by dotted keys; null is the same as no key
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A folder that adds nothing to the report, and the reason in one line."""
+class Run:
+    """A finished stage, and what it has shown.
+
+    Args:
+        folder: of the stage.
+        experiment, stage, dataset: their names.
+        split: of the dataset.
+        seed: of the run.
+        drawn: the seed of a dataset that is drawn; 0 of others.
+        protocol: of the test; it says so if videos were left out or counted as wrong.
+        partial: whether it was tested on other videos than the dataset's test list.
+        accuracy: of the net's prediction.
+        classifiers: of each classifier alone, for nets that have several.
+        identity: all that decides what was learnt and measured, but seeds and split.
+        overrides: of the command line; None if there was none.
+        version: of the project.
+        fingerprint: the same for copies of one run.
+        faults: videos that were missing or broken.
+    """
 
     folder: Path
-    reason: str
+    experiment: str
+    stage: str
+    dataset: str
+    split: int
+    seed: int
+    drawn: int
+    protocol: str
+    partial: bool
+    accuracy: Accuracy
+    classifiers: Mapping[str, Accuracy]
+    identity: Identity
+    overrides: tuple[str, ...] | None
+    version: str
+    fingerprint: str
+    faults: tuple[Faults, ...]
+
+    @property
+    def trained(self) -> object:
+        """The same for runs that differ in split and seed alone."""
+        return self.experiment, self.dataset, self.protocol, frozenset(self.identity.items())
 
 
-@dataclass(frozen=True)
-class Collection:
-    """Runs, each once, and what was left out."""
-
-    runs: list[Run]
-    problems: list[Problem]
-
-
-def collect(places: Sequence[str]) -> Collection:
-    """Read all finished stages below folders, and fuse the streams that one run has trained apart.
+def collect(places: Sequence[str]) -> tuple[list[Run], dict[Path, str]]:
+    """Read all finished stages below folders; copies, of equal scores in every digit, count once.
 
     Args:
         places: folders, or patterns such as `outputs/st_*`.
 
+    Returns:
+        The runs, and the folders that add none to them with the reason in one line.
+
     Raises:
         UserError: a place does not exist.
     """
-    read_record.cache_clear()
-    runs: list[Run] = []
-    problems: list[Problem] = []
+    runs: dict[object, Run] = {}
+    left_out: dict[Path, str] = {}
     for folder in _stage_folders(places):
-        reason = None if StageDir(folder).record.is_file() else _why_unfinished(folder)
-        if reason is None:
-            try:
-                runs.append(read_run(folder))
-            except UserError as error:
-                reason = str(error)
-        if reason is not None:
-            problems.append(Problem(folder, reason))
-    once, copies = _without_copies(runs)
-    fused, failed = _late_fusion(runs)  # a copied stream may have another partner
-    return Collection([*once, *fused], [*problems, *copies, *failed])
-
-
-def _stage_folders(places: Sequence[str]) -> list[Path]:
-    """Folders of stages, finished or not; one that is reached in several ways is there once."""
-    found: dict[Path, Path] = {}
-    visited: set[Path] = set()
-    for start in starts(places):
-        for folder in _walk(start, visited):
-            found.setdefault(folder.resolve(), folder)
-    return sorted(found.values())
+        try:
+            run = _read_run(folder)
+        except UserError as error:
+            left_out[folder] = str(error)
+            continue
+        repeat = (run.split, run.seed, run.drawn, run.fingerprint)
+        first = runs.setdefault((run.trained, *repeat), run)
+        if first is not run:
+            left_out[folder] = f"the same scores as {first.folder}: counted once"
+    return list(runs.values()), left_out
 
 
 def starts(places: Sequence[str]) -> list[Path]:
@@ -81,104 +107,169 @@ def starts(places: Sequence[str]) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for place in places:
         named = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
         if not named:
             raise UserError(f"runs={place} does not exist: give folders with finished runs")
-        found += map(Path, named)
-    return found
+        folders += map(Path, named)
+    return folders
 
 
-def _walk(start: Path, visited: set[Path]) -> Iterator[Path]:
-    for name, folders, files in os.walk(start, followlinks=True):
-        folder = Path(name)
-        if folder.resolve() in visited:
-            folders.clear()  # by another link
-            continue
-        visited.add(folder.resolve())
-        if _is_stage(folder, files):
-            folders.clear()  # of logs
-            yield folder
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+def identity(record: Record, before: Mapping[str, Identity]) -> Identity:
+    """All that decides what a stage has learnt and how it was measured, but seeds and split.
+
+    What two stages have to share to be the same decides here as well, see `experiment.config`.
+
+    Args:
+        record: of the stage, or its config and flow alone.
+        before: the identities of the stages that parts of the net start from, by part; theirs are
+            added under the part's name, or the stage's if it is the whole net.
+    """
+    own = what_matters({**record["config"], "flow": record["flow"]})
+    for part, source in weight_sources(record["config"]).items():
+        key = f"init_from.{part}" if part else "init_from"
+        if part in before:
+            stage = own[key] = before[part]["stage"]
+            own |= {f"{part or stage}.{name}": value for name, value in before[part].items()}
+        elif source is not None:
+            own[key] = re.sub(r"(split|seed)[-_=]?\d+", r"\1", source)
+    return {
+        key: str(value) for key, value in own.items() if value is not None and key not in REPEATED
+    }
 
 
-def _is_stage(folder: Path, files: Iterable[str]) -> bool:
-    names = set(files)
-    if "stage.json" in names or any(name.endswith(".ckpt") for name in names):
+def _stage_folders(places: Sequence[str]) -> list[Path]:
+    """Folders of stages, finished or not; one that is reached in several ways is there once."""
+    stages: list[Path] = []
+    visited: set[Path] = set()
+    for start in starts(places):
+        for name, folders, files in os.walk(start, followlinks=True):
+            folder = Path(name)
+            new = folder.resolve() not in visited
+            visited.add(folder.resolve())
+            if new and _is_stage(folder, files):
+                stages.append(folder)
+                new = False  # what is below are logs
+            folders[:] = sorted(one for one in folders if new and not one.startswith("."))
+    return sorted(stages)
+
+
+def _is_stage(folder: Path, files: Sequence[str]) -> bool:
+    if "stage.json" in files or any(name.endswith(".ckpt") for name in files):
         return True
-    config = folder.parent / ".hydra" / "config.yaml"
-    if not config.is_file():
-        return False
+    config = _kept_by_hydra(folder.parent, "config")
+    stages = config.get("stages") if isinstance(config, dict) else None
+    return isinstance(stages, dict) and folder.name in stages
+
+
+def _kept_by_hydra(run_dir: Path, name: str) -> Any:
+    """What a command has left in a run directory, as it was given; None if nothing can be read."""
     try:
-        stages = OmegaConf.select(OmegaConf.load(config), "stages")
-    except (OSError, YAMLError, OmegaConfBaseException):
-        return False
-    return isinstance(stages, DictConfig) and folder.name in stages
+        text = (run_dir / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8")
+        return yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _read_run(folder: Path) -> Run:
+    """Read a finished stage, whose checkpoint may have been moved away.
+
+    Raises:
+        UserError: it is not finished, or its record is broken.
+    """
+    stage_dir = StageDir(folder)
+    record = stage_dir.read()
+    if record is None:
+        raise UserError(_why_unfinished(folder))
+    try:
+        config, accuracy = record["config"], _accuracy(record["accuracy"])
+        data = config["data"]
+        dataset = _dataset(data["dataset"])
+        listed = _listed(dataset, data)
+        validated = data["test_part"] == "val"  # its protocol says so
+        partly = not validated and listed is not None and accuracy.videos != listed
+        # Such numbers are no number of the dataset's, and must not meet those that are.
+        protocol = record["protocol"] + (f"; {accuracy.videos} of {listed} videos" * partly)
+        if wrong := accuracy.unreadable:
+            protocol += f"; {wrong} of {accuracy.videos} videos counted as wrong"
+        return Run(
+            folder=folder,
+            experiment=str(config["name"]),
+            stage=str(config["stage"]),
+            dataset=dataset,
+            split=int(data["split"]),
+            seed=int(config["seed"]),
+            drawn=int(data["dataset"].get("seed") or 0),
+            protocol=protocol,
+            partial=validated or partly,
+            accuracy=accuracy,
+            classifiers={name: _accuracy(one) for name, one in record["streams"].items()},
+            identity=_identity_of(record, folder.resolve(), ()),
+            overrides=None if record["overrides"] is None else tuple(record["overrides"]),
+            version=record["version"],
+            fingerprint=_fingerprint(stage_dir.scores(), accuracy),
+            faults=tuple(Faults(**about) for about in record["faults"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"stage.json is not the record of a finished stage ({reason})") from error
+
+
+def _identity_of(record: Record, folder: Path, after: Sequence[Path]) -> Identity:
+    """The identity of the stage in a folder that the stages in `after` start from."""
+    before: dict[str, Identity] = {}
+    for part, source in weight_sources(record["config"]).items():
+        if source is None:
+            continue
+        beside = folder / record["stage_dirs"].get(source, f"../{source}")
+        around = [Path(source).parent] if Path(source).suffix else []  # it is a checkpoint
+        for place in (one.resolve() for one in (beside, *around)):
+            with contextlib.suppress(UserError):  # one that is broken counts as gone
+                earlier = StageDir(place).read()
+                if earlier and place not in (folder, *after):
+                    before[part] = _identity_of(earlier, place, (folder, *after))
+                    break
+    return identity(record, before)
+
+
+def _fingerprint(scores: Path, accuracy: Accuracy) -> str:
+    """A hash of the scores, or of the accuracies where the scores are gone."""
+    content = scores.read_bytes() if scores.is_file() else repr(accuracy).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _accuracy(content: Mapping[str, Any]) -> Accuracy:
+    if not all(math.isfinite(value) for value in content.values()):
+        raise ValueError("an accuracy is not a number")
+    return Accuracy(**content)
+
+
+def _dataset(dataset: Mapping[str, Any]) -> str:
+    """The dataset's name: what its reader is called after; of a folder of videos its own."""
+    if "fingerprint" in dataset:
+        return f"{Path(dataset['root']).name} {dataset['fingerprint']}"
+    return str(dataset["_target_"]).rpartition(".")[2].removeprefix("read_")
+
+
+def _listed(dataset: str, data: Mapping[str, Any]) -> int | None:
+    """How many test videos the dataset has; None if that is not known."""
+    if dataset in _TEST_VIDEOS and data["split"] in (1, 2, 3):
+        return _TEST_VIDEOS[dataset][data["split"] - 1]
+    drawn = data["dataset"].get("num_test")
+    return int(drawn) if drawn is not None else None
 
 
 def _why_unfinished(folder: Path) -> str:
-    began = "stopped while it trained" if any(folder.glob("*.ckpt")) else "no pass is complete"
-    given = overrides_beside(folder.parent)
-    if given is None:
-        return f"not finished: {began}"
-    overrides: list[Shown] = [one for one in given if not one.startswith("trial=")]
+    state = "stopped while it trained" if any(folder.glob("*.ckpt")) else "no epoch is complete"
+    given = _kept_by_hydra(folder.parent, "overrides")
+    if not isinstance(given, list):
+        return f"not finished: {state}"
+    overrides: list[Shown] = [one for one in map(str, given) if not one.startswith("trial=")]
     if len(overrides) < len(given):
-        began = "a trial of a search, which may have pruned it"
+        state = "a trial of a search, which may have pruned it"
         overrides.insert(0, "hydra.mode=RUN")
-    if not any(one.startswith("paths.run_dir=") for one in given):
+    if not any(str(one).startswith("paths.run_dir=") for one in given):
         # A job of a sweep has been given its directory by the sweep.
         overrides.append(("paths.run_dir", folder.parent))
-    return f"not finished: {began}; {shown_command('train', *overrides)} goes on"
-
-
-def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
-    """Each run once: scores equal in every digit are the same run copied, or exactly repeated."""
-    first: dict[object, Run] = {}
-    copies: list[Problem] = []
-    for run in runs:
-        what = (run.experiment, run.stage, run.dataset, run.protocol, run.split, run.seed)
-        known = first.setdefault((what, run.trained, run.fingerprint), run)
-        if known is not run:
-            copies.append(Problem(run.folder, f"the same scores as {known.folder}: counted once"))
-    return list(first.values()), copies
-
-
-def _late_fusion(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
-    """The mean of the logits of the two streams that a run has trained apart."""
-    of_run: dict[Path, dict[str, Run]] = defaultdict(dict)
-    for run in runs:
-        of_run[run.run_dir][run.stage] = run
-    fused: dict[object, Run] = {}
-    failed: list[Problem] = []
-    for folder, stages in of_run.items():
-        streams = [stages[stream] for stream in STREAMS if stream in stages]
-        what = tuple((run.experiment, run.trained, run.fingerprint) for run in streams)
-        if len(streams) < len(STREAMS) or what in fused:
-            continue
-        try:
-            fused[what] = _fused(folder, streams)
-        except UserError as error:
-            failed.append(Problem(folder, f"no late fusion: {error}"))
-    return list(fused.values()), failed
-
-
-def _fused(folder: Path, streams: Sequence[Run]) -> Run:
-    first = streams[0]
-    for what in ("dataset", "split", "seed", "drawn", "test_protocol"):
-        values = [str(getattr(run, what)) for run in streams]
-        if len(set(values)) > 1:
-            raise UserError(
-                f"the streams differ in their {what.replace('_', ' ')} ({', '.join(values)})"
-            )
-    scores = fuse([VideoScores.load(StageDir(run.folder).scores()) for run in streams])
-    return replace(
-        first,
-        folder=folder,
-        stage=LATE_FUSION,
-        accuracy=judge_videos(scores),
-        heads={},
-        settings=settings_of_fused({run.stage: run.settings for run in streams}),
-        fingerprint=" ".join(run.fingerprint for run in streams),
-        faults=(),
-    )
+    return f"not finished: {state}; to resume it: {shown_command('train', *overrides)}"

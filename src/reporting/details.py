@@ -1,59 +1,58 @@
-"""What a page shows of single runs: curves, classes, confusions, and videos with their flow."""
+"""What the page shows of single runs: curves, classes, confusions, and videos with their flow."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from src.errors import UserError
 from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
-from src.evaluation.fusion import fuse
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, scores_file
 from src.models.temporal import STREAMS
-from src.plotting.charts import draw_curves, draw_training, to_svg
-from src.reporting.collect import LATE_FUSION
-from src.reporting.curves import ACCURACIES, LOSSES, VALIDATION, in_percent, read_curves
-from src.reporting.document import Picture, Section
-from src.reporting.records import Run
-from src.reporting.rows import Row
-from src.reporting.settings import OWN
+from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
+from src.reporting.collect import Run
+from src.reporting.groups import ResultGroup
+from src.reporting.page import Picture, Section
+from src.training.late_fusion import LATE_FUSION, load_fused
 from src.training.run_dir import StageDir
 
 SVG = "image/svg+xml"
+# Keys of loggers and names of curves; {} is the part that was validated on: test or validation.
+LOSSES = {"train/loss_epoch": "training", "val/loss": "central {} clips"}
+VALIDATION = "val/clip/top1"
+ACCURACIES = {"train/clip/top1": "training", VALIDATION: "central {} clips"} | {
+    f"{VALIDATION}_{stream}": f"central {{}} clips, {stream}" for stream in STREAMS
+}
 
 
-def details(rows: Sequence[Row], most: int) -> list[Section]:
-    """A comparison of the rows' trainings, and a section for the first run of each row.
+def details(groups: Sequence[ResultGroup], most: int) -> list[Section]:
+    """A comparison of the groups' trainings, and a section for the first run of each group.
 
     Args:
-        rows: sorted.
-        most: rows to show; the page would become too large with many.
+        groups: in the order to show them.
+        most: groups to show; the page would become too large with many.
     """
-    shown = rows[:most]
-    sections = [section for section in [_all_curves(shown)] if section]
-    sections += [_section(row) for row in shown]
-    if rows[most:]:
-        names = [row.name for row in rows[most:]]
+    curves = {}
+    for group in groups[:most]:
+        run = group.first
+        if curve := read_curves(run.folder, [VALIDATION]).get(VALIDATION):
+            curves[f"{group.label} (split {run.split}, seed {run.seed})"] = _in_percent(curve)
+    sections = []
+    if curves:
+        drawn = to_svg(draw_curves(curves, "top-1 of central clips in validation, in %"))
+        sections.append(Section("Trainings", pictures=[Picture(drawn, SVG)]))
+    sections += [_section(group) for group in groups[:most]]
+    if groups[most:]:
         why = f"details={most} is how many rows are shown above; not there:"
-        sections.append(Section("Without details", lines=[why, *names]))
+        lines = [why, *(group.label for group in groups[most:])]
+        sections.append(Section("Without details", lines=lines))
     return sections
 
 
-def _all_curves(rows: Sequence[Row]) -> Section | None:
-    curves = {}
-    for row in rows:
-        read = read_curves(row.first.folder, [VALIDATION])
-        if VALIDATION in read:
-            name = f"{row.name} (split {row.first.split}, seed {row.first.seed})"
-            curves[name] = in_percent(read[VALIDATION])
-    if not curves:
-        return None
-    drawn = to_svg(draw_curves(curves, "top-1 of central clips in validation, in %"))
-    return Section("Trainings", pictures=[Picture(drawn, SVG)])
-
-
-def _section(row: Row) -> Section:
-    run = row.first
-    title = f"{row.name}: split {run.split}, seed {run.seed}"
+def _section(group: ResultGroup) -> Section:
+    run = group.first
+    title = f"{group.label}: split {run.split}, seed {run.seed}"
     lines = [f"top-1 {run.accuracy.top1:.1f} % of {run.accuracy.videos} videos; {run.protocol}"]
     pictures = list(_curves(run))
     if not pictures and run.stage != LATE_FUSION:
@@ -62,7 +61,14 @@ def _section(row: Row) -> Section:
         scores, fused = _scores(run)
     except UserError as error:
         return Section(title, lines=[*lines, str(error)], pictures=pictures, folded=True)
-    lines += _words(scores, fused)
+    for part, changed in (fused.changes() if fused else {}).items():
+        lines.append(
+            f"{fused.name if fused else ''} against {part} alone: {len(changed.fixed)} videos "
+            f"corrected, {len(changed.broke)} broken"
+        )
+    if confused := hardest_confusions(scores):
+        worst = (f"{c.label} for {c.prediction} ({c.videos} of {c.of})" for c in confused)
+        lines.append(f"most often taken for another: {', '.join(worst)}")
     pictures += [Picture(to_svg(figure), SVG) for figure in draw_scores(scores, fused).values()]
     pictures += _samples(run)
     return Section(title, lines=lines, pictures=pictures, folded=True)
@@ -70,41 +76,54 @@ def _section(row: Row) -> Section:
 
 def _curves(run: Run) -> Iterator[Picture]:
     read = read_curves(run.folder, [*LOSSES, *ACCURACIES])
-    part = "validation" if run.settings.get((OWN, "data.val_fraction")) else "test"
+    part = "validation" if "data.val_fraction" in run.identity else "test"
     losses = {name.format(part): read[key] for key, name in LOSSES.items() if key in read}
     tops = {
-        name.format(part): in_percent(read[key]) for key, name in ACCURACIES.items() if key in read
+        name.format(part): _in_percent(read[key]) for key, name in ACCURACIES.items() if key in read
     }
     if losses or tops:
         yield Picture(to_svg(draw_training(losses, tops)), SVG)
 
 
+def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:
+    """The last value of each key in every epoch; a stage that was resumed has several files.
+
+    A file that is missing, broken or of something else tells nothing.
+    """
+    values: dict[str, dict[int, float]] = {key: {} for key in keys}
+    files = stage_dir.glob("csv/version_*/metrics.csv")
+    for file in sorted(files, key=lambda file: (len(file.parent.name), file)):  # 10 after 2
+        try:
+            with file.open(newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines):
+                    for key, by_epoch in values.items():
+                        number = float(row.get(key) or math.nan)
+                        if row.get("epoch") and math.isfinite(number):
+                            by_epoch[int(float(row["epoch"]))] = number
+        except (OSError, ValueError, csv.Error):
+            continue
+    return {
+        key: Curve(
+            [epoch + 1 for epoch in sorted(by_epoch)], [by_epoch[e] for e in sorted(by_epoch)]
+        )
+        for key, by_epoch in values.items()
+        if by_epoch
+    }
+
+
+def _in_percent(curve: Curve) -> Curve:
+    return Curve(curve.epochs, [100 * value for value in curve.values])
+
+
 def _scores(run: Run) -> tuple[VideoScores, Fused | None]:
     """The scores of a run and, if they are a mean, what of."""
     if run.stage == LATE_FUSION:
-        parts = _load({stream: scores_file(run.folder / stream) for stream in STREAMS})
-        fused = Fused(LATE_FUSION, fuse(list(parts.values())), parts)
+        fused = load_fused(run.folder)
         return fused.whole, fused
     scores = VideoScores.load(scores_file(run.folder))
-    files = {stream: scores_file(run.folder, stream) for stream in STREAMS}
-    parts = _load({stream: file for stream, file in files.items() if file.is_file()})
+    files = {stream: scores_file(run.folder, stream) for stream in run.classifiers}
+    parts = {stream: VideoScores.load(file) for stream, file in files.items() if file.is_file()}
     return scores, Fused(BOTH, scores, parts) if len(parts) > 1 else None
-
-
-def _load(files: dict[str, Path]) -> dict[str, VideoScores]:
-    return {stream: VideoScores.load(file) for stream, file in files.items()}
-
-
-def _words(scores: VideoScores, fused: Fused | None) -> Iterator[str]:
-    if fused:
-        for part, changed in fused.changes().items():
-            yield (
-                f"{fused.name} against {part} alone: {len(changed.fixed)} videos fixed, "
-                f"{len(changed.broke)} broken"
-            )
-    if confused := hardest_confusions(scores):
-        worst = (f"{c.label} for {c.prediction} ({c.videos} of {c.of})" for c in confused)
-        yield f"most often taken for another: {', '.join(worst)}"
 
 
 def _samples(run: Run) -> Iterator[Picture]:

@@ -1,80 +1,111 @@
-"""A document as one web page that needs nothing else: style and script are inside."""
+"""Sections of tables, lines and pictures, on a web page that needs nothing else or a terminal."""
 
 import base64
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import NamedTuple
 
-from src.reporting.document import Cell, Column, Document, Picture, Section, Table
+from jinja2 import Template
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-_TEMPLATE = Path(__file__).with_name("page.html")
-_SHORT = 12  # characters
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+_WIDTH = 180  # characters, where the output is no terminal
+_SHORT = 24  # characters of a text that a terminal keeps on one line
 
 
-def to_page(document: Document) -> str:
+class Cell(NamedTuple):
+    """One entry of a table: its text, what to sort by, and what more there is to say of it.
+
+    Without `order` it is sorted by its text; an empty text comes last.
+    """
+
+    text: str = ""
+    order: float | None = None
+    hover: str = ""
+
+
+class Column(NamedTuple):
+    """A column's heading, what it means, and whether it holds numbers."""
+
+    title: str
+    hover: str = ""
+    numeric: bool = False
+
+
+class Picture(NamedTuple):
+    """The content of an image file, its media type, and what stands below it."""
+
+    content: bytes
+    kind: str
+    caption: str = ""
+
+    @property
+    def uri(self) -> str:
+        """The picture itself as an address."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it.
+
+    Args:
+        title: the heading.
+        columns: of a table.
+        rows: of the table, a cell for each column.
+        lines: of text.
+        code: lines to copy as they are.
+        pictures: for a page only.
+        folded: whether a page shows the heading alone until it is asked for more.
+    """
+
+    title: str
+    columns: Sequence[Column] = ()
+    rows: Sequence[Sequence[Cell]] = ()
+    lines: Sequence[str] = ()
+    code: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    folded: bool = False
+
+
+def to_page(title: str, sections: Sequence[Section]) -> str:
     """The whole page; names stand there as they are, whatever they contain."""
-    sections = [*document.sections, *document.details]
-    body = "\n".join(line for section in sections for line in _section(section))
-    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(title=escape(document.title), sections=body)
+    source = _TEMPLATE.read_text(encoding="utf-8")
+    template = Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return template.render(title=title, sections=sections)
 
 
-def _section(section: Section) -> Iterator[str]:
-    begin, end = ("<details>\n<summary>", "</summary>") if section.folded else ("<h2>", "</h2>")
-    yield f"<section>\n{begin}{escape(section.title)}{end}"
-    if section.table is not None and section.table.rows:
-        yield from _table(section.table)
-    if section.lines:
-        yield "<ul>"
-        yield from (f"<li>{escape(line)}</li>" for line in section.lines)
-        yield "</ul>"
-    if section.code:
-        yield f"<pre>{escape(chr(10).join(section.code))}</pre>"
-    captioned = [picture for picture in section.pictures if picture.caption]
-    for group in ([p for p in section.pictures if not p.caption], captioned):
-        if group:
-            yield '<div class="pictures">'
-            yield from map(_picture, group)
-            yield "</div>"
-    yield "</details>\n</section>" if section.folded else "</section>"
+def show(sections: Sequence[Section], console: Console | None = None) -> None:
+    """Print sections; where the output is no terminal, tables are wide."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    for section in sections:
+        console.print(Text(section.title, style="bold"))
+        if section.rows:
+            console.print(_table(section))
+        for line in [*section.lines, *section.code]:
+            console.print(Text(line), soft_wrap=True)
+        console.print()
 
 
-def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.content).decode()
-    image = f'<img src="data:{picture.kind};base64,{data}" alt="{escape(picture.caption)}">'
-    below = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f"<figure>{image}{below}</figure>"
-
-
-def _table(table: Table) -> Iterator[str]:
-    kinds = [
-        _kind(column, [row[index].text for row in table.rows])
-        for index, column in enumerate(table.columns)
-    ]
-    yield '<div class="wide"><table>\n<thead><tr>'
-    for column, kind in zip(table.columns, kinds, strict=True):
-        yield (
-            f'<th scope="col"{kind}{_hover(column.hover)}>'
-            f'<button type="button">{escape(column.title)}</button></th>'
-        )
-    yield "</tr></thead>\n<tbody>"
-    for row in table.rows:
-        yield f"<tr>{''.join(map(_cell, row, kinds))}</tr>"
-    yield "</tbody></table></div>"
-
-
-def _cell(cell: Cell, kind: str) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order!r}"'
-    return f"<td{kind}{order}{_hover(cell.hover)}>{escape(cell.text)}</td>"
-
-
-def _kind(column: Column, texts: Sequence[str]) -> str:
-    """The class of a column's cells."""
-    if column.numeric:
-        return ' class="number"'
-    return ' class="long"' if max(map(len, texts)) > _SHORT else ""
-
-
-def _hover(text: str) -> str:
-    return f' title="{escape(text)}"' if text else ""
+def _table(section: Section) -> Table:
+    """The section's table without columns that are empty throughout."""
+    table = Table()
+    shown = []
+    for column, cells in zip(section.columns, zip(*section.rows, strict=True), strict=True):
+        longest = max(len(cell.text) for cell in cells)
+        if longest:
+            shown.append([Text(cell.text) for cell in cells])
+            table.add_column(
+                Text(column.title),
+                justify="right" if column.numeric else "left",
+                overflow="fold",
+                no_wrap=column.numeric or longest <= _SHORT,
+            )
+    for row in zip(*shown, strict=True):
+        table.add_row(*row)
+    return table

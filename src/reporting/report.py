@@ -1,25 +1,55 @@
-"""The report: runs are collected, put into rows, compared, and written in every form."""
+"""The report: runs are collected, grouped, compared, and written in every form."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
+from string import ascii_lowercase
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from src import __version__
+from src.commands import shown_command
 from src.errors import UserError
-from src.reporting.collect import Collection, collect
+from src.models.temporal import STREAMS
+from src.reporting.collect import Run, collect, starts
 from src.reporting.details import details
-from src.reporting.document import Cell, Column, Document, Section, Table
-from src.reporting.markdown import to_markdown
-from src.reporting.page import to_page
-from src.reporting.pairs import Paired, pair_rows
-from src.reporting.results_section import missing_numbers, results_section, sort_rows
-from src.reporting.rows import Row, group_rows
-from src.reporting.runs_file import runs_csv
-from src.reporting.searches import search_sections
-from src.reporting.terminal import show_document
+from src.reporting.groups import (
+    MeanStd,
+    Paired,
+    Published,
+    ResultGroup,
+    describe_runs,
+    group_runs,
+    missing_numbers,
+    pair_groups,
+    published_of,
+    unlike,
+)
+from src.reporting.page import Cell, Column, Section, show, to_page
+from src.training.search import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
 
+if TYPE_CHECKING:
+    import optuna
+
+RESULT_COLUMNS = (
+    Column("trained", "experiment, stage, and the overrides by which rows differ"),
+    Column("dataset"),
+    Column("protocol", "how it was tested, see below the table"),
+    Column("runs", "splits and seeds, and how many runs that makes"),
+    Column("top-1 %", "video level; mean and sample standard deviation of the runs", True),
+    *(
+        Column(f"{stream} classifier", "top-1 % of one classifier of a net that has two", True)
+        for stream in STREAMS
+    ),
+    Column("mean class %", "the classes' mean accuracy; mean and standard deviation", True),
+    Column("published", "top-1 % in the paper, mean of three splits; source below", True),
+    Column("difference", "points; in brackets if the two are not alike, see the notes", True),
+    Column("notes"),
+)
 PAIRED_COLUMNS = (
     Column("trained"),
     Column("baseline"),
@@ -38,8 +68,8 @@ def make_report(
     baseline: str | None = None,
     console: Console | None = None,
     most_details: int = 20,
-) -> Document:
-    """Report all finished runs on the terminal and in report.md, report.html and report.csv.
+) -> list[Section]:
+    """Report all finished runs on the terminal and in report.html and report.csv.
 
     Args:
         runs: folders or patterns of folders, see `collect`.
@@ -48,17 +78,19 @@ def make_report(
         console: to print on; None is the terminal.
         most_details: rows of which report.html shows a run with its curves, classes and videos.
 
+    Returns:
+        What the terminal shows.
+
     Raises:
         UserError: a folder does not exist or cannot be written to, or no row is the baseline.
     """
-    collection = collect(runs)
-    rows = sort_rows(group_rows(collection.runs))
-    document = _compose(rows, collection, baseline, search_sections(runs))
-    document = replace(document, details=details(rows, most_details))
+    finished, left_out = collect(runs)
+    groups = group_runs(finished)
+    sections = _sections(groups, baseline, runs, left_out)
+    page = [*sections, *details(groups, most_details)]
     files = {
-        "report.md": to_markdown(document),
-        "report.html": to_page(document),
-        "report.csv": runs_csv(rows),
+        "report.html": to_page(f"Results, version {__version__}", page),
+        "report.csv": _runs_csv(groups),
     }
     folder = Path(output)
     try:
@@ -67,51 +99,213 @@ def make_report(
             (folder / name).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"output={output} cannot be written to ({error.strerror})") from error
-    show_document(document, console)
-    return document
+    show(sections, console)
+    return sections
 
 
-def _compose(
-    rows: Sequence[Row], collection: Collection, baseline: str | None, searches: Sequence[Section]
-) -> Document:
-    sections = [results_section(rows)]
-    faults = [f"{run.folder}: {one}" for row in rows for run in row.runs for one in run.faults]
+def _sections(
+    groups: Sequence[ResultGroup],
+    baseline: str | None,
+    places: Sequence[str],
+    left_out: Mapping[Path, str],
+) -> list[Section]:
+    sections = [results_section(groups)]
+    faults = [
+        f"{run.folder}: {one}" for group in groups for run in group.runs for one in run.faults
+    ]
     if faults:
         sections.append(Section("Missing or broken videos", lines=faults))
     if baseline is not None:
-        sections.append(_paired_section(pair_rows(rows, baseline), baseline))
-    sections += searches
-    commands = [one.command for one in missing_numbers(rows) if one.command]
+        sections.append(_paired_section(pair_groups(groups, baseline), baseline))
+    files = {file.resolve() for place in starts(places) for file in place.rglob(JOURNALS)}
+    sections += [_search_section(file) for file in sorted(files)]
+    commands = [one.command for one in missing_numbers(groups) if one.command]
     if commands:
         why = ["All splits, one after the other; what is finished is not trained again."]
         sections.append(Section("Not run", lines=why, code=list(dict.fromkeys(commands))))
-    if collection.problems:
-        left_out = [f"{problem.folder}: {problem.reason}" for problem in collection.problems]
-        sections.append(Section("Left out", lines=left_out))
-    return Document(f"Results, version {__version__}", sections)
+    if left_out:
+        lines = [f"{folder}: {reason}" for folder, reason in left_out.items()]
+        sections.append(Section("Left out", lines=lines))
+    return sections
+
+
+Legend = dict[str, str]  # short marks of long texts
+
+
+def results_section(groups: Sequence[ResultGroup]) -> Section:
+    """A line for each group, and after those of a dataset one for each number not repeated."""
+    protocols: Legend = {}
+    sources: Legend = {}
+    missing = missing_numbers(groups)
+    datasets = sorted({group.first.dataset for group in groups} | {one.dataset for one in missing})
+    rows: list[list[Cell]] = []
+    for dataset in datasets:
+        of_dataset = [group for group in groups if group.first.dataset == dataset]
+        rows += [_result_row(group, protocols, sources) for group in of_dataset]
+        rows += [_missing_row(p, protocols, sources) for p in missing if p.dataset == dataset]
+    lines = [f"protocol {mark}: {text}" for text, mark in protocols.items()]
+    lines += [f"source {mark}: {text}" for text, mark in sources.items()]
+    return Section("Results", RESULT_COLUMNS, rows, lines)
+
+
+def _result_row(group: ResultGroup, protocols: Legend, sources: Legend) -> list[Cell]:
+    runs, protocol = group.runs, group.first.protocol
+    published = published_of(group)
+    notes = unlike(group, published) if published else []
+    if any(run.faults for run in runs):
+        notes.append("videos were missing or broken, see below")
+    difference = Cell()
+    if published:
+        points = fmean(run.accuracy.top1 for run in runs) - published.top1
+        difference = Cell(f"({points:+.1f})" if notes else f"{points:+.1f}", points)
+    return [
+        Cell(group.label),
+        Cell(group.first.dataset),
+        Cell(_number(protocols, protocol), hover=protocol),
+        Cell(describe_runs(runs), len(runs), "\n".join(str(run.folder) for run in runs)),
+        _mean([(run, run.accuracy.top1) for run in runs], len(runs)),
+        *(
+            _mean([(r, r.classifiers[s].top1) for r in runs if s in r.classifiers], len(runs))
+            for s in STREAMS
+        ),
+        _mean([(run, run.accuracy.mean_class) for run in runs], len(runs)),
+        _published(published, sources) if published else Cell(),
+        difference,
+        Cell("; ".join(notes)),
+    ]
+
+
+def _number(protocols: Legend, protocol: str) -> str:
+    return protocols.setdefault(protocol, str(len(protocols) + 1))
+
+
+def _mean(numbers: Sequence[tuple[Run, float]], runs: int) -> Cell:
+    """Mean and deviation; how many there are, if not all of `runs` runs have the number."""
+    if not numbers:
+        return Cell()
+    mean = MeanStd.of([number for _, number in numbers])
+    each = (f"split {run.split}, seed {run.seed}: {number:.1f}" for run, number in numbers)
+    text = str(mean) if len(numbers) == runs else f"{mean} (n={len(numbers)})"
+    return Cell(text, mean.mean, "\n".join(each))
+
+
+def _published(published: Published, sources: Legend) -> Cell:
+    mark = sources.setdefault(published.source, ascii_lowercase[len(sources)])
+    hover = f"{published.model}: {published.source}"
+    return Cell(f"{published.top1:.1f} {mark}", published.top1, hover)
+
+
+def _missing_row(published: Published, protocols: Legend, sources: Legend) -> list[Cell]:
+    protocol, command = published.protocol, published.command
+    return [
+        Cell(published.model),
+        Cell(published.dataset),
+        Cell(_number(protocols, protocol), hover=protocol) if protocol else Cell(),
+        Cell("not run" if command else "", hover=command or ""),
+        *[Cell()] * 4,
+        _published(published, sources),
+        Cell(),
+        Cell("" if command else "nothing here trains it"),
+    ]
 
 
 def _paired_section(pairs: Sequence[Paired], baseline: str) -> Section:
-    about = [
-        "Differences of top-1 to the baseline of the same dataset and protocol, each within one "
-        "split and seed."
-    ]
+    line = "Top-1 against the baseline of the same dataset and protocol, by split and seed."
     if not pairs:
-        about = [f"No other row has the dataset and protocol of {baseline}."]
-    table = Table(PAIRED_COLUMNS, [_paired(one) for one in pairs])
-    return Section("Paired differences", table, about)
+        line = f"No other row has the dataset and protocol of {baseline}."
+    return Section("Paired differences", PAIRED_COLUMNS, [_paired_row(p) for p in pairs], [line])
 
 
-def _paired(paired: Paired) -> list[Cell]:
+def _paired_row(paired: Paired) -> list[Cell]:
     values = list(paired.differences.values())
-    figures = (min(values), paired.mean, max(values)) if values else ()
+    numbers = (min(values), fmean(values), max(values)) if values else ()
     each = ", ".join(f"{key[0]}/{key[1]} {d:+.1f}" for key, d in paired.differences.items())
     alone = ", ".join(f"{split}/{seed}" for split, seed, _ in paired.unpaired)
     return [
-        Cell(paired.row.name),
-        Cell(paired.baseline.name),
+        Cell(paired.group.label),
+        Cell(paired.baseline.label),
         Cell(str(len(values)), len(values)),
-        *([Cell(f"{figure:+.1f}", figure) for figure in figures] or [Cell()] * 3),
+        *([Cell(f"{number:+.1f}", number) for number in numbers] or [Cell()] * 3),
         Cell(each),
         Cell(f"in one of the two only: {alone}" if alone else ""),
     ]
+
+
+def _search_section(file: Path) -> Section:
+    """The trials of a search by Optuna, and how to repeat the best."""
+    title = f"Search {file}"
+    try:
+        study = open_study(file)
+    except UserError as error:
+        return Section(title, lines=[str(error)])
+    trials = [trial for trial in study.trials if trial.params]
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    columns = [
+        Column("trial", "in the order in which they were run", True),
+        Column("top-1 %", "of validation videos, after all epochs", True),
+        Column("state"),
+        Column("epochs", "after which clip-level accuracy was reported", True),
+        Column("best epoch %", "clip-level top-1 of the best of them", True),
+        *(Column(key) for key in keys),
+    ]
+    rows = [[*_trial(trial), *(_value(trial.params.get(key)) for key in keys)] for trial in trials]
+    lines = ["The best of many owes something to the videos it was chosen by: test it on others."]
+    if not any(trial.value is not None for trial in trials):
+        return Section(title, columns, rows, lines)
+    best = study.best_trial
+    lines.append(f"best: trial {best.number}, {best.user_attrs.get(FOLDER, 'folder unknown')}")
+    given = study.user_attrs.get(ARGUMENTS, [])
+    # Without -m, and without how to search.
+    overrides = ["hydra.mode=RUN", *(one for one in given if not one.startswith("hydra"))]
+    overrides += values_of(best.params)
+    return Section(title, columns, rows, lines, [shown_command("train", *overrides)])
+
+
+def _trial(trial: "optuna.trial.FrozenTrial") -> list[Cell]:
+    epochs = trial.intermediate_values
+    state = trial.state.name.lower()
+    if PRUNED in trial.user_attrs:
+        state = f"pruned after epoch {trial.user_attrs[PRUNED]}"
+    value = trial.value if state == "complete" else None
+    return [
+        Cell(str(trial.number), trial.number),
+        Cell(f"{value:.1f}", value) if value is not None else Cell(),
+        Cell(state),
+        Cell(str(len(epochs)), len(epochs)),
+        Cell(f"{100 * max(epochs.values()):.1f}", max(epochs.values())) if epochs else Cell(),
+    ]
+
+
+def _value(value: object) -> Cell:
+    if isinstance(value, float):
+        return Cell(f"{value:.4g}", value)
+    return Cell("" if value is None else str(value))
+
+
+def _runs_csv(groups: Sequence[ResultGroup]) -> str:
+    """A line for each run and classifier, for other programs; what is not known is empty."""
+    lines = [
+        {
+            "row": group.label,
+            "experiment": run.experiment,
+            "stage": run.stage,
+            "overrides": group.overrides,
+            "classifier": name,
+            "dataset": run.dataset,
+            "split": run.split,
+            "seed": run.seed,
+            **asdict(accuracy),
+            "protocol": run.protocol,
+            "project_version": run.version,
+            "directory": run.folder,
+            "command": "" if run.overrides is None else shown_command("train", *run.overrides),
+        }
+        for group in groups
+        for run in group.runs
+        for name, accuracy in {"all": run.accuracy, **run.classifiers}.items()
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

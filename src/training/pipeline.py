@@ -2,6 +2,7 @@
 
 run_dir/
   appearance/  motion/  joint/  joint_pooled/     one directory per stage, see `run_dir`
+  late_fusion/                                    of the two streams, see `late_fusion`
   results.csv                                     the table that is printed at the end
 """
 
@@ -32,16 +33,17 @@ from src.experiment.checkpoints import Description
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
 from src.locks import exclusive_lock
 from src.models.modules import VideoClassifier
+from src.models.temporal import STREAMS
 from src.models.weights import read_checkpoint
 from src.ranks import of_first_rank, own_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
+from src.training.late_fusion import write_late_fusion
 from src.training.loggers import Loggers, LogProtocol
 from src.training.progress import progress_bars
-from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
-from src.training.run_end import end_run
+from src.training.run_end import end_run, results_of_run
 from src.training.search import pruning
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
@@ -102,6 +104,9 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     shown = _shown(cfg, dirs)
     for name in dirs.keys() - shown.keys():
         log.info("stage %s in %s was trained with another config: not shown", name, dirs[name].path)
+    if own_rank() == 0:
+        write_late_fusion(shown)
+    of_first_rank(None)  # the others read what it has written
     results = results_of_run(shown)
     if not results:
         raise UserError(f"no stage in {cfg.paths.run_dir} is finished")
@@ -215,6 +220,7 @@ def run_stage(
             faults = [*unreadable.faults, *scores.faults]
             _finish(scores, faults, dirs, description, trained, overrides)
             try:
+                streams = write_late_fusion(_shown(cfg, dirs)) if name in STREAMS else None
                 samples = save_samples(
                     stage_dir.samples,
                     data,
@@ -224,7 +230,7 @@ def run_stage(
                     config["seed"],
                     trainer.strategy.root_device,
                 )
-                fused = fused_classifiers(scores) or late_fusion(_shown(cfg, dirs), name, scores)
+                fused = fused_classifiers(scores) or streams
                 show_test(loggers, Tested(scores, fused, samples, description, final, files))
             except Exception as error:  # pictures, as loggers, cannot fail what is recorded
                 log.warning("stage %s is finished, but not all shown: %s", name, error)

@@ -44,7 +44,7 @@ class StageDir:
     @property
     def final(self) -> Path:
         """The tested checkpoint, by the record of the finished stage."""
-        return self.tested((self._read() or {}).get("config", {}))
+        return self.tested((self.read() or {}).get("config", {}))
 
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
@@ -78,21 +78,27 @@ class StageDir:
 
     def finished(self) -> dict[str, Any] | None:
         """The record, None if the stage is not finished."""
-        record = self._read()
-        return record if record and self.tested(record["config"]).is_file() else None
+        record = self.read()
+        if record is None or record["config"]["network"] is None:  # late fusion, no checkpoint
+            return record
+        return record if self.tested(record["config"]).is_file() else None
 
-    def _read(self) -> dict[str, Any] | None:
+    def read(self) -> dict[str, Any] | None:
+        """The record, None if there is none; the checkpoint may have been moved away.
+
+        Raises:
+            UserError: it is broken.
+        """
         if not self.record.is_file():
             return None
         try:
-            record = dict(json.loads(self.record.read_text()))
-        except ValueError as error:
-            raise UserError(f"{self.record} is broken ({error}): delete it") from error
-        if "config" not in record:
+            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+            record["config"]["network"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{self.record} was made before version 0.1 was released, and is no longer read: "
-                "give a new paths.run_dir"
-            )
+                f"{self.record} is not the record of a finished stage ({reason}): delete it"
+            ) from error
         return record
 
     def check_whole(self) -> None:

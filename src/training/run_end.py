@@ -8,10 +8,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from src.commands import shown_command
+from src.data.faults import Faults
+from src.evaluation.scores import Accuracy
 from src.evaluation.table import Result, save_results, show_results
 from src.experiment.config import StageConfig
 from src.hardware import peak_memory_gib
 from src.models.temporal import STREAMS
+from src.training.late_fusion import LATE_FUSION, late_fusion_dir
 from src.training.run_dir import StageDir
 
 WIDTH = 80  # of text; paths are never broken
@@ -21,6 +24,30 @@ _BESIDE = {
     "pictures": ("samples",),
     "unreadable": ("unreadable.txt",),
 }
+
+
+def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
+    """Results of all finished stages in order, with late fusion after the two streams.
+
+    A joint net's two classifiers are also shown apart, before the two together.
+    """
+    in_order = list(stages.items())
+    if late_fusion := late_fusion_dir(stages):
+        second = max(list(stages).index(stream) for stream in STREAMS)
+        in_order.insert(second + 1, (LATE_FUSION, late_fusion))
+    results: list[Result] = []
+    for stage, stage_dir in in_order:
+        record = stage_dir.finished()
+        if record is None:
+            continue
+        protocol = record["protocol"]
+        for stream, accuracy in record["streams"].items():
+            name = f"{stage}: {stream} classifier"
+            results.append(Result(name, stage, Accuracy(**accuracy), protocol))
+        name = "late fusion of both" if stage == LATE_FUSION else stage
+        faults = tuple(Faults(**about) for about in record["faults"])
+        results.append(Result(name, stage, Accuracy(**record["accuracy"]), protocol, faults))
+    return results
 
 
 @rank_zero_only
@@ -44,8 +71,10 @@ def end_run(
     title = f"{config['name']}, split {config['data']['split']}: video level"
     show_results(list(results), title)
     last = results[-1]
-    shown = list(STREAMS) if last.name != last.stage else [last.stage]  # late fusion, or a stage
+    shown = list(STREAMS) if last.stage == LATE_FUSION else [last.stage]
     others = {n: one for n, one in stages.items() if n not in shown and one.finished()}
+    if (late_fusion := late_fusion_dir(stages)) and late_fusion.finished():
+        others[LATE_FUSION] = late_fusion
     lines = [
         *textwrap.wrap(config["remark"] or "", WIDTH),
         f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB",

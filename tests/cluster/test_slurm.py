@@ -163,7 +163,7 @@ def test_each_job_of_a_sweep_is_queued_and_trained_once(
     assert sorted(path.name for path in sweeps.glob("*seed-*")) == sorted(
         path.name for path in sweeps.iterdir() if path.is_dir() and path.name != ".submitit"
     )
-    records = sorted(collect([str(sweeps)]).runs, key=lambda run: run.seed)
+    records = sorted(collect([str(sweeps)])[0], key=lambda run: run.seed)
     assert [run.seed for run in records] == [3, 4]
     for record in records:
         check_trained_once(record.folder.parent)

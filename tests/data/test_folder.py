@@ -269,7 +269,7 @@ def test_from_a_folder_to_a_tested_checkpoint(
     assert described["class_names"] == ["left", "right", "still"]
     with (run_dir / "motion" / "scores.csv").open() as file:
         assert file.readline().strip() == "video,label,left,right,still"
-    [dataset] = {run.dataset for run in collect([str(tmp_path)]).runs}
+    [dataset] = {run.dataset for run in collect([str(tmp_path)])[0]}
     assert dataset.startswith(f"{root.name} 12-")
 
     on_cpu = ["trainer.accelerator=cpu", "+data.num_workers=0"]

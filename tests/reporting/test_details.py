@@ -12,12 +12,14 @@ from rich.console import Console
 
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
-from src.reporting.curves import read_curves
+from src.reporting.collect import collect
+from src.reporting.details import details, read_curves
+from src.reporting.groups import group_runs
 from src.reporting.report import make_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-STAGES = ("appearance", "motion", "late fusion", "joint", "joint_pooled")
+STAGES = ("appearance", "motion", "late_fusion", "joint", "joint_pooled")
 # Appended to the page: opens everything, sorts the first table by its first column, and tells.
 PROBE = """
 <script>
@@ -57,12 +59,12 @@ def test_every_row_has_its_curves_classes_confusions_and_videos(
     assert list(sections) == titles
     for stage, section in zip(STAGES, sections.values(), strict=True):
         svgs = section.count("data:image/svg+xml")
-        assert svgs == (2 if stage == "late fusion" else 3)  # it was not trained: no curves
+        assert svgs == (2 if stage == "late_fusion" else 3)  # it was not trained: no curves
         samples = load_samples(finished_run / stage / "samples")
         assert section.count("data:image/jpeg") == len(samples)
         assert all(sample.video in section for sample in samples)
     late = sections[titles[2]]
-    changed = re.search(r"against motion alone: (\d+) videos fixed, (\d+) broken", late)
+    changed = re.search(r"against motion alone: (\d+) videos corrected, (\d+) broken", late)
     assert changed is not None
     top1 = {
         stage: judge_videos(VideoScores.load(finished_run / stage / "scores.csv")).top1
@@ -74,16 +76,14 @@ def test_every_row_has_its_curves_classes_confusions_and_videos(
     assert float(said[1]) - top1["motion"] == pytest.approx(gained, abs=0.05)
 
 
-def test_rows_beyond_the_number_are_named(finished_run: Path, tmp_path: Path) -> None:
-    quiet = Console(quiet=True)
-    document = make_report([str(finished_run)], str(tmp_path), console=quiet, most_details=1)
-    titles = [section.title for section in document.details]
-    assert titles == [
+def test_rows_beyond_the_number_are_named(finished_run: Path) -> None:
+    sections = details(group_runs(collect([str(finished_run)])[0]), 1)
+    assert [section.title for section in sections] == [
         "Trainings",
         "st_resnet_two_movers appearance: split 1, seed 0",
         "Without details",
     ]
-    assert "st_resnet_two_movers joint" in document.details[-1].lines
+    assert "st_resnet_two_movers joint" in sections[-1].lines
 
 
 def test_lost_files_leave_the_rest(finished_run: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from dataclasses import asdict
 from functools import cache
 from html.parser import HTMLParser
@@ -18,12 +17,9 @@ from src.cli import CONF_DIR
 from src.experiment.build import build_protocol
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
-from src.reporting.document import Cell, Column, Document, Picture, Section, Table
-from src.reporting.markdown import to_markdown
-from src.reporting.page import to_page
-from src.reporting.published import read_published
+from src.reporting.groups import read_published
+from src.reporting.page import Cell, Column, Picture, Section, show, to_page
 from src.reporting.report import make_report
-from src.reporting.terminal import show_document
 from tests.conftest import compose_config
 from tests.reporting.made_up import write_stage
 
@@ -101,11 +97,12 @@ def test_beside_published_numbers(tmp_path: Path) -> None:
     assert motion[3] == "58.0 ± 1.4"
     assert motion[8:] == ["(+2.2)", "splits 1, 3 only; changed: effective_batch_size=64"]
     assert rows["ST-MulNet"][2] == "not run"
-    text = (tmp_path / "report" / "report.md").read_text()
-    assert "source a: from memory, not verified\n- source b: later papers' tables" in text
-    assert "    python -m src.train -m experiment=st_multiplier_hmdb51 data.split=1,2,3\n" in text
-    assert "experiment=st_resnet_hmdb51" not in text
-    assert "experiment=motion_hmdb51" not in text
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "source a: from memory, not verified</li>" in text
+    assert "source b: later papers&#39; tables</li>" in text
+    assert "\npython -m src.train -m experiment=st_multiplier_hmdb51 data.split=1,2,3</pre>" in text
+    assert "-m experiment=st_resnet_hmdb51" not in text
+    assert "-m experiment=motion_hmdb51" not in text
     assert "ucf101" not in text  # no run is of that
 
 
@@ -117,8 +114,11 @@ def test_other_protocol_and_other_flow(tmp_path: Path) -> None:
     file.write_text(json.dumps(record))
     row = table_of(tmp_path)["st_resnet_hmdb51 joint_pooled"]
     assert row[3] == "66.0"
-    remarks = "split 2 only; other protocol than published; changed: algorithm=dis"
-    assert row[8:] == ["(-0.4)", remarks]
+    notes = (
+        "split 2 only; other protocol than published; changed: flow.algorithm=dis, "
+        "flow.parameters.preset=medium, flow.parameters.tau=null and 10 more"
+    )
+    assert row[8:] == ["(-0.4)", notes]
 
 
 def test_part_of_the_videos_is_not_a_run_of_the_paper(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_part_of_the_videos_is_not_a_run_of_the_paper(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("1530", "4"))
     rows = table_of(tmp_path)
     assert rows["st_resnet_hmdb51 joint_pooled"][7:] == ["", "", ""]
-    text = (tmp_path / "report" / "report.md").read_text()
+    text = (tmp_path / "report" / "report.html").read_text()
     assert "mean of logits; 4 of 1530 videos" in text
     assert "experiment=st_resnet_hmdb51" in text
 
@@ -151,19 +151,21 @@ def test_published_numbers_have_experiments_that_repeat_them() -> None:
         if one.experiment and one.dataset == "hmdb51":
             cfg = composed(one.experiment)
             last = list(cfg.stages)[-1]
-            assert one.rows.rpartition("/")[2] in (last, "late fusion")
+            assert one.rows.rpartition("/")[2] in (last, "late_fusion")
             assert build_protocol(stage_config(cfg, last)).name == one.protocol
     numbers = {(one.model, one.dataset): one.top1 for one in published}
     assert numbers["ST-ResNet", "hmdb51"] == 66.4
-    assert {one.model for one in published if one.verified and one.experiment} == {"ST-ResNet"}
+    known = {one.model for one in published if one.experiment and "memory" not in one.source}
+    assert known == {"ST-ResNet"}
+    assert all("not verified" in one.source for one in published if "memory" in one.source)
 
 
 def test_forms_agree(tmp_path: Path) -> None:
     for seed, top1 in enumerate([40.0, 44.0, 45.0]):
         about: dict[str, Any] = {"overrides": [f"seed={seed}", "a=b c"], "version": "9"}
-        head = {"videos": 8, "top1": 12.5, "top5": 50.0, "mean_class": 12.0}
+        alone = {"videos": 8, "top1": 12.5, "top5": 50.0, "mean_class": 12.0}
         place = tmp_path / "runs" / f"split1_seed{seed}" / "joint"
-        write_stage(place, top1, experiment=ODD, streams={"appearance": head}, **about)
+        write_stage(place, top1, experiment=ODD, streams={"appearance": alone}, **about)
     (tmp_path / "runs" / "split1_seed9" / "joint").mkdir(parents=True)
     (tmp_path / "runs" / "split1_seed9" / "joint" / "stage.json").write_text("<oops>")
     printed = io.StringIO()
@@ -171,15 +173,11 @@ def test_forms_agree(tmp_path: Path) -> None:
     assert rows[f"{ODD} joint"][2:6] == ["split 1, seed 0-2, n=3", "43.0 ± 2.6", "12.5 ± 0.0", ""]
     assert "43.0 ± 2.6" in printed.getvalue()
     assert "[red]d[/red]" in printed.getvalue()
-    assert "stage.json cannot be read" in printed.getvalue()
-    text = (tmp_path / "report" / "report.md").read_text()
-    line = next(line for line in text.splitlines() if "43.0 ± 2.6" in line)
-    assert "<b" not in line
-    assert len(re.findall(r"(?<!\\)\|", line)) == 12
+    assert "stage.json is not the record of a finished stage" in printed.getvalue()
     with (tmp_path / "report" / "report.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [(row["head"], row["seed"], float(row["top1"])) for row in lines[:2]] == [
-        ("prediction", "0", 40),
+    assert [(row["classifier"], row["seed"], float(row["top1"])) for row in lines[:2]] == [
+        ("all", "0", 40),
         ("appearance", "0", 12.5),
     ]
     assert len(lines) == 6
@@ -191,9 +189,9 @@ def test_forms_agree(tmp_path: Path) -> None:
 
 def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     columns = (Column(ODD, ODD), Column("n", numeric=True))
-    table = Table(columns, [[Cell(ODD, hover=ODD), Cell("1", 1.5)]])
-    shown = Section(ODD, pictures=[Picture(b"1", "image/png", ODD)], folded=True)
-    text = to_page(Document(ODD, [Section(ODD, table, [ODD], [ODD])], [shown]))
+    rows = [[Cell(ODD, hover=ODD), Cell("1", 1.5)]]
+    folded = Section(ODD, pictures=[Picture(b"1", "image/png", ODD)], folded=True)
+    text = to_page(ODD, [Section(ODD, columns, rows, [ODD], [ODD]), folded])
     page = Page(text)
     assert page.open == []
     assert page.tables == [[[ODD, "n"], [ODD, "1"]]]
@@ -210,18 +208,11 @@ def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     assert "@import" not in text
 
 
-def test_markdown_is_plain() -> None:
-    text = to_markdown(Document("a\nb", [Section("s", lines=[ODD], code=["python x=[1]"])]))
-    assert text.startswith("# a b\n\n## s\n\n- &lt;b onclick=")
-    assert r"\*e\*" in text
-    assert "    python x=[1]\n" in text
-
-
 def test_narrow_terminal_cuts_no_command() -> None:
     file = io.StringIO()
     command = "python -m src.train " + "x" * 300
     console = Console(file=file, width=40, force_terminal=True, color_system=None)
-    show_document(Document("t", [Section("s", code=[command])]), console)
+    show([Section("s", code=[command])], console)
     assert command in file.getvalue()
 
 
@@ -232,10 +223,8 @@ def test_paired_section(tmp_path: Path) -> None:
         write_stage(run / "joint_pooled", pooled)
     write_stage(tmp_path / "e" / "split1_seed7" / "joint", 1)
     console = Console(file=io.StringIO())
-    document = make_report([str(tmp_path)], str(tmp_path / "r"), "e joint", console)
-    table = document.sections[1].table
-    assert table is not None
-    assert [[cell.text for cell in row] for row in table.rows] == [
+    sections = make_report([str(tmp_path)], str(tmp_path / "r"), "e joint", console)
+    assert [[cell.text for cell in row] for row in sections[1].rows] == [
         [
             *("e joint_pooled", "e joint", "2", "+30.0", "+31.5", "+33.0"),
             *("1/0 +30.0, 1/1 +33.0", "in one of the two only: 1/7"),
@@ -249,17 +238,18 @@ def test_nothing_finished_tells_what_to_run(tmp_path: Path) -> None:
 
 
 def test_real_run(finished_run: Path, tmp_path: Path) -> None:
-    """All stages, the streams' late fusion and the heads of the joint nets, as the run has them."""
+    """All stages, late fusion and the classifiers of the joint nets, as the run has them."""
     output = tmp_path / "report"
-    make_report([str(finished_run)], str(output), "late fusion", Console(file=io.StringIO()))
+    make_report([str(finished_run)], str(output), "late_fusion", Console(file=io.StringIO()))
     with (finished_run / "results.csv").open(newline="") as file:
         expected = {row["name"]: row for row in csv.DictReader(file)}
     with (output / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(expected) == 9
     for row in rows:
-        head = "" if row["head"] == "prediction" else f": {row['head']} classifier"
-        name = "late fusion of both" if row["stage"] == "late fusion" else row["stage"] + head
+        which = "" if row["classifier"] == "all" else f": {row['classifier']} classifier"
+        stage = "late fusion of both" if row["stage"] == "late_fusion" else row["stage"]
+        name = stage + which
         for number in ("top1", "top5", "mean_class", "videos"):
             assert float(row[number]) == pytest.approx(float(expected[name][number]))
         assert (row["experiment"], row["dataset"]) == ("st_resnet_two_movers", "two_movers")

@@ -186,7 +186,7 @@ def test_a_test_video_is_an_error_or_wrong(
     fused = fuse([scores, VideoScores(**{**vars(scores), "rows": [torch.zeros(8)] * TEST})])
     assert judge_videos(fused).unreadable == 2
     make_report([str(run)], str(tmp_path / "report"))
-    report = (tmp_path / "report" / "report.md").read_text()
+    report = (tmp_path / "report" / "report.html").read_text()
     assert "mean of logits; 2 of 8 videos counted as wrong" in report
     assert told in report
 

@@ -47,7 +47,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     assert by_passes[1].state == TrialState.COMPLETE
     assert by_passes[2].state == TrialState.PRUNED
     assert list(by_passes[2].intermediate_values) == [1]
-    (record,) = collect([str(out / "sweeps")]).runs
+    (record,), _ = collect([str(out / "sweeps")])
     assert by_passes[1].value == record.accuracy.top1
     assert record.accuracy.videos == 8  # of the training list's 16
     assert record.protocol.endswith("; on the validation part (50 % of the training list)")
@@ -55,17 +55,16 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     found: Any = OmegaConf.load(out / "sweeps" / "optimization_results.yaml")
     assert found["best_params"] == {"trainer.max_epochs": "1"}
 
-    document = make_report([str(out)], str(tmp_path / "report"), console=Console(quiet=True))
-    (section,) = [one for one in document.sections if one.title.startswith("Search")]
-    assert section.table is not None
-    rows = {row[-1].text: [cell.text for cell in row] for row in section.table.rows}
+    sections = make_report([str(out)], str(tmp_path / "report"), console=Console(quiet=True))
+    (section,) = [one for one in sections if one.title.startswith("Search")]
+    rows = {row[-1].text: [cell.text for cell in row] for row in section.rows}
     assert rows["1"][1:4] == [f"{record.accuracy.top1:.1f}", "complete", "1"]
-    assert rows["2"][1:4] == ["", "pruned after pass 1", "1"]
+    assert rows["2"][1:4] == ["", "pruned after epoch 1", "1"]
     again = section.code[0].split()
     assert "hydra.mode=RUN" in again
     assert "trainer.max_epochs=1" in again
     assert not any(one.startswith("hydra.sweeper") for one in again)
-    (left_out,) = [one for one in document.sections if one.title == "Left out"]
+    (left_out,) = [one for one in sections if one.title == "Left out"]
     assert "a trial of a search, which may have pruned it" in left_out.lines[0]
     assert "trial=" not in left_out.lines[0]
 
@@ -184,10 +183,9 @@ def test_a_search_of_which_all_trials_are_pruned_has_no_best(
     assert len(batches) == 2
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert "all trials were pruned" in caplog.text
-    document = make_report([str(tmp_path)], str(tmp_path), console=Console(quiet=True))
-    (section,) = [one for one in document.sections if one.title.startswith("Search")]
-    assert section.table is not None
-    assert [row[2].text for row in section.table.rows] == ["pruned after pass 1"] * 2
+    sections = make_report([str(tmp_path)], str(tmp_path), console=Console(quiet=True))
+    (section,) = [one for one in sections if one.title.startswith("Search")]
+    assert [row[2].text for row in section.rows] == ["pruned after epoch 1"] * 2
     assert not section.code
 
 
@@ -247,6 +245,6 @@ def test_a_file_that_is_no_search_leaves_the_report_whole(
 ) -> None:
     (tmp_path / "broken.study").write_text("no journal\n")
     runs = [str(finished_run), str(tmp_path)]
-    document = make_report(runs, str(tmp_path / "report"), console=Console(quiet=True))
-    (section,) = [one for one in document.sections if one.title.startswith("Search")]
+    sections = make_report(runs, str(tmp_path / "report"), console=Console(quiet=True))
+    (section,) = [one for one in sections if one.title.startswith("Search")]
     assert "holds no study" in section.lines[0]

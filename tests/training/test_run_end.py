@@ -37,7 +37,10 @@ def test_all_that_was_written_is_listed(
         "logs": [f"{last / 'csv'}", f"{last / 'tensorboard'}"],
         "pictures": [f"{last / 'samples'}"],
         "table": [f"{finished_run / 'results.csv'}"],
-        **{f"stage {s}": [f"{finished_run / s}"] for s in ("appearance", "motion", "joint")},
+        **{
+            f"stage {s}": [f"{finished_run / s}"]
+            for s in ("appearance", "motion", "joint", "late_fusion")
+        },
     }
     assert all(Path(path).exists() for several in paths.values() for path in several)
     assert [command[:3] for command in commands] == [

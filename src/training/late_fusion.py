@@ -1,0 +1,109 @@
+"""Late fusion: the mean of the scores of two streams trained apart, a finished stage of its own.
+
+appearance/  motion/    the two streams
+late_fusion/            beside them: stage.json, scores.csv and its protocol, no checkpoint
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from src.errors import UserError
+from src.evaluation.analysis import Fused
+from src.evaluation.fusion import fuse
+from src.evaluation.scores import VideoScores, judge_videos, scores_file
+from src.experiment.config import StageConfig
+from src.models.temporal import STREAMS
+from src.training.run_dir import StageDir
+
+log = logging.getLogger(__name__)
+LATE_FUSION = "late_fusion"
+
+
+def late_fusion_config(stream: StageConfig) -> StageConfig:
+    """The config of late fusion, which has the data and the test of a stream, and no network."""
+    kept = {key: stream[key] for key in ("name", "seed", "paths", "data", "protocol")}
+    init_from = {name: name for name in STREAMS}
+    return {"stage": LATE_FUSION, **kept, "network": None, "model": {}, "init_from": init_from}
+
+
+def late_fusion_dir(stages: Mapping[str, StageDir]) -> StageDir | None:
+    """The directory of late fusion, None unless both streams are finished.
+
+    Args:
+        stages: the directories of stages that belong together, by name.
+    """
+    finished = [stages[name] for name in STREAMS if name in stages and stages[name].finished()]
+    beside = finished[-1].path if len(finished) == len(STREAMS) else None
+    return StageDir(beside.with_name(LATE_FUSION)) if beside else None
+
+
+def load_fused(folder: Path) -> Fused:
+    """The scores in a directory of late fusion, and those of the streams beside it.
+
+    Raises:
+        UserError: some of them are missing or broken.
+    """
+    parts = {name: VideoScores.load(scores_file(folder.with_name(name))) for name in STREAMS}
+    return Fused("late fusion", VideoScores.load(scores_file(folder)), parts)
+
+
+def write_late_fusion(stages: Mapping[str, StageDir]) -> Fused | None:
+    """Fuse the two streams, unless that has been done with the scores that they have now.
+
+    Args:
+        stages: the directories of the stages of one experiment.
+
+    Returns:
+        The fused scores; None if a stream is not finished, or the two do not fit each other.
+    """
+    stage_dir = late_fusion_dir(stages)
+    if stage_dir is None:
+        return None
+    try:
+        parts = {name: VideoScores.load(stages[name].scores()) for name in STREAMS}
+        protocols = {part.protocol for part in parts.values()}
+        if len(protocols) > 1:
+            raise UserError(f"the streams were tested in two ways: {'; '.join(sorted(protocols))}")
+        fused = Fused("late fusion", fuse(list(parts.values())), parts)
+    except UserError as error:  # one was tested on other videos, and resume=force shows both
+        log.warning("no late fusion: %s", error)
+        stage_dir.record.unlink(missing_ok=True)  # of scores that are there no more
+        return None
+    made_from = {
+        name: hashlib.sha256(stages[name].scores().read_bytes()).hexdigest() for name in STREAMS
+    }
+    record = stage_dir.finished()
+    if record is None or record.get("made_from") != made_from:
+        _write(stage_dir, fused, stages, made_from)
+    return fused
+
+
+def _write(
+    stage_dir: StageDir, fused: Fused, stages: Mapping[str, StageDir], made_from: Mapping[str, str]
+) -> None:
+    stage_dir.path.mkdir(exist_ok=True)
+    # Jobs that share their streams may all do so at once: each file is there as a whole.
+    with TemporaryDirectory(dir=stage_dir.path) as draft:
+        fused.whole.save(scores_file(Path(draft)))
+        for file in Path(draft).iterdir():
+            file.replace(stage_dir.path / file.name)
+    records = [stages[name].finished() or {} for name in STREAMS]
+    last = records[-1]
+    faults = [one for record in records for one in record["faults"]]
+    about = {
+        "streams": {},
+        "faults": [one for index, one in enumerate(faults) if one not in faults[:index]],
+        "flow": last["flow"],
+        "stage_dirs": {
+            name: os.path.relpath(stages[name].path, stage_dir.path) for name in STREAMS
+        },
+        "overrides": last["overrides"],
+        "version": last["version"],
+        "made_from": made_from,
+    }
+    accuracy, protocol = judge_videos(fused.whole), fused.whole.protocol
+    stage_dir.finish(late_fusion_config(last["config"]), accuracy, protocol, about)
