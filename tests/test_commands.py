@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from src import report, train
 from src.commands import expand_home, shown_command, shown_override
-from src.training.run_dir import StageDir
+from src.experiment.run_dir import StageDir
 
 NASTY = (
     *("a=b", "a b", "a  b", " a ", "a,b", "a(b)", "[a]", "{a:b}", "it's", 'q"q', 'it\'s "q"', ""),

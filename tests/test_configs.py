@@ -13,12 +13,12 @@ from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
 from src.experiment.build import build_datamodule, build_net
 from src.experiment.config import StageConfig, stage_config, stage_configs
+from src.experiment.run_dir import stage_dirs
 from src.models.connection import Connection
 from src.models.resnet import ResNet
 from src.models.temporal import TemporalPool
 from src.models.two_stream import TwoStreamResNet
 from src.training.checks import check_stages
-from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 from tests.data.test_splits import touch
 

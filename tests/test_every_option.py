@@ -19,8 +19,8 @@ from src import benchmark, train
 from src.cli import CONF_DIR
 from src.data.two_movers import read_two_movers
 from src.experiment.config import stage_names
+from src.experiment.run_dir import stage_dirs
 from src.training.pipeline import run_experiment
-from src.training.run_dir import stage_dirs
 from tests.conftest import TINY, compose_config
 from tests.test_sweeps import SWEEPS, jobs_of
 

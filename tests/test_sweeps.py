@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from src.cli import CONF_DIR
 from src.experiment.build import build_net
 from src.experiment.config import stage_config, sweep_subdir, what_matters
+from src.experiment.run_dir import stage_dirs
 from src.models.temporal import STREAMS
-from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 
 SEARCH = "search"  # no grid: Optuna draws its jobs

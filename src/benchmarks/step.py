@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from src.benchmarks.harness import Candidate, Measurement, Timed, measure, wait
 from src.experiment.build import build_module, build_net
 from src.experiment.config import StageConfig, stage_config
+from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
 from src.training.callbacks import SeedSteps
 from src.training.loggers import Loggers
-from src.training.run_dir import StageDir
 from src.training.speed import check_speed, compile_nets, convolutions_tried, set_tf32
 from src.training.throughput import Throughput
 from src.training.trainer import build_trainer, instantiate_trainer

@@ -17,7 +17,7 @@ from src.experiment.build import (
     build_protocol,
     built_without_training,
 )
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights

@@ -17,7 +17,7 @@ from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.protocol import AVERAGES
 from src.evaluation.scores import VideoScores, judge_videos
 from src.evaluation.table import Result
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.models.modules import VideoClassifier
 
 

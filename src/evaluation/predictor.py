@@ -16,7 +16,7 @@ from src.data.windows import HeldFrames, RememberedFlow, Window
 from src.evaluation.annotate import Labels
 from src.evaluation.evaluate import load_module
 from src.experiment.build import build_datamodule
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 from src.models.metrics import mean_of_streams

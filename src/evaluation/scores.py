@@ -15,6 +15,7 @@ from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.splits import PARTS
 from src.errors import UserError
+from src.experiment.run_dir import scores_file
 from src.models.metrics import judge, scores_of_wrong
 from src.ranks import of_all_ranks
 
@@ -167,11 +168,6 @@ class VideoScores:
             classes=classes,
             protocol=protocol,
         )
-
-
-def scores_file(folder: Path, stream: str | None = None) -> Path:
-    """Where the scores of a net, or of one of its streams, lie in a folder."""
-    return folder / (f"scores_{stream}.csv" if stream else "scores.csv")
 
 
 def _protocol_file(path: Path) -> Path:

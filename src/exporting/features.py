@@ -24,7 +24,7 @@ from src.errors import UserError
 from src.evaluation.evaluate import data_of, load_module
 from src.evaluation.inputs import find_inputs
 from src.evaluation.predictor import Predictor
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.exporting.network import origin
 from src.flow.settings import FlowSettings
 from src.models.modules import Batch, VideoClassifier

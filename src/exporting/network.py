@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.models.modules import VideoClassifier
 from src.whole_files import whole
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from src.errors import UserError
 from src.experiment.build import build_module, build_net
-from src.experiment.checkpoints import KEY, Description
+from src.experiment.checkpoint import KEY, Description
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from src.importing.architecture import Architecture

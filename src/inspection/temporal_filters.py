@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
+from src.experiment.init_from import weight_sources
+from src.experiment.run_dir import StageDir
 from src.models.temporal_conv import TemporalConv
 from src.models.weights import net_weights, of_part, read_checkpoint
 from src.plotting.charts import COLORS
-from src.training.run_dir import StageDir
-from src.training.warm_start import weight_sources
 
 # Orthonormal: every filter of three taps is a sum of them, and so is its squared norm.
 BASIS = {

@@ -18,8 +18,8 @@ from src.data.faults import Faults
 from src.errors import UserError
 from src.evaluation.scores import Accuracy
 from src.experiment.config import what_matters
-from src.training.run_dir import StageDir
-from src.training.warm_start import weight_sources
+from src.experiment.init_from import weight_sources
+from src.experiment.run_dir import StageDir
 
 # Keys of a config, and of overrides, in which the repetitions of one experiment differ.
 REPEATED = ("seed", "data.seed", "data.split", "data.dataset.seed", "data.dataset.split")

@@ -8,14 +8,14 @@ from pathlib import Path
 from src.errors import UserError
 from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
 from src.evaluation.samples import load_samples
-from src.evaluation.scores import VideoScores, scores_file
+from src.evaluation.scores import VideoScores
+from src.experiment.run_dir import StageDir, scores_file
 from src.models.temporal import STREAMS
 from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
 from src.reporting.collect import Run
 from src.reporting.groups import ResultGroup
 from src.reporting.page import Picture, Section
 from src.training.late_fusion import LATE_FUSION, load_fused
-from src.training.run_dir import StageDir
 
 SVG = "image/svg+xml"
 # Keys of loggers and names of curves; {} is the part that was validated on: test or validation.

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src.experiment.checkpoints import KEY, Description
+from src.experiment.checkpoint import KEY, Description
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,8 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from src.errors import UserError, first_line
+from src.experiment.run_dir import BEST, previous
 from src.training.stop import EndAtSignals
-
-LAST, BEST = "last.ckpt", "best.ckpt"
-
-
-def previous(checkpoint: Path) -> Path:
-    """Where the checkpoint before this one is kept."""
-    return checkpoint.with_name(f"previous{checkpoint.suffix}")
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -17,13 +17,13 @@ from src.experiment.build import (
     built_without_training,
 )
 from src.experiment.config import StageConfig
+from src.experiment.init_from import checkpoint_of_stage, is_imagenet, weight_sources
+from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
-from src.training.run_dir import StageDir
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
-from src.training.warm_start import checkpoint_of_stage, is_imagenet, weight_sources
 from src.values import NAMES, NULL, PATH, SWITCH, TEXT, Need, check_values, number, one_of, whole
 
 log = logging.getLogger(__name__)

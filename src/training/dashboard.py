@@ -24,7 +24,7 @@ from src.evaluation.analysis import (
 )
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
 
 

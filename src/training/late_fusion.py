@@ -8,16 +8,17 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from src.errors import UserError
 from src.evaluation.analysis import Fused
 from src.evaluation.fusion import fuse
-from src.evaluation.scores import VideoScores, judge_videos, scores_file
+from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.config import StageConfig
+from src.experiment.run_dir import StageDir, scores_file
 from src.models.temporal import STREAMS
-from src.training.run_dir import StageDir
 
 log = logging.getLogger(__name__)
 LATE_FUSION = "late_fusion"
@@ -106,4 +107,4 @@ def _write(
         "made_from": made_from,
     }
     accuracy, protocol = judge_videos(fused.whole), fused.whole.protocol
-    stage_dir.finish(late_fusion_config(last["config"]), accuracy, protocol, about)
+    stage_dir.finish(late_fusion_config(last["config"]), asdict(accuracy), protocol, about)

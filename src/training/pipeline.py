@@ -29,8 +29,10 @@ from src.evaluation.analysis import fused_classifiers
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.experiment.build import build_datamodule, build_module, build_net
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
+from src.experiment.init_from import check_continues, init_weights, weight_sources
+from src.experiment.run_dir import StageDir, stage_dirs
 from src.locks import exclusive_lock
 from src.models.modules import VideoClassifier
 from src.models.temporal import STREAMS
@@ -42,14 +44,12 @@ from src.training.dashboard import Tested, show_test
 from src.training.late_fusion import write_late_fusion
 from src.training.loggers import Loggers, LogProtocol
 from src.training.progress import progress_bars
-from src.training.run_dir import StageDir, stage_dirs
 from src.training.run_end import end_run, results_of_run
 from src.training.search import pruning
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
 from src.training.unreadable import UnreadableVideos
-from src.training.warm_start import check_continues, init_weights, weight_sources
 
 log = logging.getLogger(__name__)
 
@@ -348,4 +348,4 @@ def _finish(
         "overrides": None if overrides is None else list(overrides),
         "version": description.version,
     }
-    stage_dir.finish(config, judge_videos(scores), scores.protocol, about)
+    stage_dir.finish(config, asdict(judge_videos(scores)), scores.protocol, about)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from src.experiment.build import build_module, build_net
-from src.experiment.checkpoints import KEY, Description
+from src.experiment.checkpoint import KEY, Description
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from tests.conftest import compose_config

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from src import evaluate, features
 from src.evaluation.evaluate import load_module
 from src.evaluation.scores import VideoScores
+from src.experiment.run_dir import StageDir
 from src.exporting.features import NO_LABEL, Features
-from src.training.run_dir import StageDir
 
 Call = Callable[..., int]
 

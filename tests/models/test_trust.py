@@ -16,10 +16,10 @@ from src import evaluate, fuse, predict
 from src.errors import UserError
 from src.experiment.build import built_without_training
 from src.experiment.config import StageConfig, stage_config, stage_configs
+from src.experiment.run_dir import stage_dirs
 from src.models.resnet import ResNet, motion_stream
 from src.models.trust import check_trusted
 from src.training.checks import check_stages
-from src.training.run_dir import stage_dirs
 from tests.conftest import compose_config
 
 Hostile = Callable[[Path], Any]  # makes the file that it is given, if it is built

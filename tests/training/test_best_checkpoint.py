@@ -15,12 +15,12 @@ import torch
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
+from src.experiment.init_from import checkpoint_of_stage
+from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
 from src.training.checkpointing import BestCheckpoint, WholeFiles
 from src.training.pipeline import run_experiment
-from src.training.run_dir import StageDir
 from src.training.trainer import instantiate_trainer
-from src.training.warm_start import checkpoint_of_stage
 from tests.conftest import compose_config
 from tests.training.test_stop_and_go import STRIKE, Clips
 from tests.training.two_ranks import train_as_two

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from src.errors import UserError
+from src.experiment.run_dir import StageDir
 from src.training.checkpointing import WholeFiles
-from src.training.run_dir import StageDir
 
 
 def write_on(path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from src.evaluation.scores import VideoScores, judge_videos
+from src.experiment.run_dir import StageDir
 from src.training.late_fusion import LATE_FUSION, load_fused, write_late_fusion
 from src.training.pipeline import run_experiment
-from src.training.run_dir import StageDir
 from tests.conftest import compose_config
 
 STREAMS = ("appearance", "motion")

@@ -10,8 +10,9 @@ from torch import nn
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.experiment.checkpoints import KEY, Description
+from src.experiment.checkpoint import KEY, Description
 from src.experiment.config import StageConfig
+from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
 from src.models.normalise import Normalise
 from src.models.weights import (
@@ -22,7 +23,6 @@ from src.models.weights import (
     of_part,
     read_checkpoint,
 )
-from src.training.run_dir import StageDir
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,23 @@ from omegaconf import DictConfig
 
 from src.commands import shown_command
 from src.errors import UserError
-from src.evaluation.scores import Accuracy, scores_file
-from src.experiment.checkpoints import Description
+from src.experiment.checkpoint import Description
 from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
-from src.training.checkpointing import BEST, LAST, previous
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+def previous(checkpoint: Path) -> Path:
+    """Where the checkpoint before this one is kept."""
+    return checkpoint.with_name(f"previous{checkpoint.suffix}")
+
+
+def scores_file(folder: Path, stream: str | None = None) -> Path:
+    """Where the scores of a net, or of one of its streams, lie in a folder."""
+    return folder / (f"scores_{stream}.csv" if stream else "scores.csv")
 
 
 @dataclass(frozen=True)
@@ -61,17 +70,21 @@ class StageDir:
         return self.path / "stage.json"
 
     def finish(
-        self, config: StageConfig, accuracy: Accuracy, protocol: str, about: Mapping[str, Any]
+        self,
+        config: StageConfig,
+        accuracy: Mapping[str, float],
+        protocol: str,
+        about: Mapping[str, Any],
     ) -> None:
         """Record that the stage is finished.
 
         Args:
             config: of the stage.
-            accuracy: of the net.
+            accuracy: of the net, by the names of `Accuracy`.
             protocol: of the test.
             about: what else `src.report` tells: epochs, command, version, ...
         """
-        content = {"config": config, "protocol": protocol, "accuracy": asdict(accuracy), **about}
+        content = {"config": config, "protocol": protocol, "accuracy": dict(accuracy), **about}
         with whole(self.record) as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
         previous(self.checkpoint).unlink(missing_ok=True)  # no training resumes from here
