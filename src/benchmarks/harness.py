@@ -22,7 +22,7 @@ from rich.table import Table
 from src.errors import UserError
 
 LIBRARIES = ("torch", "torchvision", "opencv-contrib-python-headless", "decord", "av", "numpy")
-EXTRA = ("mmaction2", "torchcodec", "pytorch-lightning", "triton")
+EXTRA = ("mmaction2", "pytorch-lightning", "triton")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from src.benchmarks.material import Material
-from src.data.dataset import VideoDataset
+from src.data.dataset import RandomClip, VideoDataset
 from src.data.images import open_images
 from src.data.library import FlowFolders, VideoFiles
 from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
 from src.data.splits import Video
 from src.data.transforms import CornerJitterCrop
-from src.data.views import RandomClip
 from src.errors import UserError
 from src.hardware import memory_of_tree_gib
 

@@ -68,7 +68,11 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
     if target == "startup":
         root, videos = material.root / "ucf101", cfg.startup.videos
         manifest = make_dataset(root, material, videos)
-        places = (f"data.dataset.root={root}", f"data.manifest={manifest}", "data.cache_dir=null")
+        places = (
+            f"data.dataset.root={root}",
+            f"data.videos.manifest={manifest}",
+            "data.videos.cache_dir=null",
+        )
         train = compose("train", ["experiment=st_resnet_ucf101", *places])
         config = stage_config(train, "joint")
         yield startup(config, material.root, videos, cfg.rounds)

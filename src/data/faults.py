@@ -23,6 +23,7 @@ from src.text import visible
 UNREADABLE = (UserError, OSError)
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # of the process, of the machine: of no video
 FAILED = "failed"  # of a sample or batch: why videos could not be read, by their names
+COUNT_AS_WRONG = "count_as_wrong"  # data.videos.missing
 TRIES = 8  # videos one after the other; if none of them can be read, the place is to blame
 _SHOWN = 20  # names in a message
 
@@ -125,7 +126,7 @@ def too_many_files(to: str) -> UserError:
     """The line for a process that may open no more files `to` do something."""
     return UserError(
         f"too many files are open to {to}: raise the limit with ulimit -n, or give fewer "
-        "data.num_workers"
+        "data.loader.num_workers"
     )
 
 
@@ -150,8 +151,8 @@ def time_limit(seconds: float, video: Video) -> Iterator[None]:
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise UserError(
-            f"video {video.path} took longer than {seconds:g} seconds, half of data.timeout: "
-            "replace the file or take it out of the list"
+            f"video {video.path} took longer than {seconds:g} seconds, half of "
+            "data.loader.timeout: replace the file or take it out of the list"
         )
 
     before = signal.signal(signal.SIGALRM, ring)

@@ -133,7 +133,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             return too_many_files("take batches from workers")
         if _TIMED_OUT in str(error):
             suspects = self.dataset.under_way(self.timeout)
-            what = f"no batch came within data.timeout={self.timeout:g} seconds"
+            what = f"no batch came within data.loader.timeout={self.timeout:g} seconds"
         elif re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
             what = "a loader's worker process died, of memory or of a video"
         else:
@@ -141,7 +141,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         names = ", ".join(str(video.path) for video in suspects)
         return UserError(
             f"{what}; under way: {names or 'no video'}. Look at them with "
-            "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
+            "python -m src.verify_data, or set data.loader.num_workers=0 to see where it stops"
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -296,6 +296,6 @@ def collate(samples: list[Sample]) -> Sample:
         if len(shapes) > 1:
             raise UserError(
                 f"videos of different sizes {sorted(shapes)} do not fit one batch: "
-                "set data.test_batch_size=1"
+                "set data.test.batch_size=1"
             )
     return default_collate(samples) | told

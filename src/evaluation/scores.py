@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
-from src.data.faults import Faults
+from src.data.faults import COUNT_AS_WRONG, Faults
 from src.data.splits import PARTS
 from src.errors import UserError
 from src.models.metrics import judge, scores_of_wrong
@@ -208,7 +208,7 @@ class CollectScores(pl.Callback):
     """Keeps the scores of every tested video, of all ranks, as `scores`.
 
     A test replaces nothing: videos that are missing or cannot be read are counted as wrong, if
-    `data.missing` says so, or else the test ends with an error that names all of them.
+    `data.videos.missing` says so, or else the test ends with an error that names all of them.
 
     Args:
         data: that is tested on; None for other loaders than its own.
@@ -249,13 +249,13 @@ class CollectScores(pl.Callback):
         part = self.data.test_part
         listed, absent = getattr(self.data.listed, part), self.data.absent[part]
         of, videos = len(listed), f"{PARTS[part]} videos"
-        if unreadable and self.data.missing != "wrong":
+        if unreadable and self.data.reading.missing != COUNT_AS_WRONG:
             raise UserError(
                 f"{Faults(f'{videos} cannot be read', of, unreadable)}: mend them (python -m "
                 "src.verify_data tells what is wrong with them), or count them as wrong with "
-                "data.missing=wrong; the same command goes on with the test"
+                "data.videos.missing=count_as_wrong; the same command goes on with the test"
             )
-        if self.data.missing != "wrong":
+        if self.data.reading.missing != COUNT_AS_WRONG:
             left_out = Faults(f"{videos} are not there and were left out", of, absent)
             self.scores.faults = (left_out,) if absent else ()
             return

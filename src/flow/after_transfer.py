@@ -14,7 +14,7 @@ import torch
 from src.data.resize import size_at
 from src.data.sampling import Indices
 from src.data.sources import RGBSource
-from src.data.transforms import Cut
+from src.data.transforms import Geometry
 from src.errors import UserError
 from src.flow.algorithms import IN_COLOUR, prepare
 from src.flow.quantise import levels
@@ -41,7 +41,7 @@ class FramesForFlow:
         self.frames, self.num_fields = frames, frames.num_frames - 1
         self._short_side, self._colour = settings.short_side, settings.algorithm in IN_COLOUR
 
-    def read(self, frames: Indices, stack: int, cut: Cut) -> Batch:
+    def read(self, frames: Indices, stack: int, geometry: Geometry) -> Batch:
         """Read what the flow of a clip's frames needs.
 
         Returns:
@@ -55,8 +55,8 @@ class FramesForFlow:
         images = []
         for image in self.frames.rgb(wanted.tolist()):
             stored = size_at(image.shape[:2], self._short_side)
-            images.append(prepare(cut.rgb(image), min(cut.size), self._colour))
-        v, u = cut.flow_lengths(stored)
+            images.append(prepare(geometry.cut(image), min(geometry.size), self._colour))
+        v, u = geometry.flow_lengths(stored)
         return {
             FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
             LENGTHS: torch.tensor([u, v], dtype=torch.float32),

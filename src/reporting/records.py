@@ -116,7 +116,7 @@ def read_run(folder: Path) -> Run:
         data = config["data"]
         dataset, split = _dataset(data["dataset"]), int(data["split"])
         accuracy, listed = _accuracy(record["accuracy"]), _listed(dataset, split, data)
-        validated = data["test_part"] == "val"  # its protocol says so
+        validated = data["test"]["part"] == "val"  # its protocol says so
         listed = None if validated else listed
         partial = validated or (listed is not None and accuracy.videos != listed)
         # Not a number of the dataset's: it must not meet those that are.

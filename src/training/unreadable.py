@@ -94,12 +94,12 @@ class UnreadableVideos(pl.Callback):
                     log.warning("video %s: %s; %s", visible(name), why, _DONE[phase])
         if news and trainer.is_global_zero:
             self._tell(trainer)
+        allowed = self.data.reading.max_unreadable_fraction
         # As a quotient, for 0.57 * 100 is less than 57.
-        if len(self.known["train"]) / len(self.data.videos.train) > self.data.max_broken:
+        if len(self.known["train"]) / len(self.data.videos.train) > allowed:
             raise UserError(
-                f"{self.replaced}; all are in {self.file}. data.max_broken="
-                f"{self.data.max_broken:g} is the share that is let pass: python -m "
-                "src.verify_data tells what is wrong with them"
+                f"{self.replaced}; all are in {self.file}. data.videos.max_unreadable_fraction="
+                f"{allowed:g} is let pass: python -m src.verify_data tells what is wrong with them"
             )
 
     def _tell(self, trainer: pl.Trainer) -> None:

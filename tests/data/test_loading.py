@@ -47,7 +47,7 @@ def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
 @pytest.mark.parametrize(
     ("fate", "what", "method", "timeout"),
     [
-        ("hangs", "within data.timeout=3 seconds", "fork", 3),
+        ("hangs", "within data.loader.timeout=3 seconds", "fork", 3),
         ("crashes", "process died", "fork", 60),
         ("crashes", "process died", "spawn", 60),  # a new process, which shares by other means
     ],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from src.data.datamodule import VideoDataModule
+from src.data.datamodule import VideoDataModule, VideoTest
 from src.data.image_folders import FolderTree
 from src.data.library import FlowFolders
 from src.data.splits import Split, Video
@@ -79,10 +79,9 @@ def datamodule(tree: MadeUp, **changes: Any) -> VideoDataModule:
         "crop": CornerJitterCrop(24),
         "crop_size": 24,
         "mirror": True,
-        "test_frames": 5,
+        "test": VideoTest(5, 1),
         "batch_size": 2,
-        "test_batch_size": 1,
-        "num_workers": 0,
+        "loader": {"num_workers": 0},
         "seed": 7,
         "manifest": str(tree.root / "manifest.csv"),
     }
@@ -152,7 +151,7 @@ class TestTraining:
         with pytest.raises(
             UserError,
             match=r"1 of 4 listed videos are missing or broken .*tvl1_flow.* the first is .*g01.*"
-            r"files of flow without content according to .*manifest.csv.*data.missing=skip",
+            r"files of flow without content according to .*manifest.csv.*data.videos.missing=skip",
         ):
             datamodule(tree)
         assert names(datamodule(tree, missing="skip").videos.train) == [NAMES[0], *NAMES[2:4]]
@@ -186,7 +185,7 @@ class TestTraining:
 
     def test_it_makes_no_other_config(self) -> None:
         one, other = (
-            stage_config(compose_config("train", f"data.manifest={file}"), "joint")
+            stage_config(compose_config("train", f"data.videos.manifest={file}"), "joint")
             for file in ("a.csv", "null")
         )
         assert one != other

@@ -377,7 +377,7 @@ def test_official_names(
         tree.write_flow(other, FRAMES - 1)
     planted = plant(tree, videos)
     run_command = ["verify_data", f"data={name}", f"data.dataset.root={tmp_path}", "workers=2"]
-    monkeypatch.setattr(sys, "argv", [*run_command, f"data.cache_dir={tmp_path / 'index'}"])
+    monkeypatch.setattr(sys, "argv", [*run_command, f"data.videos.cache_dir={tmp_path / 'index'}"])
     with pytest.raises(SystemExit) as stop:
         verify_data.main()
     assert stop.value.code == 1

@@ -43,7 +43,7 @@ def test_runs_of_splits_and_seeds_are_a_row(tmp_path: Path) -> None:
     """So are those that differ in what cannot matter; nothing of it is in the name."""
     write_runs(tmp_path, "s", {(1, 0): 40, (2, 0): 44})
     speed = {"compile": "default", "remark": "fast", "logger": {"csv": {"name": "csv"}}}
-    places = {"root": "/b", "num_workers": 9, "flow": "/b/flow", "manifest": "/b/manifest.csv"}
+    places = {"root": "/b", "loader": {"num_workers": 9}, "flow": "/b/flow"}
     write_runs(tmp_path, "t", {(3, 0): 45}, data=places, optimizer={"fused": True}, **speed)
     (row,) = rows_below(tmp_path).values()
     assert row.name == "e joint"
@@ -56,7 +56,7 @@ def test_rows_of_composed_configs(experiment: str, tmp_path: Path) -> None:
     """They are called after overrides, but for those of split, seed, places, machine, loggers."""
     apart = (
         *("data.split=2", "seed=3", "trainer=ddp", "logger=wandb", "compile=default"),
-        *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.num_workers=1"),
+        *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.loader.num_workers=1"),
         *("model.backbone.checkpointing=true", "optimizer.fused=true", "~callbacks.lr_monitor"),
     )
     kind = "model.net.connection.kind"

@@ -12,7 +12,6 @@ import av
 import cv2
 import numpy as np
 
-from src.data.containers import open_container
 from src.data.dataset import COUNT_TOLERANCE
 from src.data.image_archives import ArchiveImages, ArchiveTree
 from src.data.image_folders import FolderImages
@@ -21,7 +20,7 @@ from src.data.images import Images, ImageTree, JoinedTree
 from src.data.library import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
 from src.data.sources import Size
 from src.data.splits import Video
-from src.data.video_file import VideoFile
+from src.data.video_file import VideoFile, open_container
 from src.errors import UserError
 
 VERSION = 1  # of what is looked at: raise it when a kept look would now be another

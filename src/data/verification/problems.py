@@ -18,7 +18,7 @@ class Problem:
     fatal: bool = True
 
 
-_SKIP = "or train without them: data.missing=skip"
+_SKIP = "or train without them: data.videos.missing=skip"
 _FRAMES = f"get them again (data/README.md says where from), {_SKIP}"
 _FLOW = (
     "delete what is there of them in {flow}, then {extract} "
