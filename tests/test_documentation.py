@@ -141,7 +141,7 @@ RUN = {
             "report runs=outputs 'baseline=\"late fusion\"'": ("details=0",),
         },
         (
-            "data/hmdb51/manifest.csv",
+            "data/hmdb51/manifest.jsonl",
             "outputs/debug/st_resnet_hmdb51/split1_seed0/appearance/stage.json",
             "outputs/st_resnet_hmdb51/split1_seed0/joint/evaluation/scores.csv",
             "outputs/report/report.html",

@@ -1,7 +1,7 @@
-"""How long a large dataset takes to its first batch, with and without a manifest.
+"""How long a large dataset takes to its first batch, with and without an index that is kept.
 
 The dataset has UCF101's lists and as many videos; they are links to a few clips, and so is their
-flow. A manifest says where every video lies, so that no folder has to be listed.
+flow. An index says what every folder of flow holds, so that those unchanged are not listed again.
 """
 
 import json
@@ -15,10 +15,7 @@ from pathlib import Path
 from src.benchmarks.harness import Contender, Measurement, Timed, measure
 from src.benchmarks.material import Material
 from src.data.class_names import UCF101
-from src.data.library import VIDEOS
 from src.data.splits import read_ucf101
-from src.data.verification.lists import key_of
-from src.data.verification.manifest import Manifest, Row, place_of
 from src.experiment.build import build_datamodule
 from src.experiment.config import StageConfig
 
@@ -26,8 +23,8 @@ TRAINED_ON = 9537 / 13320  # the share of UCF101's videos in the train list of s
 FLOW = "tvl1_flow"
 
 
-def make_dataset(root: Path, material: Material, videos: int) -> Path:
-    """Make UCF101's folders, lists and manifest for some number of videos, and return the manifest.
+def make_dataset(root: Path, material: Material, videos: int) -> None:
+    """Make UCF101's folders and lists for some number of videos.
 
     Args:
         root: the dataset's folder, which may be there.
@@ -48,27 +45,12 @@ def make_dataset(root: Path, material: Material, videos: int) -> Path:
         (lists / f"{part}list01.txt").write_text("".join(f"{key}\n" for key in some))
     for folder in (*(f"videos/{name}" for name in UCF101), f"{FLOW}/u", f"{FLOW}/v"):
         (root / folder).mkdir(parents=True)
-    split, clips, rows = read_ucf101(str(root), 1), list(material.frames.items()), {}
+    split, clips = read_ucf101(str(root), 1), list(material.frames)
     for number, video in enumerate((*split.train, *split.test)):
-        clip, frames = clips[number % len(clips)]
-        images = f"{video.name}/frame[000001-{frames - 1:06d}].jpg"
+        clip = clips[number % len(clips)]
         os.link(material.video("avi", clip), video.path)
         for component in "uv":
             (root / FLOW / component / video.name).symlink_to(material.flow / component / clip)
-        rows[key_of(video)] = Row(
-            video=key_of(video),
-            name=video.name,
-            label=split.classes[video.label],
-            splits="1:train" if number < train else "1:test",
-            frames=frames,
-            fields=frames - 1,
-            rgb=video.path.name,
-            u=f"u/{images}",
-            v=f"v/{images}",
-        )
-    places = {"rgb": place_of(VIDEOS, split.train), "flow": str((root / FLOW).resolve())}
-    Manifest(root / "manifest.csv", places, rows).save()
-    return root / "manifest.csv"
 
 
 def first_batch(config: StageConfig) -> Timed:
@@ -82,7 +64,7 @@ def first_batch(config: StageConfig) -> Timed:
 
 
 def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
-    """First batches per second of a stage whose manifest is there, against listing its folders.
+    """First batches per second of a stage whose index of folders is kept, against listing them.
 
     Args:
         config: of the stage, on the dataset that `make_dataset` has made.
@@ -91,18 +73,17 @@ def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) ->
         rounds: of the measurement.
     """
 
-    def contender(name: str, manifest: str | None, cache_dir: str | None) -> Contender:
-        changed = {"manifest": manifest, "cache_dir": cache_dir}
-        return Contender(name, _first_batch_of(config | {"data": config["data"] | changed}))
+    def contender(name: str, cache_dir: str | None) -> Contender:
+        videos = config["data"]["videos"] | {"cache_dir": cache_dir}
+        return Contender(
+            name, _first_batch_of(config | {"data": config["data"] | {"videos": videos}})
+        )
 
     measurement = measure(
         f"first batch of {videos} videos: RGB from video files, flow from a folder for each",
         "first batches",
-        contender("no manifest", None, None),
-        [
-            contender("no manifest, index of folders kept", None, str(index)),
-            contender("manifest", config["data"]["manifest"], None),
-        ],
+        contender("folders listed", None),
+        [contender("index of folders kept", str(index))],
         rounds,
     )
     return in_seconds(measurement)

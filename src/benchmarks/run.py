@@ -67,12 +67,8 @@ def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterato
         return
     if target == "startup":
         root, videos = material.root / "ucf101", cfg.startup.videos
-        manifest = make_dataset(root, material, videos)
-        places = (
-            f"data.dataset.root={root}",
-            f"data.videos.manifest={manifest}",
-            "data.videos.cache_dir=null",
-        )
+        make_dataset(root, material, videos)
+        places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
         train = compose("train", ["experiment=st_resnet_ucf101", *places])
         config = stage_config(train, "joint")
         yield startup(config, material.root, videos, cfg.rounds)

@@ -37,7 +37,7 @@ def startup(config: StageConfig, folder: Path, videos: int, rounds: int) -> Meas
             Contender(
                 "first batch",
                 _process("-m", "src.benchmarks.first_batch", str(file)),
-                f"of {videos} videos, with a manifest",
+                f"of {videos} videos",
             ),
         ],
         rounds,

@@ -21,13 +21,13 @@ from src.data.dataset import (
     WholeVideo,
 )
 from src.data.faults import COUNT_AS_WRONG, FaultTolerant
-from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
+from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
 from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import Split, Video
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
 from src.data.validation import with_validation
-from src.data.verification.manifest import Manifest, open_known_flow, open_known_rgb
+from src.data.verification.manifest import Manifest, Modality
 from src.data.video_file import DECODERS
 from src.errors import UserError
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
@@ -251,51 +251,49 @@ class VideoDataModule(pl.LightningDataModule):
             {one: places[one] for one in reads},
             (*listed.train, *listed.val, *listed.test),
         )
-        frames, reading = None, self.reading
+        frames, cache_dir = None, self.reading.cache_dir
         if "rgb" in reads:
-            frames = open_known_rgb(self._known, self.rgb_place, reading.decoder, reading.cache_dir)
+            frames = open_rgb(self.rgb_place, self.reading.decoder, cache_dir)
         self.rgb = frames if "rgb" in self.modalities else None
         if "flow" in self.modalities:
             if self.flow_settings:
                 self._flow_after_transfer = FlowAfterTransfer(self.flow_settings)
-            self.flow = open_known_flow(
-                self._known, self.flow_place, frames, self.flow_settings, reading.cache_dir
-            )
+            self.flow = open_flow(self.flow_place, frames, self.flow_settings, cache_dir)
         train, self.absent["train"] = self._find(listed.train)
         val, self.absent["val"] = self._find(listed.val)
         test, self.absent["test"] = self._find(listed.test)
         self.listed, self.videos = listed, Split(listed.classes, train, test, val)
 
-    def _reads(self, modality: str) -> str:
-        """Where a modality's images come from: "rgb" or "flow"."""
-        return "rgb" if self.flow_place == ON_THE_FLY else modality
+    def _reads(self, modality: str) -> Modality:
+        """Where a modality's images come from."""
+        return "rgb" if modality == "rgb" or self.flow_place == ON_THE_FLY else "flow"
 
     def _find(self, videos: Sequence[Video]) -> tuple[tuple[Video, ...], dict[str, str]]:
-        """The videos that are in all libraries in use, and why others are not, by their names."""
+        """The videos that can be read from all libraries in use; of others why not, by name."""
         found: list[Video | None] = list(videos)
         reasons: dict[str, str] = {}
         for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
             if library is None:
                 continue
-            known, reads = self._known, self._reads(modality)
-            there = known.find(videos, reads) if known else library.find(videos)
-            absent = [video for video, file in zip(videos, there, strict=True) if file is None]
-            if absent and (self.reading.missing == "error" or len(absent) == len(videos)):
-                reason = f" ({known.reason(absent[0], reads)})" if known else ""
+            reads, broken = self._reads(modality), {}
+            files = library.find(videos)
+            for place, (video, file) in enumerate(zip(videos, files, strict=True)):
+                known = self._known.reason(video, reads) if self._known else None
+                if file is None or known:
+                    broken[video.name] = known or f"missing in {library.place}"
+                    found[place] = None
+                elif reads == "rgb" and found[place]:  # the file's name has its case on disk
+                    found[place] = file
+            if broken and (self.reading.missing == "error" or len(broken) == len(videos)):
+                name, reason = next(iter(broken.items()))
                 raise UserError(
-                    f"{len(absent)} of {len(videos)} listed videos are missing "
-                    f"{'or broken ' if known else ''}in {library.place}, the first is "
-                    f"{absent[0].path}{reason}: python -m src.verify_data lists them, "
-                    "data/README.md shows how folders look; data.videos.missing=skip goes on "
-                    "without them, data.videos.missing=count_as_wrong counts those of the tested "
-                    "list as wrong"
+                    f"{len(broken)} of {len(videos)} listed videos are missing or broken in "
+                    f"{library.place}, the first is {name} ({reason}): python -m src.verify_data "
+                    "lists them, data/README.md shows how folders look; data.videos.missing=skip "
+                    "goes on without them, data.videos.missing=count_as_wrong counts those of the "
+                    "tested list as wrong"
                 )
-            for video in absent:
-                reason = known.reason(video, reads) if known else f"missing in {library.place}"
-                reasons.setdefault(video.name, reason)
-            if reads == "rgb":  # with the case of the file's name as it is on disk
-                found = there
-            found = [a if b else None for a, b in zip(found, there, strict=True)]
+            reasons = broken | reasons
         return tuple(video for video in found if video is not None), reasons
 
     @property

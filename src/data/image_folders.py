@@ -29,6 +29,7 @@ class FolderImages:
     suffix: str
     first: int
     count: int
+    beyond: int = 0  # images after a gap in the numbers, which are not counted
 
     def __len__(self) -> int:
         return self.count
@@ -36,6 +37,11 @@ class FolderImages:
     def where(self, index: int) -> str:
         """The file `index`, from 0."""
         return f"{self.folder}/{self.prefix}{self.first + index:0{self.digits}d}{self.suffix}"
+
+    def state(self) -> list[Any]:
+        """What changes with the images; a file written over in place leaves it as it was."""
+        changed = os.stat(self.folder).st_mtime_ns
+        return [os.path.abspath(self.where(0)), changed, self.count, self.beyond]
 
     def read(self, index: int) -> bytes:
         """The content of the file `index`."""
@@ -125,8 +131,10 @@ def _lies_in(listing: Any, folder: str) -> bool:
             listing["folders"] == [_below(folder, name) for name in subs if name != ".."]
             and isinstance(listing["changed"], int)
             and all(
-                "/" not in prefix + suffix and type(digits) is type(first) is int and count > 0
-                for prefix, (digits, suffix, first, count) in listing["images"].items()
+                "/" not in prefix + suffix
+                and type(digits) is type(first) is int
+                and count > 0 <= more
+                for prefix, (digits, suffix, first, count, more) in listing["images"].items()
             )
         )
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -158,5 +166,5 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
     for prefix, all_numbers in numbered.items():
         first, digits, suffix = min(all_numbers)
         count = unbroken(np.sort([number for number, _, _ in all_numbers]))
-        images[prefix] = [digits, suffix, first, count]
+        images[prefix] = [digits, suffix, first, count, len(all_numbers) - count]
     return {"changed": changed, "folders": sorted(folders), "images": images}

@@ -9,7 +9,10 @@ What lies above or between these folders (an archive's top folder, a folder per 
 matter.
 """
 
+import os
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,12 @@ def component_of(folder: str, prefix: str) -> tuple[str, str]:
     if prefix in _FLOW_PREFIX:
         return _FLOW_PREFIX[prefix], video
     return next((part for part in reversed(above) if part in ("u", "v")), "rgb"), video
+
+
+def file_state(file: str | Path) -> list[Any]:
+    """What changes with a file: its place, size and time."""
+    about = os.stat(file)
+    return [os.path.abspath(file), about.st_size, about.st_mtime_ns]
 
 
 def unbroken(numbers: npt.NDArray[np.int64]) -> int:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from src.data.image_archives import ArchiveTree
 from src.data.image_folders import FolderTree
@@ -12,6 +12,11 @@ from src.data.image_folders import FolderTree
 
 class Images(Protocol):
     """The images of one component of one video, in the order of their numbers."""
+
+    @property
+    def beyond(self) -> int:
+        """How many images after a gap in the numbers are not counted."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -21,6 +26,10 @@ class Images(Protocol):
 
     def where(self, index: int) -> str:
         """Where it lies, for messages."""
+        ...
+
+    def state(self) -> list[Any]:
+        """What changes with the images."""
         ...
 
 

@@ -32,6 +32,16 @@ class Video:
     label: int
     group: str | None = field(default=None, compare=False)
 
+    @property
+    def alike(self) -> str:
+        """What it shares with videos of its class that look like it, or its own name."""
+        return self.group or self.name
+
+
+def key_of(video: Video) -> str:
+    """`<class folder>/<file>`, as the lists have it."""
+    return f"{video.path.parent.name}/{video.path.name}"
+
 
 @dataclass(frozen=True)
 class Split:

@@ -36,4 +36,4 @@ def with_validation(split: Split, fraction: float) -> Split:
 
 def _group(video: Video) -> str:
     """Within its class: official lists divide a film's clips of two classes, too."""
-    return f"{video.label}/{video.group or video.name}"
+    return f"{video.label}/{video.alike}"

@@ -478,7 +478,7 @@ class TestIdentity:
         assert found["data.flow"] is False
         assert not any(key.startswith(("paths.", "logger.", "stages.")) for key in found)
         assert cannot_matter("logger")
-        assert cannot_matter("data/decoder")
+        assert cannot_matter("data/videos/decoder")
         assert not cannot_matter("trainer.precision")
 
 

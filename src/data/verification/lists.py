@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.data.splits import HMDB51_NAME, Split, Video
+from src.data.splits import HMDB51_NAME, Split, Video, key_of
 from src.errors import UserError
 
 _NUMBERS = (1, 2, 3)
@@ -37,7 +37,7 @@ class Lists:
         """Groups, or single videos, that are in train and test of one split."""
         sides: dict[tuple[int, int, str], set[str]] = defaultdict(set)
         for number, part, video in self._members():
-            sides[number, video.label, _group(video)].add(part)
+            sides[number, video.label, video.alike].add(part)
         return [
             f"split {number}: {group} of class {self.splits[number].classes[label]}"
             for (number, label, group), parts in sides.items()
@@ -87,11 +87,6 @@ def read_lists(dataset: Callable[..., Split]) -> Lists:
     return Lists(tuple(videos.values()), splits, frozenset(_mentioned(dataset) - names))
 
 
-def key_of(video: Video) -> str:
-    """`<class folder>/<file>`, as the lists have it."""
-    return f"{video.path.parent.name}/{video.path.name}"
-
-
 def _mentioned(dataset: Any) -> set[str]:
     """Names in the list files, in lower case: HMDB51's mark some as in neither part."""
     places: dict[str, Any] = getattr(dataset, "keywords", {})
@@ -103,11 +98,6 @@ def _mentioned(dataset: Any) -> set[str]:
         for line in file.read_text().splitlines()
         if ".avi" in line
     }
-
-
-def _group(video: Video) -> str:
-    """Videos of one group and class are alike: clips of one film, or of one scene."""
-    return video.group or video.name
 
 
 def _film(video: Video, split: Split) -> str | None:

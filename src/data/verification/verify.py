@@ -1,11 +1,10 @@
 """Check a dataset's frames and flow against all its lists, and write its manifest."""
 
-import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,21 +23,24 @@ from src.data.library import (
     open_rgb,
 )
 from src.data.sources import Size
-from src.data.splits import Split, Video
-from src.data.verification.inspection import Inspector, Job, Look, Modality, size_text
-from src.data.verification.lists import Lists, key_of, read_lists
-from src.data.verification.look_cache import LookCache
-from src.data.verification.look_cache import key_of as cache_key
-from src.data.verification.manifest import Manifest, Row, place_of, videos_folder, where_of
-from src.data.verification.problems import is_fatal
-from src.data.verification.scan import Lost, in_parallel
+from src.data.splits import Split, Video, key_of
+from src.data.verification.inspection import Job, VideoChecker, size_text
+from src.data.verification.lists import Lists, read_lists
+from src.data.verification.manifest import (
+    PROBLEMS,
+    Checks,
+    Manifest,
+    Modality,
+    VideoCheck,
+    place_of,
+    videos_folder,
+)
 from src.errors import UserError
 from src.hardware import usable_cores
+from src.workers import WorkerCrashed, in_parallel
 
-log = logging.getLogger(__name__)
 _STATTERS = 16  # threads: a network file system answers slowly, but many at a time
 _ROUNDING = 2  # pixels by which the longer side of resized flow may be off
-Looks = dict[tuple[Modality, str], Look]  # by the video's key
 Details = dict[str, dict[str, str]]  # by code and video: what exactly
 
 
@@ -51,22 +53,22 @@ class Verification:
         places: of frames and flow as they were given, None where there is nothing.
         videos: the folder of video files, for commands that make flow.
         flow: where it lies or is to lie, None if that is not given.
-        manifest: a row per listed video.
+        manifest: a check of the frames and of the flow of every listed video.
         details: by problem and video, what exactly.
         extra: by "rgb" and "flow", what no list names.
-        checked: looks taken now.
-        cached: looks taken from the cache.
+        checked: videos' frames or flow checked now.
+        cached: of which the manifest knew already.
         seconds: wall-clock time of all of it.
         full: whether everything was decoded.
     """
 
     lists: Lists
-    places: Mapping[str, str | None]
+    places: Mapping[Modality, str | None]
     videos: Path
     flow: str | None
     manifest: Manifest
     details: Details
-    extra: Mapping[str, Sequence[str]]
+    extra: Mapping[Modality, Sequence[str]]
     checked: int
     cached: int
     seconds: float
@@ -75,7 +77,7 @@ class Verification:
     @property
     def failed(self) -> bool:
         """Whether a video cannot be trained on."""
-        return any(is_fatal(code) for code in self.details)
+        return any(PROBLEMS[code].fatal for code in self.details)
 
 
 def verify(
@@ -93,14 +95,14 @@ def verify(
 ) -> Verification:
     """Look at every video of every split, in parallel, and write the manifest.
 
-    Looks are kept beside the manifest: stopped at whatever moment, the same call goes on where it
-    was, and a later one looks at what has changed.
+    Stopped at whatever moment, the same call goes on where it was, and a later one looks at what
+    has changed.
 
     Args:
         dataset, rgb, flow, stack, decoder, cache_dir: as `VideoDataModule` takes them.
-        manifest: the .csv to write.
+        manifest: the file to write, which also tells what has been checked before.
         full: decode everything; else the first, the middle and the last image.
-        recheck: look at all again, whatever is kept.
+        recheck: look at all again, whatever is known.
         workers: processes, None for every core that this process may use.
         timeout: seconds without any result after which the videos under way count as hung.
 
@@ -112,8 +114,7 @@ def verify(
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"workers={workers} is not a number of processes, 1 or more")
     if manifest is None:
-        raise UserError("manifest=null: give a file to write, such as data.manifest=manifest.csv")
-    manifest_file = Path(manifest)
+        raise UserError("manifest=null: give a file to write: data.videos.manifest=manifest.jsonl")
     lists = read_lists(dataset)
     folder = videos_folder(lists.videos)
     frames = None
@@ -127,28 +128,45 @@ def verify(
             f"neither frames ({folder if rgb == VIDEOS else rgb}) nor flow ({flow}) are there: "
             "data/README.md shows where they belong; data.rgb and data.flow give other places"
         )
-    inspector = Inspector(frames, fields, full)
+    places: dict[Modality, str | None] = {
+        "rgb": rgb if frames else None,
+        "flow": flow if fields else None,
+    }
+    absolute = {m: place_of(place, lists.videos) if place else None for m, place in places.items()}
+    checker = VideoChecker(frames, fields, full)
     jobs = _jobs(lists.videos, frames, fields)
-    cache_file = manifest_file.with_name(f".{manifest_file.stem}.looks.jsonl")
-    with LookCache(cache_file, fresh=recheck) as cache:
-        looks, cached = _look(inspector, jobs, cache, workers, timeout)
-    details = _problems(lists.videos, looks, frames is not None, fields is not None, stack)
-    given = {"rgb": rgb if frames else None, "flow": flow if fields else None}
-    result = Verification(
+    with ThreadPoolExecutor(_STATTERS) as pool:
+        states = dict(zip(jobs, pool.map(checker.state, jobs.values()), strict=True))
+    before = None if recheck else Manifest.load(Path(manifest))
+    still_true = {
+        key: check
+        for key, check in (before.checks if before else {}).items()
+        if check.state and check.state == states.get(key) and (check.full or not full)
+    }
+    cached, known = len(still_true), Manifest(Path(manifest), absolute, still_true)
+    known.save()
+    rest = {job: key for key, job in jobs.items() if key not in known.checks}
+    for job, result in _results(checker, [*rest], workers, timeout):
+        if isinstance(result, Exception):
+            check = _without_check(job, result)
+        else:
+            check = replace(result, state=states[rest[job]])
+        known.add(*rest[job], check)
+    details = _complete(known, [m for m, place in places.items() if place], lists.videos, stack)
+    known.save()
+    return Verification(
         lists=lists,
-        places=given,
+        places=places,
         videos=folder,
         flow=None if flow == ON_THE_FLY else flow,
-        manifest=_manifest(manifest_file, lists, given, inspector, jobs, looks, details, full),
+        manifest=known,
         details=details,
         extra=_extra(lists, frames, fields),
-        checked=len(looks) - cached,
+        checked=len(jobs) - cached,
         cached=cached,
         seconds=time.monotonic() - start,
         full=full,
     )
-    result.manifest.save()
-    return result
 
 
 def _jobs(
@@ -156,107 +174,85 @@ def _jobs(
 ) -> dict[tuple[Modality, str], Job]:
     """What is there to look at, by the listed video's key."""
     jobs: dict[tuple[Modality, str], Job] = {}
-    libraries: tuple[tuple[Modality, RGBLibrary | FlowLibrary | None], ...] = (
-        ("rgb", frames),
-        ("flow", fields),
-    )
-    for modality, library in libraries:
+    libraries: dict[Modality, RGBLibrary | FlowLibrary | None] = {"rgb": frames, "flow": fields}
+    for modality, library in libraries.items():
         for video, found in zip(videos, library.find(videos) if library else (), strict=False):
             if found:
-                jobs[modality, key_of(video)] = Job(modality, found)
+                jobs[modality, key_of(video)] = (modality, found)
     return jobs
 
 
-def _look(
-    inspector: Inspector,
-    jobs: Mapping[tuple[Modality, str], Job],
-    cache: LookCache,
-    workers: int,
-    timeout: float,
-) -> tuple[Looks, int]:
-    """A look at each job, and how many came from the cache."""
-    with ThreadPoolExecutor(_STATTERS) as pool:
-        identities = pool.map(lambda job: _kept_as(inspector, job), jobs.values())
-        kept_as = dict(zip(jobs, identities, strict=True))
-    known = {place: cache.get(key, inspector.full) for place, key in kept_as.items() if key}
-    looks = {place: look for place, look in known.items() if look}
-    cached = len(looks)
-    place_of_job = {jobs[place]: place for place in jobs if place not in looks}
-    with _progress() as progress:
-        task = progress.add_task("frames and flow of videos", total=len(place_of_job))
-        for job, result in in_parallel(inspector, [*place_of_job], workers, timeout):
-            place = place_of_job[job]
-            if isinstance(result, Look):
-                if key := kept_as[place]:
-                    cache.add(key, inspector.full, result)
-                looks[place] = result
-            else:  # not kept: the machine may be at fault
-                code = "crash" if isinstance(result, Lost) else "broken"
-                reason = f"{type(result).__name__}: {result}" if code == "broken" else str(result)
-                looks[place] = Look(problems={code: f"{job.video.path}: {reason}"})
-            progress.advance(task)
-    cache.keep_only(key for key in kept_as.values() if key)
-    return looks, cached
-
-
-def _kept_as(inspector: Inspector, job: Job) -> str | None:
-    """Under which key a look is kept; None of what is not there, such as a link's file."""
-    try:
-        return cache_key(inspector.identity(job))
-    except OSError:
-        return None
-
-
-def _progress() -> Progress:
+def _results(
+    checker: VideoChecker, jobs: Sequence[Job], workers: int, timeout: float
+) -> Iterator[tuple[Job, VideoCheck | Exception]]:
+    """A check of each job, or what became of it, with a bar of progress."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
-    return Progress(
+    with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
+    ) as progress:
+        task = progress.add_task("frames and flow of videos", total=len(jobs))
+        for result in in_parallel(checker, jobs, workers, timeout):
+            yield result
+            progress.advance(task)
+
+
+def _without_check(job: Job, error: Exception) -> VideoCheck:
+    """What is told of a video whose check failed; without a state: the machine may be at fault."""
+    modality, video = job
+    if isinstance(error, WorkerCrashed):
+        return VideoCheck(problems={f"{modality}_crash": f"{video.path}: {error}"})
+    reason = f"{video.path}: {type(error).__name__}: {error}"
+    return VideoCheck(problems={f"{modality}_broken": reason})
 
 
 # --- what is wrong -------------------------------------------------------------------------------
 
 
-def _problems(
-    videos: Sequence[Video], looks: Looks, with_frames: bool, with_flow: bool, stack: int
+def _complete(
+    known: Manifest, modalities: Sequence[Modality], videos: Sequence[Video], stack: int
 ) -> Details:
-    details: Details = defaultdict(dict)
-    modalities: list[Modality] = ["rgb"] if with_frames else []
-    if with_flow:
-        modalities.append("flow")
+    """Add to the checks what is missing, and what shows beside others only; gives all problems."""
+    checks = known.checks
+    others: dict[tuple[Modality, str], dict[str, str]] = defaultdict(dict)
     for video in videos:
         key = key_of(video)
         for modality in modalities:
-            look = looks.get((modality, key))
-            if look is None:
-                details[f"{modality}_missing"][key] = ""
-            else:
-                for code, detail in look.problems.items():
-                    details[f"{modality}_{code}"][key] = detail
-        for code, detail in _together(
-            looks.get(("rgb", key)), looks.get(("flow", key)), stack
-        ).items():
+            if (modality, key) not in checks:
+                checks[modality, key] = VideoCheck()
+                others[modality, key] = {f"{modality}_missing": ""}
+        frames, flow = _sound(checks.get(("rgb", key))), _sound(checks.get(("flow", key)))
+        others[modalities[-1], key] |= _of_both(frames, flow, stack)
+    for key, detail in _duplicates("rgb", checks).items():
+        others["rgb", key]["rgb_duplicate"] = detail
+    for key, detail in _duplicates("flow", checks).items():
+        if "rgb_duplicate" not in others.get(("rgb", key), {}):  # flow of the same frames is
+            others["flow", key]["flow_duplicate"] = detail
+    for key, detail in _other_scale(checks).items():
+        others["flow", key]["flow_scale"] = detail
+    known.checks = {
+        (modality, key): replace(checks[modality, key], others=others[modality, key])
+        for modality in modalities
+        for key in map(key_of, videos)
+    }
+    known.complete = True
+    details: Details = defaultdict(dict)
+    for (_, key), check in known.checks.items():
+        for code, detail in {**check.problems, **check.others}.items():
             details[code][key] = detail
-    for code, found in (
-        ("rgb_duplicate", _duplicates("rgb", looks)),
-        ("flow_duplicate", _duplicates("flow", looks)),
-        ("flow_scale", _other_scale(looks)),
-    ):
-        for key, detail in found.items():
-            # Flow of the same frames is the same.
-            if code != "flow_duplicate" or key not in details["rgb_duplicate"]:
-                details[code][key] = detail
-    return {code: found for code, found in details.items() if found}
+    return dict(details)
 
 
-def _together(frames: Look | None, flow: Look | None, stack: int) -> dict[str, str]:
+def _sound(check: VideoCheck | None) -> VideoCheck | None:
+    """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
+    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.problems):
+        return None
+    return check
+
+
+def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
     """What is wrong with frames and flow of one video that are each as they should be."""
     found = {}
-    # Of damaged ones, number and size say nothing more.
-    frames, flow = (
-        look if look and look.problems.keys() <= {"sizes"} else None for look in (frames, flow)
-    )
     if frames and flow:
         difference = flow.count - (frames.count - 1)
         numbers = f"{frames.count} frames, {flow.count} flow fields"
@@ -281,12 +277,12 @@ def _other_shape(frame: Size, field: Size) -> bool:
     return any(abs(a * scale - b) > _ROUNDING for a, b in zip(frame, field, strict=True))
 
 
-def _duplicates(modality: Modality, looks: Looks) -> dict[str, str]:
+def _duplicates(modality: Modality, checks: Checks) -> dict[str, str]:
     """For each video with the content of others, the first of them."""
     same: dict[str, list[str]] = defaultdict(list)
-    for (which, key), look in looks.items():
-        if which == modality and look.fingerprint and not look.problems:
-            same[look.fingerprint].append(key)
+    for (which, key), check in checks.items():
+        if which == modality and check.fingerprint and not check.problems:
+            same[check.fingerprint].append(key)
     return {
         key: f"as {keys[0] if key != keys[0] else keys[1]}"
         for keys in same.values()
@@ -295,9 +291,9 @@ def _duplicates(modality: Modality, looks: Looks) -> dict[str, str]:
     }
 
 
-def _other_scale(looks: Looks) -> dict[str, str]:
+def _other_scale(checks: Checks) -> dict[str, str]:
     """The videos whose flow has another smaller side than most have."""
-    sides = {key: min(look.size) for (which, key), look in looks.items() if which == "flow"}
+    sides = {key: min(check.size) for (which, key), check in checks.items() if which == "flow"}
     usual = Counter(side for side in sides.values() if side).most_common(1)
     return {
         key: f"smaller side {side}, of most {usual[0][0]}"
@@ -308,10 +304,10 @@ def _other_scale(looks: Looks) -> dict[str, str]:
 
 def _extra(
     lists: Lists, frames: RGBLibrary | None, fields: FlowLibrary | None
-) -> dict[str, list[str]]:
+) -> dict[Modality, list[str]]:
     """What is there and in no list."""
     names = {video.name.lower() for video in lists.videos} | lists.unused
-    extra: dict[str, list[str]] = {"rgb": [], "flow": []}
+    extra: dict[Modality, list[str]] = {"rgb": [], "flow": []}
     if isinstance(frames, FrameFolders):
         extra["rgb"] = _unlisted(frames.tree.videos("rgb"), names)
     elif frames:
@@ -331,65 +327,3 @@ def _extra(
 
 def _unlisted(there: Iterable[str], names: set[str]) -> list[str]:
     return sorted(name for name in there if name.lower() not in names)
-
-
-# --- the manifest --------------------------------------------------------------------------------
-
-
-def _manifest(
-    file: Path,
-    lists: Lists,
-    places: Mapping[str, str | None],
-    inspector: Inspector,
-    jobs: Mapping[tuple[Modality, str], Job],
-    looks: Looks,
-    details: Details,
-    full: bool,
-) -> Manifest:
-    codes: dict[str, list[str]] = defaultdict(list)
-    for code, found in details.items():
-        for key in found:
-            codes[key].append(code)
-    parts = lists.parts()
-    classes = next(iter(lists.splits.values())).classes
-    rows = {}
-    for video in lists.videos:
-        key = key_of(video)
-        frames = looks.get(("rgb", key), Look())
-        flow = looks.get(("flow", key), Look())
-        rows[key] = Row(
-            video=key,
-            name=video.name,
-            label=classes[video.label],
-            splits=parts[key],
-            frames=frames.count,
-            fields=flow.count,
-            height=frames.size[0],
-            width=frames.size[1],
-            flow_height=flow.size[0],
-            flow_width=flow.size[1],
-            fps=round(frames.fps, 3),
-            decoder=frames.decoder,
-            problems=" ".join(codes[key]),
-            **_where(inspector, [jobs.get(("rgb", key)), jobs.get(("flow", key))]),
-        )
-    absolute = {
-        modality: place_of(place, lists.videos) if place else None
-        for modality, place in places.items()
-    }
-    about = {"made": time.strftime("%Y-%m-%d %H:%M:%S"), "full": full}
-    return Manifest(file, absolute, rows, about)
-
-
-def _where(inspector: Inspector, jobs: Iterable[Job | None]) -> dict[str, str]:
-    """The manifest's "rgb", "u" and "v"."""
-    where = {}
-    for job in jobs:
-        if job is None:
-            continue
-        if job.modality == "rgb" and not isinstance(inspector.rgb, FrameFolders):
-            where["rgb"] = job.video.path.name
-            continue
-        tree, parts = inspector.images(job)
-        where |= {component: where_of(images, tree.root) for component, images in parts.items()}
-    return where
