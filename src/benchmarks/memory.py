@@ -8,9 +8,10 @@ from torch.utils.data import DataLoader
 
 from src.benchmarks.material import Material
 from src.data.dataset import RandomClip, VideoDataset
+from src.data.faults import SkipBrokenVideos
 from src.data.images import open_images
 from src.data.library import FlowFolders, VideoFiles
-from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
+from src.data.loading import DrawSampler, VideoLoader, collate
 from src.data.splits import Video
 from src.data.transforms import CornerJitterCrop
 from src.errors import UserError
@@ -62,7 +63,7 @@ def _loader(material: Material, clips: int, workers: int) -> DataLoader:
     flow = FlowFolders(open_images(Path(material.root, "flow.zip")))
     dataset = VideoDataset(videos, VideoFiles(), flow, view, 10, seed=0)
     return VideoLoader(
-        UnderWay(dataset, workers),
+        SkipBrokenVideos(dataset, workers, replace=False, seed=0),
         batch_size=BATCH,
         sampler=DrawSampler(clips, 0, shuffle=True),
         num_workers=workers,

@@ -20,11 +20,11 @@ from src.data.dataset import (
     View,
     WholeVideo,
 )
-from src.data.faults import COUNT_AS_WRONG, FaultTolerant
+from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
-from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
+from src.data.loading import DrawSampler, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
-from src.data.splits import Split, Video
+from src.data.splits import PARTS, Split, Video
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
 from src.data.validation import with_validation
 from src.data.verification.manifest import Manifest, Modality
@@ -123,10 +123,7 @@ class VideoDataModule(pl.LightningDataModule):
     A batch holds "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W), "label" (B,) and "video"
     (names).
 
-    `unreadable` tells, of each phase "train", "val" and "test", which videos this process could not
-    read so far, and why. In training others have taken their place; in evaluation nothing is
-    replaced, and whoever counts has to count them. `absent` tells which videos of the parts
-    "train", "val" and "test" were not there from the beginning.
+    `errors` tells which videos could not be read so far, or were not there.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
@@ -153,7 +150,7 @@ class VideoDataModule(pl.LightningDataModule):
             there are, up to 8), prefetch_factor, multiprocessing_context, pin_memory (None where
             there is a GPU), and timeout, the seconds to wait for a batch before the videos under
             way are named; 0 waits on. A video that takes half of it cannot be read, see
-            `FaultTolerant`.
+            `SkipBrokenVideos`.
         videos: how they are read, and what is done about those that cannot be.
         val_fraction: of the training list, not trained on but validated on, see
             `src.data.validation`; None validates on the test list.
@@ -206,8 +203,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.val_part = "test" if val_fraction is None else "val"  # that is validated on
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
         self.flow_settings, self.overfit_batches = flow_settings, overfit_batches
-        self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-        self.absent: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
+        self.errors = VideoErrors()
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
@@ -259,19 +255,16 @@ class VideoDataModule(pl.LightningDataModule):
             if self.flow_settings:
                 self._flow_after_transfer = FlowAfterTransfer(self.flow_settings)
             self.flow = open_flow(self.flow_place, frames, self.flow_settings, cache_dir)
-        train, self.absent["train"] = self._find(listed.train)
-        val, self.absent["val"] = self._find(listed.val)
-        test, self.absent["test"] = self._find(listed.test)
-        self.listed, self.videos = listed, Split(listed.classes, train, test, val)
+        found = {part: self._find(part, getattr(listed, part)) for part in PARTS}
+        self.listed, self.videos = listed, Split(listed.classes, **found)
 
     def _reads(self, modality: str) -> Modality:
         """Where a modality's images come from."""
         return "rgb" if modality == "rgb" or self.flow_place == ON_THE_FLY else "flow"
 
-    def _find(self, videos: Sequence[Video]) -> tuple[tuple[Video, ...], dict[str, str]]:
-        """The videos that can be read from all libraries in use; of others why not, by name."""
+    def _find(self, part: str, videos: Sequence[Video]) -> tuple[Video, ...]:
+        """The videos that can be read from all libraries in use; of others `errors` has why not."""
         found: list[Video | None] = list(videos)
-        reasons: dict[str, str] = {}
         for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
             if library is None:
                 continue
@@ -293,8 +286,9 @@ class VideoDataModule(pl.LightningDataModule):
                     "goes on without them, data.videos.missing=count_as_wrong counts those of the "
                     "tested list as wrong"
                 )
-            reasons = broken | reasons
-        return tuple(video for video in found if video is not None), reasons
+            self.errors.missing[part] = broken | self.errors.missing[part]
+        self.errors.listed[part] = len(videos)
+        return tuple(video for video in found if video is not None)
 
     @property
     def flow_made_by(self) -> FlowSettings:
@@ -370,11 +364,10 @@ class VideoDataModule(pl.LightningDataModule):
         augment = self.augment if training else None
         dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed, augment)
         options = self._loader_options()
-        tracked = UnderWay(dataset, options["num_workers"])
-        time_limit = self.loader.get("timeout", 0) / 2
+        workers, time_limit = options["num_workers"], self.loader.get("timeout", 0) / 2
         return VideoLoader(
-            FaultTolerant(tracked, videos, training, self.seed, time_limit),
-            self.unreadable[phase],
+            SkipBrokenVideos(dataset, workers, training, self.seed, time_limit),
+            self.errors.unreadable[phase],
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,

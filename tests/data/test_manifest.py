@@ -137,7 +137,7 @@ class TestTraining:
             datamodule(tree)
         skipping = datamodule(tree, videos=reading(tree, missing="skip"))
         assert names(skipping.videos.train) == [NAMES[0], *NAMES[2:4]]
-        assert list(skipping.absent["train"]) == [NAMES[1]]
+        assert list(skipping.errors.missing["train"]) == [NAMES[1]]
         # A network that sees frames alone does not mind, and without a manifest nobody knows.
         assert names(datamodule(tree, modalities=["rgb"]).videos.train) == NAMES[:4]
         assert names(datamodule(tree, videos=VideoReading()).videos.train) == NAMES[:4]

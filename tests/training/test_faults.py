@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from src.data.datamodule import VideoDataModule, VideoReading
+from src.data.faults import VideoErrors
 from src.data.splits import Video
 from src.data.two_movers import read_two_movers
 from src.errors import UserError
@@ -125,7 +126,7 @@ def test_a_real_broken_clip_is_replaced(data: Path) -> None:
     bad = module.videos.train[3]
     shutil.copyfile(CLIPS / "corrupted.mp4", bad.path)
     batches = list(module.train_dataloader())
-    assert list(module.unreadable["train"]) == [bad.name]
+    assert list(module.errors.unreadable["train"]) == [bad.name]
     assert sum(len(batch["video"]) for batch in batches) == TRAIN
 
 
@@ -252,7 +253,7 @@ def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_pat
     """57 of 100 are 0.57 of them, although 0.57 * 100 is less than 57."""
     broken = {f"v{number}": "a reason" for number in range(57)}
     data: Any = SimpleNamespace(
-        unreadable={"train": broken, "val": {}},
+        errors=VideoErrors({"train": broken, "val": {}}, listed={"train": 100}),
         videos=SimpleNamespace(train=range(100)),
         reading=VideoReading(max_unreadable_fraction=share),
     )
@@ -266,7 +267,7 @@ def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_pat
 def test_ranks_stop_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank without a broken video stops for those of another."""
     theirs = {"train": {f"v{number}": "cannot be decoded" for number in range(4)}, "val": {}}
-    monkeypatch.setattr("src.training.unreadable.of_all_ranks", lambda mine: [theirs, mine])
+    monkeypatch.setattr("src.data.faults.of_all_ranks", lambda mine: [theirs, mine])
     with pytest.raises(
         UserError, match=r"4 of 16 training .* v1, v2, v3; all are in .*max_unreadable_fraction"
     ):
