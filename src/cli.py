@@ -74,24 +74,17 @@ def _mistakes() -> tuple[type[BaseException], ...]:
     return (*own, lightning.MisconfigurationException) if lightning else own
 
 
-def count_classes(*arguments: Any) -> int:
-    """`src.data.folder.count_classes`, for networks that are built before data is read."""
-    from src.data.folder import count_classes  # reads a folder: only if a config asks for it
-
-    return count_classes(*arguments)
-
-
-def fingerprint(*arguments: Any) -> str:
-    """`src.data.folder.fingerprint_of`, so that a checkpoint knows its splits again."""
-    from src.data.folder import fingerprint_of
-
-    return fingerprint_of(*arguments)
+def _folder(function: str, *arguments: Any) -> Any:
+    """Call a function of `src.data.folder`, which reads a folder: only if a config asks for it."""
+    return hydra.utils.get_method(f"src.data.folder.{function}")(*arguments)
 
 
 OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
-for resolver in (count_classes, fingerprint):
+for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fingerprint_of")):
     # The cache is the config's: another config asks again.
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver(
+        _name, functools.partial(_folder, _function), replace=True, use_cache=True
+    )
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:

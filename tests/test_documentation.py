@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
-from src.data.class_names import HMDB51, UCF101
+from src.data.splits import HMDB51, UCF101
 from src.errors import UserError
 from src.experiment.build import build_module, build_net
 from src.experiment.config import stage_config, stage_configs

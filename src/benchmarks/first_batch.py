@@ -14,8 +14,7 @@ from pathlib import Path
 
 from src.benchmarks.harness import Contender, Measurement, Timed, measure
 from src.benchmarks.material import Material
-from src.data.class_names import UCF101
-from src.data.splits import read_ucf101
+from src.data.splits import UCF101, read_ucf101
 from src.experiment.build import build_datamodule
 from src.experiment.config import StageConfig
 

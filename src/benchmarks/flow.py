@@ -11,13 +11,13 @@ import torch
 
 from src.benchmarks.harness import Contender, Measurement, measure
 from src.benchmarks.material import Material, encode
-from src.data.resize import resize, size_at
+from src.data.images import encode_jpeg
+from src.data.sources import resize, size_at
 from src.data.video_file import VideoFile
 from src.flow.algorithms import FlowAlgorithm, Frames, make_algorithm
 from src.flow.extract import extract_flow
 from src.flow.quantise import quantise
 from src.flow.settings import FlowSettings
-from src.flow.worker import jpeg
 
 SHORT_SIDE = 256
 COPIES = 4  # of each video: a worker does whole videos, and some would have one more to do
@@ -58,7 +58,7 @@ def algorithms(
         with tempfile.TemporaryDirectory() as folder:
             for number, field in enumerate(quantised):
                 for channel in range(2):
-                    data = jpeg(field[..., channel])
+                    data = encode_jpeg(field[..., channel])
                     (Path(folder) / f"{number}_{channel}.jpg").write_bytes(data)
         return len(quantised)
 

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 
 from src.data.find_videos import find_videos
-from src.data.resize import resize, size_at
-from src.data.sources import Uint8
+from src.data.sources import Uint8, resize, size_at
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithms import make_algorithm

@@ -11,11 +11,9 @@ from src.benchmarks.harness import Contender, Measurement, measure
 from src.benchmarks.material import Material
 from src.benchmarks.peers import CROP, Draw, by_hand_images, by_hand_video, mmaction2
 from src.data.dataset import read_view
-from src.data.image_sources import FlowImages, FrameImages
-from src.data.images import ImageTree, open_images
-from src.data.resize import size_at
+from src.data.images import FlowImages, FrameImages, ImageTree, open_images
 from src.data.sampling import valid_range
-from src.data.sources import Size
+from src.data.sources import Size, size_at
 from src.data.transforms import CornerJitterCrop, Geometry
 from src.data.video_file import VideoFile
 

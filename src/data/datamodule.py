@@ -24,9 +24,8 @@ from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
 from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
 from src.data.loading import DrawSampler, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
-from src.data.splits import PARTS, Split, Video
+from src.data.splits import PARTS, Split, Video, with_validation
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
-from src.data.validation import with_validation
 from src.data.verification.manifest import Manifest, Modality
 from src.data.video_file import DECODERS
 from src.errors import UserError
@@ -153,7 +152,7 @@ class VideoDataModule(pl.LightningDataModule):
             `SkipBrokenVideos`.
         videos: how they are read, and what is done about those that cannot be.
         val_fraction: of the training list, not trained on but validated on, see
-            `src.data.validation`; None validates on the test list.
+            `src.data.splits`; None validates on the test list.
         overfit_batches: how many batches of every device are trained on over and over, the same
             clips each time; None trains on the whole list.
     """

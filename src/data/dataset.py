@@ -14,7 +14,6 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from src.data.library import FlowLibrary, RGBLibrary
-from src.data.resize import size_at
 from src.data.sampling import (
     STRIDED_RUN,
     ClipSampler,
@@ -23,7 +22,7 @@ from src.data.sampling import (
     stack_places,
     valid_range,
 )
-from src.data.sources import FlowSource, RGBSource, Size
+from src.data.sources import FlowSource, RGBSource, Size, size_at
 from src.data.splits import Video
 from src.data.transforms import (
     WHOLE_FRAME,

@@ -8,8 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from src.data.archives import Archive, Entry
-from src.data.image_names import NUMBERED, component_of, file_state, unbroken
-from src.data.index_files import load_array, load_json, save_array, save_json
+from src.data.image_index import (
+    NUMBERED,
+    component_of,
+    file_state,
+    load_array,
+    load_json,
+    save_array,
+    save_json,
+    unbroken,
+)
 from src.errors import UserError
 
 _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("method", "u1")])

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.resize import resize
-from src.data.sources import Size, Uint8
+from src.data.sources import Size, Uint8, resize
 from src.errors import UserError
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.data.resize import size_at
 from src.data.sampling import Indices
-from src.data.sources import RGBSource
+from src.data.sources import RGBSource, size_at
 from src.data.transforms import Geometry
 from src.errors import UserError
 from src.flow.algorithms import IN_COLOUR, prepare

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 
+from src.data.images import encode_jpeg
 from src.data.sources import Uint8
 from src.data.video_file import VideoFile
 from src.errors import UserError
@@ -15,10 +16,6 @@ from src.flow.formats import Format
 from src.flow.progress import Tally
 from src.flow.settings import FlowSettings
 from src.flow.zip_writer import Image
-
-# OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a grey
-# level on average, in half the bytes of a lossless file.
-JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,4 @@ def extract_video(video: Path, size: int, part: Path) -> tuple[int, list[Image]]
 
 def _encoded(fields: Iterator[tuple[Uint8, Uint8]]) -> Iterator[tuple[bytes, bytes]]:
     for u, v in fields:
-        yield jpeg(u), jpeg(v)
-
-
-def jpeg(image: Uint8) -> bytes:
-    """An image (H, W) as the content of a JPEG file."""
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        yield encode_jpeg(u), encode_jpeg(v)

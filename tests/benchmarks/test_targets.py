@@ -18,8 +18,7 @@ from src.benchmarks.harness import Measurement
 from src.benchmarks.material import Material, make_material
 from src.benchmarks.memory import memory
 from src.benchmarks.network import LAYOUTS, as_conv3d
-from src.data.image_sources import FlowImages, FrameImages
-from src.data.images import open_images
+from src.data.images import FlowImages, FrameImages, open_images
 from src.data.library import FlowFolders
 from src.data.video_file import VideoFile
 from src.errors import UserError

@@ -22,8 +22,8 @@ import numpy as np
 from src.data.sources import Size
 from src.data.splits import Split, Video, key_of, read_hmdb51, read_ucf101
 from src.data.verification.inspection import Job, VideoChecker
-from src.data.verification.lists import read_lists
 from src.data.verification.manifest import VideoCheck
+from src.data.verification.verify import read_lists
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.workers import in_parallel

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from src.data.faults import TRIES, Faults, SkipBrokenVideos
-from src.data.image_sources import FrameImages
-from src.data.images import open_images
+from src.data.images import FrameImages, open_images
 from src.data.loading import VideoLoader, collate
 from src.data.splits import Video
 from src.data.video_file import VideoFile

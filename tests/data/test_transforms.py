@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.resize import resize, size_at
 from src.data.sampling import stack_places
-from src.data.sources import Size, Uint8
+from src.data.sources import Size, Uint8, resize, size_at
 from src.data.transforms import (
     WHOLE_FRAME,
     Box,

@@ -16,9 +16,8 @@ import pytest
 
 from src import verify_data
 from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
-from src.data.verification.lists import Lists, read_lists
 from src.data.verification.report import report, write_report
-from src.data.verification.verify import Verification, verify
+from src.data.verification.verify import Lists, Verification, read_lists, verify
 from src.errors import UserError
 from src.workers import WorkerCrashed, in_parallel
 from tests.data.made_up import (

@@ -65,7 +65,6 @@ class Scenes:
     """A library of RGB and flow with one scene under every name."""
 
     place: str = "memory"
-    settings: None = None
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
         return list(videos)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.data.find_videos import find_videos
-from src.data.image_sources import FlowImages
-from src.data.images import open_images
+from src.data.images import FlowImages, open_images
 from src.errors import UserError
 from src.flow.extract import extract_flow
 from src.flow.formats import JpegFolders

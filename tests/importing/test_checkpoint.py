@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from src import evaluate, import_matconvnet
-from src.data.class_names import HMDB51, UCF101
-from src.data.splits import read_hmdb51, read_ucf101
+from src.data.splits import HMDB51, UCF101, read_hmdb51, read_ucf101
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.importing.checkpoint import import_model

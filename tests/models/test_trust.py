@@ -81,8 +81,8 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "src.evaluation.protocol.LogProtocol",
         "src.flow.settings.FlowSettings.load",
         "src.data.library.Path",
-        "src.data.index_files.save_json",
-        "src.data.index_files.load_json",
+        "src.data.image_index.save_json",
+        "src.data.image_index.load_json",
         "src.data.verification.look_cache.LookCache",
         "src.data.splits._split",
         "src.models.weights.torch.load",  # what a module of ours has imported is not ours

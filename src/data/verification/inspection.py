@@ -13,12 +13,12 @@ import numpy as np
 
 from src.data.dataset import COUNT_TOLERANCE
 from src.data.image_folders import FolderImages
-from src.data.image_names import file_state
+from src.data.image_index import file_state
 from src.data.images import Images
 from src.data.library import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
 from src.data.sources import Size
 from src.data.splits import Video
-from src.data.verification.manifest import Modality, VideoCheck
+from src.data.verification.manifest import Modality, VideoCheck, size_text
 from src.data.video_file import VideoFile, open_container
 from src.errors import UserError
 
@@ -191,11 +191,6 @@ def _sizes_problem(where: str, sizes: Sequence[Size]) -> dict[str, str]:
     if len(different) < 2:
         return {}
     return {"sizes": f"{where}: {', '.join(size_text(size) for size in different)}"}
-
-
-def size_text(size: Size) -> str:
-    """A size as people write it: width x height."""
-    return f"{size[1]}x{size[0]}"
 
 
 def _chosen(count: int, full: bool) -> Sequence[int]:

@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from src.data.dataset import COUNT_TOLERANCE
 from src.data.library import VIDEOS
 from src.data.sources import Size
 from src.data.splits import Video, key_of
@@ -21,6 +23,8 @@ from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 VERSION = 2  # of the format, and of what is looked at
+_ROUNDING = 2  # pixels by which the longer side of resized flow may be off
+Details = dict[str, dict[str, str]]  # by code and video: what exactly
 Modality = Literal["rgb", "flow"]
 
 
@@ -241,3 +245,104 @@ def place_of(where: str, videos: Sequence[Video]) -> str:
 def videos_folder(videos: Sequence[Video]) -> Path:
     """The folder above all listed videos, such as that of the class folders."""
     return Path(os.path.commonpath({video.path.parent for video in videos}))
+
+
+# --- what is wrong -------------------------------------------------------------------------------
+
+
+def complete(
+    known: Manifest, modalities: Sequence[Modality], videos: Sequence[Video], stack: int
+) -> Details:
+    """Add to the checks what is missing, and what shows beside others only; gives all problems."""
+    checks = known.checks
+    others: dict[tuple[Modality, str], dict[str, str]] = defaultdict(dict)
+    for video in videos:
+        key = key_of(video)
+        for modality in modalities:
+            if (modality, key) not in checks:
+                checks[modality, key] = VideoCheck()
+                others[modality, key] = {f"{modality}_missing": ""}
+        frames, flow = _sound(checks.get(("rgb", key))), _sound(checks.get(("flow", key)))
+        others[modalities[-1], key] |= _of_both(frames, flow, stack)
+    for key, detail in _duplicates("rgb", checks).items():
+        others["rgb", key]["rgb_duplicate"] = detail
+    for key, detail in _duplicates("flow", checks).items():
+        if "rgb_duplicate" not in others.get(("rgb", key), {}):  # flow of the same frames is
+            others["flow", key]["flow_duplicate"] = detail
+    for key, detail in _other_scale(checks).items():
+        others["flow", key]["flow_scale"] = detail
+    known.checks = {
+        (modality, key): replace(checks[modality, key], others=others[modality, key])
+        for modality in modalities
+        for key in map(key_of, videos)
+    }
+    known.complete = True
+    details: Details = defaultdict(dict)
+    for (_, key), check in known.checks.items():
+        for code, detail in {**check.problems, **check.others}.items():
+            details[code][key] = detail
+    return dict(details)
+
+
+def _sound(check: VideoCheck | None) -> VideoCheck | None:
+    """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
+    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.problems):
+        return None
+    return check
+
+
+def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
+    """What is wrong with frames and flow of one video that are each as they should be."""
+    found = {}
+    if frames and flow:
+        difference = flow.count - (frames.count - 1)
+        numbers = f"{frames.count} frames, {flow.count} flow fields"
+        if abs(difference) > COUNT_TOLERANCE:
+            found["flow_count"] = numbers
+        elif difference:
+            found["flow_uneven"] = numbers
+        if _other_shape(frames.size, flow.size):
+            found["flow_aspect"] = (
+                f"frames of {size_text(frames.size)}, flow of {size_text(flow.size)}"
+            )
+    lengths = [frames.count] if frames else []
+    if flow:
+        lengths.append(flow.count + 1)
+    if lengths and min(lengths) <= stack:
+        found["short"] = f"{min(lengths)} frames, a stack of {stack} flow fields"
+    return found
+
+
+def _other_shape(frame: Size, field: Size) -> bool:
+    scale = min(field) / min(frame)
+    return any(abs(a * scale - b) > _ROUNDING for a, b in zip(frame, field, strict=True))
+
+
+def _duplicates(modality: Modality, checks: Checks) -> dict[str, str]:
+    """For each video with the content of others, the first of them."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for (which, key), check in checks.items():
+        if which == modality and check.fingerprint and not check.problems:
+            same[check.fingerprint].append(key)
+    return {
+        key: f"as {keys[0] if key != keys[0] else keys[1]}"
+        for keys in same.values()
+        if len(keys) > 1
+        for key in keys
+    }
+
+
+def _other_scale(checks: Checks) -> dict[str, str]:
+    """The videos whose flow has another smaller side than most have."""
+    sides = {key: min(check.size) for (which, key), check in checks.items() if which == "flow"}
+    usual = Counter(side for side in sides.values() if side).most_common(1)
+    return {
+        key: f"smaller side {side}, of most {usual[0][0]}"
+        for key, side in sides.items()
+        if side and side != usual[0][0]
+    }
+
+
+def size_text(size: Size) -> str:
+    """A size as people write it: width x height."""
+    return f"{size[1]}x{size[0]}"

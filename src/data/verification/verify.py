@@ -1,16 +1,16 @@
 """Check a dataset's frames and flow against all its lists, and write its manifest."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.data.dataset import COUNT_TOLERANCE
 from src.data.find_videos import videos_below
 from src.data.library import (
     ON_THE_FLY,
@@ -22,16 +22,15 @@ from src.data.library import (
     open_flow,
     open_rgb,
 )
-from src.data.sources import Size
-from src.data.splits import Split, Video, key_of
-from src.data.verification.inspection import Job, VideoChecker, size_text
-from src.data.verification.lists import Lists, read_lists
+from src.data.splits import HMDB51_NAME, Split, Video, key_of
+from src.data.verification.inspection import Job, VideoChecker
 from src.data.verification.manifest import (
     PROBLEMS,
-    Checks,
+    Details,
     Manifest,
     Modality,
     VideoCheck,
+    complete,
     place_of,
     videos_folder,
 )
@@ -39,9 +38,101 @@ from src.errors import UserError
 from src.hardware import usable_cores
 from src.workers import WorkerCrashed, in_parallel
 
+_SPLITS = (1, 2, 3)
 _STATTERS = 16  # threads: a network file system answers slowly, but many at a time
-_ROUNDING = 2  # pixels by which the longer side of resized flow may be off
-Details = dict[str, dict[str, str]]  # by code and video: what exactly
+
+
+@dataclass(frozen=True)
+class Lists:
+    """All splits of a dataset.
+
+    Args:
+        videos: each that a split trains or tests on, once.
+        splits: by their numbers.
+        unused: names, in lower case, that the lists mention for no split.
+    """
+
+    videos: tuple[Video, ...]
+    splits: dict[int, Split]
+    unused: frozenset[str]
+
+    def parts(self) -> dict[str, str]:
+        """The splits that each video is in, such as "1:train 3:test", by its key."""
+        parts: dict[str, list[str]] = defaultdict(list)
+        for number, part, video in self._members():
+            parts[key_of(video)].append(f"{number}:{part}")
+        return {key: " ".join(where) for key, where in parts.items()}
+
+    def leaks(self) -> list[str]:
+        """Groups, or single videos, that are in train and test of one split."""
+        sides: dict[tuple[int, int, str], set[str]] = defaultdict(set)
+        for number, part, video in self._members():
+            sides[number, video.label, video.alike].add(part)
+        return [
+            f"split {number}: {group} of class {self.splits[number].classes[label]}"
+            for (number, label, group), parts in sides.items()
+            if len(parts) > 1
+        ]
+
+    def shared_films(self) -> dict[int, int]:
+        """HMDB51's test videos from a film that trains other classes, by split; none elsewhere.
+
+        The official lists keep a film's clips of one class together, those of two classes not.
+        """
+        shared = {}
+        for number, split in self.splits.items():
+            films = {film for video in split.train if (film := _film(video, split))}
+            shared[number] = sum(_film(video, split) in films for video in split.test)
+        return {number: count for number, count in shared.items() if count}
+
+    def _members(self) -> Iterator[tuple[int, str, Video]]:
+        for number, split in self.splits.items():
+            for part in ("train", "test"):
+                for video in getattr(split, part):
+                    yield number, part, video
+
+
+def read_lists(dataset: Callable[..., Split]) -> Lists:
+    """Read every split that there is.
+
+    Args:
+        dataset: as `VideoDataModule` takes it; called with `split=1` and so on.
+
+    Raises:
+        UserError: there is none.
+    """
+    splits: dict[int, Split] = {}
+    reasons = []
+    for number in _SPLITS:
+        try:
+            splits[number] = dataset(split=number)
+        except UserError as error:
+            reasons.append(error)
+    if not splits:
+        raise reasons[0]
+    videos = {
+        key_of(video): video for split in splits.values() for video in (*split.train, *split.test)
+    }
+    names = {video.name.lower() for video in videos.values()}
+    return Lists(tuple(videos.values()), splits, frozenset(_mentioned(dataset) - names))
+
+
+def _mentioned(dataset: Any) -> set[str]:
+    """Names in the list files, in lower case: HMDB51's mark some as in neither part."""
+    places: dict[str, Any] = getattr(dataset, "keywords", {})
+    if not (places.get("root") and places.get("lists")):
+        return set()
+    return {
+        line.partition(".avi")[0].rpartition("/")[2].lower()
+        for file in Path(places["root"], places["lists"]).glob("*.txt")
+        for line in file.read_text().splitlines()
+        if ".avi" in line
+    }
+
+
+def _film(video: Video, split: Split) -> str | None:
+    match = HMDB51_NAME.fullmatch(video.name)
+    return match["group"].removesuffix(f"_{split.classes[video.label]}") if match else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +243,7 @@ def verify(
         else:
             check = replace(result, state=states[rest[job]])
         known.add(*rest[job], check)
-    details = _complete(known, [m for m, place in places.items() if place], lists.videos, stack)
+    details = complete(known, [m for m, place in places.items() if place], lists.videos, stack)
     known.save()
     return Verification(
         lists=lists,
@@ -204,102 +295,6 @@ def _without_check(job: Job, error: Exception) -> VideoCheck:
         return VideoCheck(problems={f"{modality}_crash": f"{video.path}: {error}"})
     reason = f"{video.path}: {type(error).__name__}: {error}"
     return VideoCheck(problems={f"{modality}_broken": reason})
-
-
-# --- what is wrong -------------------------------------------------------------------------------
-
-
-def _complete(
-    known: Manifest, modalities: Sequence[Modality], videos: Sequence[Video], stack: int
-) -> Details:
-    """Add to the checks what is missing, and what shows beside others only; gives all problems."""
-    checks = known.checks
-    others: dict[tuple[Modality, str], dict[str, str]] = defaultdict(dict)
-    for video in videos:
-        key = key_of(video)
-        for modality in modalities:
-            if (modality, key) not in checks:
-                checks[modality, key] = VideoCheck()
-                others[modality, key] = {f"{modality}_missing": ""}
-        frames, flow = _sound(checks.get(("rgb", key))), _sound(checks.get(("flow", key)))
-        others[modalities[-1], key] |= _of_both(frames, flow, stack)
-    for key, detail in _duplicates("rgb", checks).items():
-        others["rgb", key]["rgb_duplicate"] = detail
-    for key, detail in _duplicates("flow", checks).items():
-        if "rgb_duplicate" not in others.get(("rgb", key), {}):  # flow of the same frames is
-            others["flow", key]["flow_duplicate"] = detail
-    for key, detail in _other_scale(checks).items():
-        others["flow", key]["flow_scale"] = detail
-    known.checks = {
-        (modality, key): replace(checks[modality, key], others=others[modality, key])
-        for modality in modalities
-        for key in map(key_of, videos)
-    }
-    known.complete = True
-    details: Details = defaultdict(dict)
-    for (_, key), check in known.checks.items():
-        for code, detail in {**check.problems, **check.others}.items():
-            details[code][key] = detail
-    return dict(details)
-
-
-def _sound(check: VideoCheck | None) -> VideoCheck | None:
-    """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
-    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.problems):
-        return None
-    return check
-
-
-def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
-    """What is wrong with frames and flow of one video that are each as they should be."""
-    found = {}
-    if frames and flow:
-        difference = flow.count - (frames.count - 1)
-        numbers = f"{frames.count} frames, {flow.count} flow fields"
-        if abs(difference) > COUNT_TOLERANCE:
-            found["flow_count"] = numbers
-        elif difference:
-            found["flow_uneven"] = numbers
-        if _other_shape(frames.size, flow.size):
-            found["flow_aspect"] = (
-                f"frames of {size_text(frames.size)}, flow of {size_text(flow.size)}"
-            )
-    lengths = [frames.count] if frames else []
-    if flow:
-        lengths.append(flow.count + 1)
-    if lengths and min(lengths) <= stack:
-        found["short"] = f"{min(lengths)} frames, a stack of {stack} flow fields"
-    return found
-
-
-def _other_shape(frame: Size, field: Size) -> bool:
-    scale = min(field) / min(frame)
-    return any(abs(a * scale - b) > _ROUNDING for a, b in zip(frame, field, strict=True))
-
-
-def _duplicates(modality: Modality, checks: Checks) -> dict[str, str]:
-    """For each video with the content of others, the first of them."""
-    same: dict[str, list[str]] = defaultdict(list)
-    for (which, key), check in checks.items():
-        if which == modality and check.fingerprint and not check.problems:
-            same[check.fingerprint].append(key)
-    return {
-        key: f"as {keys[0] if key != keys[0] else keys[1]}"
-        for keys in same.values()
-        if len(keys) > 1
-        for key in keys
-    }
-
-
-def _other_scale(checks: Checks) -> dict[str, str]:
-    """The videos whose flow has another smaller side than most have."""
-    sides = {key: min(check.size) for (which, key), check in checks.items() if which == "flow"}
-    usual = Counter(side for side in sides.values() if side).most_common(1)
-    return {
-        key: f"smaller side {side}, of most {usual[0][0]}"
-        for key, side in sides.items()
-        if side and side != usual[0][0]
-    }
 
 
 def _extra(
