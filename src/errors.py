@@ -13,3 +13,8 @@ class UserError(Exception):
         # A DataLoader worker hands its exception on as the text of its whole traceback.
         lines = message.rsplit("UserError: ", 1)[-1].splitlines()
         super().__init__(visible(" ".join(filter(None, map(str.strip, lines)))))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,33 +7,35 @@ Batch size and number of frames stay free, the size of the frames is fixed. Both
 loader gives, 0..255, and return the logits of each stream. Needs pip install -e '.[export]'.
 """
 
-from pathlib import Path
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.values import PATH
+from src.values import NULL, PATH, Need, number, one_of, whole
+
+FORMATS, PIXELS = ("torch", "onnx"), whole(1)
+NEEDS = {
+    "ckpt_path": PATH,
+    "output": PATH,
+    "name": Need("letters, digits, dots, + and -", lambda n: re.fullmatch(r"[\w.+-]+", n)) | NULL,
+    "format": one_of(*FORMATS) | Need("both in a list", lambda f: f and set(f) <= set(FORMATS)),
+    "size": PIXELS | Need("two", lambda s: len(s) == 2 and all(map(PIXELS.fits, s))) | NULL,
+    "dtype": one_of("uint8", "float32"),
+    "opset": whole(18),
+    "tolerance": number("a number above 0", lambda tolerance: tolerance > 0),
+}
 
 
-@command("export", ckpt_path=PATH, output=PATH)
+@command("export", **NEEDS)
 def main(cfg: DictConfig) -> None:
     """Write the files, print how far they are from the checkpoint and what they need."""
     # Imported here: --help and mistakes in the config do not wait for torch.
-    from src.exporting.export import Options, export_checkpoint
-    from src.exporting.table import show_export
+    from src.exporting.network import export_checkpoint, show_export
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
-    options = Options(
-        output=Path(config["output"]),
-        name=config["name"],
-        formats=config["format"],
-        size=config["size"],
-        dtype=config["dtype"],
-        opset=config["opset"],
-        tolerance=config["tolerance"],
-    )
-    show_export(export_checkpoint(str(config["ckpt_path"]), options))
+    show_export(export_checkpoint(**config))
 
 
 if __name__ == "__main__":

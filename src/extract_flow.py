@@ -1,11 +1,12 @@
-"""Extract the optical flow of a folder of videos as JPEG files, or as a zip archive of them.
+"""Extract the optical flow of a folder of videos as JPEG files, or as zip archives of them.
 
     python -m src.extract_flow input=data/hmdb51/videos output=data/hmdb51/tvl1_flow
     python -m src.extract_flow input=data/hmdb51/videos output=data/hmdb51/dis_flow flow=dis
     python -m src.extract_flow input=data/ucf101/videos output=data/ucf101/tvl1_flow format=zip
     python -m src.extract_flow input=clip.avi output=flow flow=dis flow.parameters.finest_scale=0
 
-It can be stopped at any time: the same command goes on with the videos that are not there yet.
+It can be stopped at any time: rerun the same command to extract the videos that are not there yet.
+Of format=zip those in complete archives of 200 videos are there.
 The exit status is 1 if a video failed; which ones and why is in failed.csv beside the flow.
 """
 

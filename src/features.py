@@ -1,7 +1,7 @@
 """Features of videos out of a checkpoint: what its classifiers see, averaged as in testing.
 
     python -m src.features ckpt_path=joint.ckpt lists=[train,test] output=features.npz
-    python -m src.features ckpt_path=joint.ckpt input=my_videos output=features.parquet
+    python -m src.features ckpt_path=joint.ckpt input=my_videos output=my_videos.npz
 
 One vector per video and stream: the pooled activations before dropout and fc, averaged over the
 views and time steps of the protocol, so that fc of it is the stream's score of the video.
@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
+from src.errors import UserError
 from src.values import NAMES, NULL, PATH
 
 
@@ -38,13 +39,14 @@ def _extract(cfg: DictConfig, _: Sequence[str]) -> int:
     from hydra.utils import instantiate
     from pytorch_lightning.utilities import rank_zero_only
 
-    from src.exporting.feature_files import check_output
     from src.exporting.features import features_of_files, features_of_lists
     from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
-    output = check_output(Path(config["output"]))
+    output = Path(config["output"])
+    if output.suffix != ".npz":
+        raise UserError(f"output={output}: needs a name that ends in .npz")
     trainer = instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "features"))
     ckpt_path, data, protocol = str(config["ckpt_path"]), config["data"], config["protocol"]
     if config["input"] is None:

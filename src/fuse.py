@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
 def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
-    from src.evaluation.fuse_inputs import fuse_inputs
+    from src.evaluation.fusion import fuse_inputs
     from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 

@@ -28,8 +28,7 @@ def main() -> None:
 def run(cfg: DictConfig) -> None:
     """Import the file that the config names."""
     # Imported here: --help and mistakes in the config do not wait for torch.
-    from src.importing.checkpoint import import_model
-    from src.importing.report import report
+    from src.importing.checkpoint import import_model, report
 
     imported = import_model(str(cfg.input), cfg.split, lambda changes: compose("train", changes))
     imported.save(Path(cfg.output))

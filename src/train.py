@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimises."""
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.training.launch import run_on_all_devices
-    from src.training.trial import fails_alone
+    from src.training.search import fails_alone
 
     job = HydraConfig.get()
     sweep = job.mode == RunMode.MULTIRUN

@@ -176,7 +176,7 @@ RUN = {
             "predict ckpt_path=joint.ckpt input=film.mp4 window=4 step=1 plot=out annotate=out": (),
             "fuse inputs=[joint.ckpt,idt.csv] weights=[1,0.5] average=softmax": CPU,
             "features ckpt_path=joint.ckpt lists=[train,test] output=features.npz": CPU,
-            "features ckpt_path=joint.ckpt input=my_videos output=features.parquet": CPU,
+            "features ckpt_path=joint.ckpt input=my_videos output=my_videos.npz": CPU,
             "train experiment=st_resnet_hmdb51 debug=summary": (),
         },
         (
@@ -186,7 +186,7 @@ RUN = {
             "out/film_annotated.mp4",
             "fused_scores.csv",
             "features.npz",
-            "features.parquet",
+            "my_videos.npz",
         ),
     ),
     "extension": Story(
@@ -223,8 +223,9 @@ COMPOSED = {
     "'stages.joint.optimizer.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
         "many trainings, see training/test_optuna.py"
     ),
-    "benchmark target=[loader,decode,extract,flow,memory,network,step,startup] "
-    "clips=<folder of videos>": "takes minutes, see benchmarks/test_targets.py",
+    "benchmark target=[loader,decode,flow,step,startup] clips=<folder of videos>": (
+        "takes minutes, see benchmarks/test_targets.py"
+    ),
     "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",
 }
 

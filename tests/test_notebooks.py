@@ -30,7 +30,7 @@ def test_explore_data(tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
     printed, figures = executed("explore_data.ipynb")
     assert "st_resnet_two_movers: stages appearance, motion, joint, joint_pooled" in printed
     assert "red_left                     2 train     1 test" in printed
-    assert figures == 4  # key, clips, mixed clips, learning rates
+    assert figures == 3  # clips, mixed clips, learning rates
 
 
 def test_inspect_model(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

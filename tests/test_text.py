@@ -9,7 +9,7 @@ from src.errors import UserError
 from src.evaluation.prediction_files import Prediction, show_predictions
 from src.evaluation.scores import Accuracy
 from src.evaluation.table import Result, show_results
-from src.figures.matrix import draw_confusion_matrix
+from src.plotting.charts import draw_confusion_matrix
 from src.text import visible
 
 ODD = ("\x1b[2J\u202eb", "line\nof \x07", "caf\udce9")

@@ -26,7 +26,7 @@ from src.cli import find_mistake
 from src.commands import in_hydra
 from src.errors import UserError
 from src.experiment.config import cannot_matter
-from src.training.study import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
+from src.training.search import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
 
 if TYPE_CHECKING:
     import optuna

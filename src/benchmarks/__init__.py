@@ -1,0 +1,1 @@
+"""What `python -m src.benchmark` times, beside its baselines."""

@@ -1,28 +1,15 @@
-"""Timing of contenders side by side, so that a noisy machine slows all of them alike.
+"""Timing of candidates side by side, so that a noisy machine slows all of them alike.
 
-Rounds go round the contenders, and a ratio is the median of the rounds' own ratios: what happens to
-the machine between two rounds does not enter.
+Every round runs each candidate once, and a ratio is the median of the rounds' own ratios: what
+happens to the machine between two rounds does not enter.
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
-from rich.console import Console
-from rich.table import Table
-
-from src.errors import UserError
-
-LIBRARIES = ("torch", "torchvision", "opencv-contrib-python-headless", "decord", "av", "numpy")
-EXTRA = ("mmaction2", "pytorch-lightning", "triton")
 
 
 @dataclass(frozen=True)
@@ -34,7 +21,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """Something to time.
 
     Args:
@@ -50,8 +37,8 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A contender's figures: items per second, and how many times the baseline's that is."""
+class Speed:
+    """A candidate's items per second, and how many times the baseline's that is."""
 
     name: str
     rate: float
@@ -67,125 +54,49 @@ class Measurement:
 
     title: str
     unit: str
-    baseline: str
     rounds: int
-    rows: list[Row]
+    rows: list[Speed]  # the first is the baseline
     remarks: list[str] = field(default_factory=list)
 
 
 def measure(
     title: str,
     unit: str,
-    baseline: Contender,
-    others: Sequence[Contender],
+    candidates: Sequence[Candidate],
     rounds: int,
     remarks: Sequence[str] = (),
     warm: bool = False,
 ) -> Measurement:
-    """Time all contenders in turns, after one round that does not count unless they are `warm`."""
-    contenders = [baseline, *others]
-    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    """Time all candidates in turns, after one round that does not count unless they are `warm`.
+
+    Args:
+        title: of the table.
+        unit: what is counted, such as "clips".
+        candidates: the first is the baseline.
+        rounds: that count.
+        remarks: printed below the table.
+        warm: whether all candidates have run before.
+    """
+    rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for turn in range(int(warm), rounds + 1):
-        for contender in contenders:
+        for candidate in candidates:
             start = time.perf_counter()
-            done = contender.run()
+            done = candidate.run()
             if not isinstance(done, Timed):
                 done = Timed(done, time.perf_counter() - start)
             if turn:
-                rates[contender.name].append(done.items / done.seconds)
+                rates[candidate.name].append(done.items / done.seconds)
+    baseline = rates[candidates[0].name]
     rows = []
-    for contender in contenders:
-        ratios = sorted(
-            rate / base
-            for rate, base in zip(rates[contender.name], rates[baseline.name], strict=True)
-        )
-        rows.append(
-            Row(
-                contender.name,
-                statistics.median(rates[contender.name]),
-                statistics.median(ratios),
-                ratios[0],
-                ratios[-1],
-                contender.note,
-            )
-        )
-    return Measurement(title, unit, baseline.name, rounds, rows, list(remarks))
+    for candidate in candidates:
+        own = rates[candidate.name]
+        ratios = [rate / base for rate, base in zip(own, baseline, strict=True)]
+        spread = statistics.median(ratios), min(ratios), max(ratios)
+        rows.append(Speed(candidate.name, statistics.median(own), *spread, candidate.note))
+    return Measurement(title, unit, rounds, rows, list(remarks))
 
 
 def wait(device: torch.device) -> None:
     """Let a GPU finish what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.is_file():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in about.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    found = {}
-    for library in (*LIBRARIES, *EXTRA):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return {
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        **found,
-    }
-
-
-def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
-    """Print a table; with the ratios of an earlier measurement, if there is one."""
-    table = Table(title=measurement.title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for column in (f"{measurement.unit}/s", f"x {measurement.baseline}", "lowest - highest"):
-        table.add_column(column, justify="right")
-    before = {row.name: row.ratio for row in earlier.rows} if earlier else {}
-    if earlier:
-        table.add_column("before", justify="right")
-    table.add_column("")
-    for row in measurement.rows:
-        spread = f"{row.lowest:.2f} - {row.highest:.2f}"
-        cells = [row.name, f"{row.rate:.4g}", f"{row.ratio:.2f}", spread]
-        if earlier:
-            cells.append(f"{before[row.name]:.2f}" if row.name in before else "")
-        table.add_row(*cells, row.note)
-    console = Console()
-    console.print(table)
-    for remark in measurement.remarks:
-        console.print(remark)
-    console.print(f"medians of {measurement.rounds} rounds; ratios within a round")
-
-
-def save(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write measurements and the machine as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "measurements": [asdict(m) for m in measurements]}
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def load(path: Path) -> dict[str, Measurement]:
-    """Read what `save` wrote, by title.
-
-    Raises:
-        UserError: the file does not exist or is none of ours.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return {
-            m["title"]: Measurement(**m | {"rows": [Row(**row) for row in m["rows"]]})
-            for m in content["measurements"]
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no saved benchmark: {error}") from error

@@ -1,33 +1,38 @@
-"""The targets of `python -m src.benchmark`."""
+"""The targets of `python -m src.benchmark`: run, printed, kept and compared."""
 
 import contextlib
 import gc
+import json
 import logging
 import os
+import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
+from rich.table import Table
 
-from src.benchmarks import flow, readers
-from src.benchmarks.first_batch import first_batches, make_dataset
-from src.benchmarks.harness import Measurement, load, machine, save, show
-from src.benchmarks.material import Material, make_material
-from src.benchmarks.memory import memory
-from src.benchmarks.network import network
+from src.benchmarks.fixtures import Fixtures, make_fixtures
+from src.benchmarks.flow import flow
+from src.benchmarks.harness import Measurement, Speed
+from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
 from src.errors import UserError
-from src.experiment.build import build_net
-from src.experiment.config import stage_config
 
-TARGETS = ("loader", "decode", "extract", "flow", "memory", "network", "step", "startup")
-ON_CLIPS = (*TARGETS[:5], "startup")
+TARGETS = ("loader", "decode", "flow", "step", "startup")
+LIBRARIES = (
+    *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord"),
+    *("av", "numpy", "mmaction2", "triton"),
+)
 
 
 def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
@@ -44,11 +49,9 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
     Console().print(", ".join(f"{name} {value}" for name, value in machine().items()))
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory() as folder:
-        material = None
-        if set(targets) & set(ON_CLIPS):
-            material = make_material(Path(folder), cfg.clips)
+        fixtures = make_fixtures(Path(folder), cfg.clips) if set(targets) - {"step"} else None
         for target in targets:
-            for measurement in _measure(target, cfg, material):
+            for measurement in _measure(target, cfg, fixtures):
                 show(measurement, earlier.get(measurement.title))
                 measurements.append(measurement)
     if cfg.output:
@@ -56,58 +59,105 @@ def run_benchmarks(cfg: DictConfig) -> list[Measurement]:
     return measurements
 
 
-def _measure(target: str, cfg: DictConfig, material: Material | None) -> Iterator[Measurement]:
-    if target == "network":
-        config = stage_config(compose("train", list(cfg.network.overrides)), "joint")
-        shape = config["data"]["frames"], config["data"]["crop_size"]
-        yield from network(build_net(config), cfg.network.clips, *shape, cfg.rounds)
-    elif target == "step":
+def _measure(target: str, cfg: DictConfig, fixtures: Fixtures | None) -> Iterator[Measurement]:
+    if target == "step" or fixtures is None:
         yield from _steps(cfg)
-    if material is None:
-        return
-    if target == "startup":
-        root, videos = material.root / "ucf101", cfg.startup.videos
-        make_dataset(root, material, videos)
-        places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
-        train = compose("train", ["experiment=st_resnet_ucf101", *places])
-        config = stage_config(train, "joint")
-        yield startup(config, material.root, videos, cfg.rounds)
-        yield first_batches(config, material.root / "index", videos, cfg.rounds)
-    if target == "memory":
-        memory(material, cfg.memory.clips, cfg.memory.workers)
-    if target == "extract":
-        with _quiet("src.flow"):
-            yield flow.extraction(material, cfg.rounds, cfg.extract.algorithm, cfg.extract.frames)
-    with _one_core():
-        if target == "loader":
-            yield readers.loader(material, cfg.per_round, cfg.rounds)
-        elif target == "decode":
-            yield from readers.decode(material, cfg.per_round, cfg.rounds)
-        elif target == "flow":
-            yield flow.algorithms(material, cfg.flow.pairs, cfg.rounds, cfg.flow.device)
+    elif target == "startup":
+        yield from startup(fixtures, cfg.startup.videos, cfg.rounds)
+    else:
+        with _one_core():
+            if target == "loader":
+                yield loader(fixtures, cfg.per_round, cfg.rounds)
+            elif target == "decode":
+                yield from decode(fixtures, cfg.per_round, cfg.rounds)
+            else:
+                yield flow(fixtures, cfg.flow.pairs, cfg.rounds, cfg.flow.device)
 
 
 def _steps(cfg: DictConfig) -> Iterator[Measurement]:
-    """The step in each setting; one that this machine cannot run is told, and left out."""
-    wanted, failed = cfg.step, 0
-    for setting in wanted.settings:
+    """The step in each setting; one that this machine cannot run is reported and skipped."""
+    options, failed = cfg.step, 0
+    for setting in options.settings:
         title = " ".join(setting) or "as it is"
-        train = compose("train", [*wanted.overrides, *setting])
+        train = compose("train", [*options.overrides, *setting])
         try:
             with _quiet("src.training"):
-                yield step(train, wanted.stage, title, wanted.clips, wanted.steps, cfg.rounds)
-        except (
-            UserError,
-            RuntimeError,
-        ) as error:  # a full GPU is the latter
+                yield step(train, options.stage, title, options.clips, options.steps, cfg.rounds)
+        except (UserError, RuntimeError) as error:  # a full GPU is the latter
             failed += 1
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             Console().print(f"step: {title}: left out: {reason}", markup=False, soft_wrap=True)
         gc.collect()  # trainers and their networks refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if failed == len(wanted.settings):
+    if failed == len(options.settings):
         raise UserError("target=step: none of step.settings can be run here")
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    cpu, about = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if about.is_file():
+        lines = (line.partition(":") for line in about.read_text().splitlines())
+        cpu = next((value.strip() for key, _, value in lines if key.strip() == "model name"), cpu)
+    libraries = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            libraries[library] = version(library)
+    return {
+        "cpu": cpu,
+        "cores": str(os.cpu_count()),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        **libraries,
+    }
+
+
+def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
+    """Print a table; with the ratios of an earlier measurement, if there is one."""
+    table = Table(title=measurement.title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    baseline = measurement.rows[0].name
+    for column in (f"{measurement.unit}/s", f"x {baseline}", "lowest - highest"):
+        table.add_column(column, justify="right")
+    before = {row.name: row.ratio for row in earlier.rows} if earlier else {}
+    if earlier:
+        table.add_column("before", justify="right")
+    table.add_column("")
+    for row in measurement.rows:
+        spread = f"{row.lowest:.2f} - {row.highest:.2f}"
+        cells = [row.name, f"{row.rate:.4g}", f"{row.ratio:.2f}", spread]
+        if earlier:
+            cells.append(f"{before[row.name]:.2f}" if row.name in before else "")
+        table.add_row(*cells, row.note)
+    console = Console()
+    console.print(table)
+    for remark in measurement.remarks:
+        console.print(remark)
+    console.print(f"medians of {measurement.rounds} rounds; ratios within a round")
+
+
+def save(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write measurements and the machine as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "measurements": [asdict(each) for each in measurements]}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load(path: Path) -> dict[str, Measurement]:
+    """Read what `save` wrote, by title.
+
+    Raises:
+        UserError: the file does not exist or was not written by `save`.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return {
+            entry["title"]: Measurement(**entry | {"rows": [Speed(**row) for row in entry["rows"]]})
+            for entry in content["measurements"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no saved benchmark: {error}") from error
 
 
 @contextlib.contextmanager

@@ -1,48 +1,128 @@
-"""How long a command takes before it does anything, each in a process of its own."""
+"""How long a command takes before it does anything, and a large dataset to its first batch.
+
+The dataset has UCF101's lists and as many videos, which are links to a few clips, and so is their
+flow. An index that is kept tells what is in folders of flow, so that they are not listed again.
+"""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from src.benchmarks.first_batch import in_seconds
-from src.benchmarks.harness import Contender, Measurement, measure
-from src.experiment.config import StageConfig
+from hydra import compose
 
-EXPERIMENT = "experiment=st_resnet_hmdb51"
+from src.benchmarks.fixtures import Fixtures
+from src.benchmarks.harness import Candidate, Measurement, Timed, measure
+from src.data.splits import UCF101, read_ucf101
+from src.experiment.build import build_datamodule
+from src.experiment.config import StageConfig, stage_config
+
+TRAIN_FRACTION = 9537 / 13320  # of UCF101's videos in the train list of split 1
+FLOW = "tvl1_flow"
 
 
-def startup(config: StageConfig, folder: Path, videos: int, rounds: int) -> Measurement:
-    """Starts per second of our commands, against Python with torch imported.
+def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measurement]:
+    """Starts of our commands, each a process, against Python with torch; first batches.
 
     Args:
-        config: of a stage on the dataset of `src.benchmarks.first_batch`.
-        folder: for a file.
-        videos: of that dataset.
+        fixtures: the clips that stand for all videos.
+        videos: of the dataset that is made of them.
+        rounds: of the measurements.
+    """
+    root = fixtures.root / "ucf101"
+    make_dataset(root, fixtures, videos)
+    places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
+    config = stage_config(compose("train", ["experiment=st_resnet_ucf101", *places]), "joint")
+    file = fixtures.root / "config.json"
+    file.write_text(json.dumps(config))
+    experiment = "experiment=st_resnet_hmdb51"
+    candidates = [
+        Candidate("import torch", _process("-c", "import torch")),
+        Candidate("import pytorch_lightning", _process("-c", "import pytorch_lightning")),
+        Candidate("train --help", _process("-m", "src.train", "--help")),
+        Candidate("train --cfg job", _process("-m", "src.train", experiment, "--cfg", "job")),
+        Candidate("train no_key=1", _process("-m", "src.train", "no_key=1", status=1)),
+        Candidate("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
+        Candidate(
+            "first batch",
+            _process("-m", "src.benchmarks.startup", str(file)),
+            f"of {videos} videos",
+        ),
+    ]
+    yield _with_seconds(measure("startup", "starts", candidates, rounds))
+    yield first_batches(config, fixtures.root / "index", videos, rounds)
+
+
+def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
+    """First batches per second of a stage whose index of folders is kept, against listing them.
+
+    Args:
+        config: of the stage, on the dataset that `make_dataset` has made.
+        index: a folder to keep the index of folders in.
+        videos: how many there are.
         rounds: of the measurement.
     """
-    file = folder / "config.json"
-    file.write_text(json.dumps(config))
-    measurement = measure(
-        "startup",
-        "starts",
-        Contender("import torch", _process("-c", "import torch")),
-        [
-            Contender("import pytorch_lightning", _process("-c", "import pytorch_lightning")),
-            Contender("train --help", _process("-m", "src.train", "--help")),
-            Contender("train --cfg job", _process("-m", "src.train", EXPERIMENT, "--cfg", "job")),
-            Contender("train no_key=1", _process("-m", "src.train", "no_key=1", status=1)),
-            Contender("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
-            Contender(
-                "first batch",
-                _process("-m", "src.benchmarks.first_batch", str(file)),
-                f"of {videos} videos",
-            ),
-        ],
-        rounds,
-    )
-    return in_seconds(measurement)
+
+    def candidate(name: str, cache_dir: str | None) -> Candidate:
+        reading = config["data"]["videos"] | {"cache_dir": cache_dir}
+        data = config["data"] | {"videos": reading}
+        return Candidate(name, lambda: first_batch(config | {"data": data}))
+
+    candidates = [
+        candidate("folders listed", None),
+        candidate("index of folders kept", str(index)),
+    ]
+    title = f"first batch of {videos} videos: RGB from video files, flow from a folder for each"
+    return _with_seconds(measure(title, "first batches", candidates, rounds))
+
+
+def first_batch(config: StageConfig) -> Timed:
+    """Find a stage's videos and read the first batch of training; workers end untimed."""
+    start = time.perf_counter()
+    data = build_datamodule(config)
+    data.setup()
+    batches = iter(data.train_dataloader())
+    next(batches)
+    return Timed(1, time.perf_counter() - start)
+
+
+def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
+    """Make UCF101's folders and lists for some number of videos.
+
+    Args:
+        root: the dataset's folder, which is made.
+        fixtures: the clips that stand for all videos.
+        videos: how many.
+    """
+    lists = root / "splits"
+    lists.mkdir(parents=True)
+    classes = enumerate(UCF101, start=1)
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in classes))
+    names = [UCF101[number % len(UCF101)] for number in range(videos)]
+    keys = [
+        f"{name}/v_{name}_g{number // len(UCF101):03d}_c01.avi" for number, name in enumerate(names)
+    ]
+    train = round(TRAIN_FRACTION * videos)
+    for part, some in (("train", keys[:train]), ("test", keys[train:])):
+        (lists / f"{part}list01.txt").write_text("".join(f"{key}\n" for key in some))
+    for folder in (*(f"videos/{name}" for name in UCF101), f"{FLOW}/u", f"{FLOW}/v"):
+        (root / folder).mkdir(parents=True)
+    split, clips = read_ucf101(str(root), 1), list(fixtures.frames)
+    for number, video in enumerate((*split.train, *split.test)):
+        clip = clips[number % len(clips)]
+        os.link(fixtures.video("avi", clip), video.path)
+        for component in "uv":
+            (root / FLOW / component / video.name).symlink_to(fixtures.flow / component / clip)
+
+
+def _with_seconds(measurement: Measurement) -> Measurement:
+    """The same with the seconds that each took as a remark."""
+    seconds = [f"{row.name} {1 / row.rate:.2f}" for row in measurement.rows]
+    return replace(measurement, remarks=[f"seconds: {', '.join(seconds)}"])
 
 
 def _process(*arguments: str, status: int = 0) -> Callable[[], int]:
@@ -53,3 +133,12 @@ def _process(*arguments: str, status: int = 0) -> Callable[[], int]:
         return 1
 
     return run
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The first batch of the stage whose config is in a JSON file, in a process of its own."""
+    first_batch(json.loads(Path(arguments[0]).read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
@@ -26,6 +25,7 @@ from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
+from src.locks import exclusive_lock
 from src.values import NULL, check_values, whole
 from src.workers import worker_pool
 
@@ -136,7 +136,7 @@ def _make(folder: Path, recipe: dict[str, int], workers: int | None) -> None:
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     # A sweep may start several at once.
-    with FileLock(place.with_name(f".{place.name}.two_movers.lock")):
+    with exclusive_lock(place.with_name(f".{place.name}.two_movers.lock"), wait=True):
         if _is_complete(folder, recipe):
             return
         # An interrupted making of the same recipe left its own: what is whole there is used.

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.errors import UserError
 from src.evaluation.scores import VideoScores
+from src.plotting.charts import draw_class_accuracies, draw_confusion_matrix
 
 BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class
@@ -186,3 +188,23 @@ def labels_by_video(scores: VideoScores) -> dict[str, str]:
 def _right(scores: VideoScores) -> dict[str, bool]:
     right = predictions(scores) == torch.tensor(scores.labels)
     return dict(zip(scores.videos, right.tolist(), strict=True))
+
+
+def draw_scores(scores: VideoScores, fused: Fused | None = None) -> dict[str, Figure]:
+    """Draw "class_accuracy", of each part beside the whole, and "confusion".
+
+    Args:
+        scores: of a net.
+        fused: what they, or they and others, are the mean of.
+    """
+    parts = {**fused.parts, fused.name: fused.whole} if fused else {"all": scores}
+    by_class = {name: class_accuracies(one) for name, one in parts.items()}
+    classes = class_accuracies(scores)
+    return {
+        "class_accuracy": draw_class_accuracies(
+            {name: [each.percent for each in found] for name, found in by_class.items()},
+            [each.name for each in classes],
+            [each.videos for each in classes],
+        ),
+        "confusion": draw_confusion_matrix(confusion_matrix(scores), scores.classes),
+    }

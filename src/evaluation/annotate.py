@@ -8,12 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from src.data.frames_in_order import TimedFrame
 from src.data.images import encode_jpeg
 from src.data.sources import Uint8
 from src.data.video_writer import VideoWriter
-from src.flow.colour import colour_wheel
+from src.plotting.clips import color_flow
 
 SMALLEST = 240  # pixels of the smaller side: text is not legible on less
 TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
@@ -63,7 +64,8 @@ class AnnotatedVideo:
                 self._part, (height, width), Fraction(TICKS, 1000), CRF, ticks=TICKS
             )
         if index in fields:
-            self._inset = colour_wheel(*fields[index])
+            field = torch.from_numpy(np.stack(fields[index]))  # (2, H, W)
+            self._inset = color_flow(field[None])[0]
         draw(image, labels, self._inset)
         self._writer.write(image, time - self._begin)
 

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
 from src.errors import UserError
-from src.evaluation.protocol import LogProtocol
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result
 from src.experiment.build import (
@@ -73,7 +72,7 @@ def evaluate_checkpoint(
     Args:
         ckpt_path: a checkpoint of this project.
         data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
-        trainer: gets the callbacks that collect scores and name the protocol.
+        trainer: gets the callback that collects scores.
         output: CSV file for the scores: video, label, one column per class.
         protocol: keys of its protocol to change; None leaves one as it is.
 
@@ -97,7 +96,7 @@ def score_videos(
     data = data_of(description, ckpt_path)
     protocol = build_protocol(description.config).name
     collected = CollectScores(data, protocol)
-    trainer.callbacks += [collected, LogProtocol(protocol)]  # type: ignore[attr-defined]
+    trainer.callbacks += [collected]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         Path(output).parent.mkdir(parents=True, exist_ok=True)

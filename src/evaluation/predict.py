@@ -20,8 +20,7 @@ from src.evaluation.prediction_files import Prediction, PredictionFile, show_pre
 from src.evaluation.predictor import HeldFrame, Memory, Predictor
 from src.evaluation.timeline import Timeline
 from src.evaluation.windows import sliding_windows
-from src.figures.encode import to_png
-from src.figures.timeline import draw_timeline
+from src.plotting.charts import draw_timeline, to_png
 from src.text import visible
 
 

@@ -5,15 +5,12 @@ called. No number is printed or logged without the name of its protocol.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
-from src.choices import check_choice
 from src.data.transforms import mirror_flow, mirror_rgb
 from src.errors import UserError
-from src.guarded import attempt
 from src.models.modules import Batch
+from src.values import check_choice
 
 CROPS = ("whole", "ten", "centre")
 AVERAGES = ("logits", "softmax")
@@ -130,31 +127,3 @@ class TestProtocol:
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class probabilities from scores (..., K) of this protocol."""
         return scores if self.average == "softmax" else scores.softmax(-1)
-
-
-class LogProtocol(pl.Callback):
-    """Tells every logger by which protocol its test metrics are measured, as `test/protocol`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the name."""
-        log_text(trainer, "test/protocol", self.name)
-
-
-def log_text(trainer: pl.Trainer, key: str, text: str) -> None:
-    """Tell every logger a text.
-
-    TensorBoard gets a text, because it shows hyperparameters of finished runs only; others a
-    hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
-    """
-    for logger in trainer.loggers:
-        attempt(logger, _log_text, key, text, trainer.global_step)
-
-
-def _log_text(logger: Logger, key: str, text: str, step: int) -> None:
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_text(key, text, step)
-    else:
-        logger.log_hyperparams({key: text})

@@ -22,8 +22,8 @@ from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.evaluation.analysis import UNREADABLE, predictions
 from src.evaluation.scores import VideoScores
-from src.figures.clips import clip_frames, draw_clip, flow_pictures
 from src.models.modules import VideoProtocol
+from src.plotting.clips import clip_frames, draw_clip, flow_pictures
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)

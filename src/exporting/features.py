@@ -4,17 +4,19 @@ Videos go the way that they go in testing. Only the classifiers are taken away: 
 mean of logits then is the mean of what they see.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
-from src.choices import check_choices
 from src.data.datamodule import VideoDataModule
 from src.data.faults import UNREADABLE, Faults
 from src.data.frames_in_order import Upright, is_stream
@@ -23,13 +25,68 @@ from src.evaluation.evaluate import data_of, load_module
 from src.evaluation.inputs import find_inputs
 from src.evaluation.predictor import Predictor
 from src.experiment.checkpoints import Description
-from src.exporting.feature_files import NO_LABEL, Features
+from src.exporting.network import origin
 from src.flow.settings import FlowSettings
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.ranks import of_all_ranks
+from src.values import check_choices
+from src.whole_files import whole
 
 LISTS = ("train", "val", "test")
+NO_LABEL = -1
+
+
+@dataclass
+class Features:
+    """One vector of each stream for every video.
+
+    Args:
+        about: of the network and the protocol, plain.
+        class_names: that labels are indices into.
+        rows: a video's name, or path if it is on no list; its list ("train", "val", "test") or
+            "input"; its label, -1 where unknown; and a vector (C,) by stream.
+        faults: what was left out.
+    """
+
+    about: dict[str, Any]
+    class_names: list[str]
+    rows: list[tuple[str, str, int, dict[str, Tensor]]] = field(default_factory=list)
+    faults: list[Faults] = field(default_factory=list)
+
+    def streams(self) -> dict[str, Tensor]:
+        """Features (N, C) of each stream."""
+        vectors = [row[3] for row in self.rows]
+        return {
+            name: torch.stack([each[name] for each in vectors]).float().cpu() for name in vectors[0]
+        }
+
+    def __str__(self) -> str:
+        """How many videos, how long the vectors, by which protocol."""
+        sizes = ", ".join(f"{rows.shape[1]} of {name}" for name, rows in self.streams().items())
+        return f"{len(self.rows)} videos, features: {sizes}\nprotocol: {self.about['protocol']}"
+
+    def save(self, path: Path) -> None:
+        """Write arrays video, list, label, class_names, about (JSON), and (N, C) of each stream.
+
+        Raises:
+            UserError: there is no video.
+        """
+        if not self.rows:
+            reasons = "; ".join(map(str, self.faults))
+            raise UserError(f"there are no features to write{reasons and ': '}{reasons}")
+        videos, lists, labels, _ = zip(*self.rows, strict=True)
+        arrays: dict[str, Any] = {
+            "video": np.array(videos),
+            "list": np.array(lists),
+            "label": np.array(labels),
+            "class_names": np.array(self.class_names),
+            "about": np.array(json.dumps(self.about)),
+            **{name: vectors.numpy() for name, vectors in self.streams().items()},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as draft, draft.open("wb") as file:  # to a name numpy adds an ending
+            np.savez(file, **arrays)
 
 
 def load_without_classifiers(
@@ -128,7 +185,8 @@ def features_of_files(
         sources, "features", console=console, disable=not console.is_terminal, transient=True
     ):
         try:
-            features.add(source, "input", NO_LABEL, predictor.streams(Upright(source), source))
+            vectors = predictor.streams(Upright(source), source)
+            features.rows.append((source, "input", NO_LABEL, vectors))
         except UNREADABLE as error:
             failed[source] = str(error)
     if failed:
@@ -139,16 +197,9 @@ def features_of_files(
 
 def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
     views = module.protocol.name.partition(";")[0]  # without the part: each video has its own
-    averaged = views.removesuffix("logits") + "features"
-    return {
-        "experiment": description.config.get("name"),
-        "stage": description.config.get("stage"),
+    return origin(description) | {
         "features": "pooled activations before dropout and fc, mean over views and time steps",
-        "protocol": averaged,
-        "split": description.split,
-        "flow": description.flow,
-        "normalisation": description.normalisation,
-        "version": description.version,
+        "protocol": views.removesuffix("logits") + "features",
     }
 
 
@@ -158,25 +209,21 @@ class _Extractor(pl.LightningModule):
     def __init__(self, module: VideoClassifier, data: VideoDataModule, features: Features) -> None:
         super().__init__()
         self.module, self.data, self.features = module, data, features
-        self.found: list[tuple[str, int, dict[str, torch.Tensor]]] = []
+        self.rows: list[tuple[str, str, int, dict[str, Tensor]]] = []
 
     def on_test_epoch_start(self) -> None:
         self.data.errors.unreadable["test"].clear()
 
     def test_step(self, batch: Batch, _: int) -> None:  # noqa: PT019
         streams = {name: rows.cpu() for name, rows in self.module.video_scores(batch).items()}
-        for number, (video, label) in enumerate(
-            zip(batch["video"], batch["label"].tolist(), strict=True)
-        ):
-            self.found.append(
-                (video, label, {name: rows[number] for name, rows in streams.items()})
-            )
+        for i, video in enumerate(batch["video"]):
+            vectors = {name: rows[i] for name, rows in streams.items()}
+            self.rows.append((video, self.data.test_part, int(batch["label"][i]), vectors))
 
     def on_test_epoch_end(self) -> None:
         part = self.data.test_part
-        found = [row for rows in of_all_ranks(self.found) for row in rows]
-        for video, label, vectors in sorted(found, key=lambda row: row[0]):
-            self.features.add(video, part, label, vectors)
+        rows = [row for rows in of_all_ranks(self.rows) for row in rows]
+        self.features.rows += sorted(rows, key=lambda row: row[0])
         errors = self.data.errors
         unreadable = errors.missing[part] | errors.of_all_ranks("test")["test"]
         self.features.faults += errors.faults(part, "are missing or cannot be read", unreadable)

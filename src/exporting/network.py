@@ -1,21 +1,43 @@
-"""The network that is exported: uint8 clips in, logits of each stream out."""
+"""A checkpoint's network for other programs: traced, written, compared, and only then named.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+uint8 (or float32) clips in, logits of each stream out; normalization is inside.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from src.errors import UserError
+from src.evaluation.evaluate import load_module
+from src.experiment.checkpoints import Description
 from src.models.modules import VideoClassifier
+from src.whole_files import whole
 
-Clips = tuple[Tensor, ...]  # one (B, C, T, H, W) of each modality
+log = logging.getLogger(__name__)
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 AXES = {0: "batch", 2: "frames"}  # of every clip: those that stay free
+Clips = tuple[Tensor, ...]  # one (B, C, T, H, W) of each modality
+Run = Callable[[Clips], Clips]
 
 
 class Exportable(nn.Module):
-    """A module's normalisation and network, as a function of tensors alone.
+    """A module's normalization and network, as a function of tensors alone.
 
     Args:
         module: trained, in evaluation mode.
@@ -37,61 +59,129 @@ class Exportable(nn.Module):
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The clips that an exported network takes.
-
-    Args:
-        channels: of each modality, by its name.
-        size: height and width in pixels.
-        dtype: of the values.
-        several_frames: a T that stands for any.
-        least_frames: the smallest T.
-    """
+    """The clips that an exported network takes: channels by modality, (height, width), dtype."""
 
     channels: dict[str, int]
     size: tuple[int, int]
     dtype: torch.dtype
-    several_frames: int
-    least_frames: int = 1
 
-    @classmethod
-    def of(
-        cls, module: VideoClassifier, stack: int, size: tuple[int, int], dtype: torch.dtype
-    ) -> "ClipShape":
-        """Clips for a module.
-
-        Args:
-            module: whose modalities they have.
-            stack: flow fields around a frame (L).
-            size: height and width in pixels.
-            dtype: of the values.
-        """
-        channels = {"rgb": 3, "flow": 2 * stack}
-        pool = getattr(module.net, "temporal_pool", None)
-        several = pool.size + 3 * pool.stride if pool else 4  # T' of 1 would stand for 1 alone
-        return cls({name: channels[name] for name in module.modalities}, size, dtype, several)
-
-    def random(self, batch: int, frames: int, seed: int = 0) -> Clips:
-        """Random clips in 0..255, the same for the same seed."""
-        generator = torch.Generator().manual_seed(seed)
+    def random(self, batch: int, frames: int) -> Clips:
+        """Random clips in 0..255, the same for the same number of frames."""
+        generator = torch.Generator().manual_seed(frames)
+        shapes = [(batch, channels, frames, *self.size) for channels in self.channels.values()]
         return tuple(
-            torch.randint(
-                256, (batch, channels, frames, *self.size), generator=generator, dtype=torch.uint8
-            ).to(self.dtype)
-            for channels in self.channels.values()
+            torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(self.dtype)
+            for shape in shapes
         )
 
 
-def trace(network: Exportable, shape: ClipShape) -> tuple[ExportedProgram, ClipShape]:
-    """The network as a graph, of clips of any number and length.
+class Difference(NamedTuple):
+    """How far the logits of a stream are from the checkpoint's on random clips."""
 
-    Returns:
-        The graph, and the shape with the smallest T that it takes.
+    stream: str
+    batch: int
+    frames: int
+    absolute: float  # the largest difference of a logit
+    relative: float  # the same, divided by the largest absolute logit; NaN if any is NaN
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export_checkpoint` has written, and the description that is in all of it."""
+
+    description: Path
+    about: dict[str, Any]
+    files: dict[str, Path] = field(default_factory=dict)  # by format
+    differences: dict[str, list[Difference]] = field(default_factory=dict)
+
+
+def export_checkpoint(
+    ckpt_path: str,
+    output: str | Path,
+    name: str | None = None,
+    format: str | Sequence[str] = ("torch", "onnx"),
+    size: int | Sequence[int] | None = None,
+    dtype: str = "uint8",
+    opset: int = 20,
+    tolerance: float = 1e-4,
+) -> Export:
+    """Write a checkpoint's network in each format, and compare each file with the checkpoint.
+
+    Until it has been compared, a file has the name <name>.unchecked.<ending>; one that computes
+    something else keeps it.
+
+    Args:
+        ckpt_path: a checkpoint of this project.
+        output: folder for the files.
+        name: of the files, without ending; None is that of the experiment and the stage.
+        format: "torch", "onnx" or both.
+        size: height and width in pixels, or one number for both; None is the crop's.
+        dtype: of the clips, "uint8" or "float32".
+        opset: of ONNX.
+        tolerance: largest difference of a logit, relative to the largest logit.
+
+    Raises:
+        UserError: the checkpoint cannot be used, a library is missing, the network cannot be
+            exported, or a file computes something else.
+    """
+    formats = [format] if isinstance(format, str) else format
+    for library in ONNX_LIBRARIES if "onnx" in formats else ():
+        if find_spec(library) is None:
+            raise UserError(f"format=onnx needs {library}: pip install -e '.[export]'")
+    module, metadata = load_module(ckpt_path)
+    data: dict[str, Any] = metadata.config["data"]
+    channels = {"rgb": 3, "flow": 2 * data["stack"]}
+    height, width = size if isinstance(size, Sequence) else [size or data["crop_size"]] * 2
+    inputs = {modality: channels[modality] for modality in module.modalities}
+    shape = ClipShape(inputs, (height, width), DTYPES[dtype])
+    pool = getattr(module.net, "temporal_pool", None)
+    frames = pool.size + 3 * pool.stride if pool else 4  # T' of 1 would stand for 1 alone
+    network = Exportable(module).eval()
+    log.info("tracing the network at %d x %d pixels", height, width)
+    program, least_frames = trace(network, shape, frames)
+    clips = dict(zip(shape.channels, shape.random(1, frames), strict=True))
+    with torch.inference_mode():
+        streams = list(module.logits(clips))
+    about = _describe(metadata, module.protocol.name, shape, streams, least_frames)
+    if "onnx" in formats:
+        about["opset"] = opset
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name is None:  # a stranger's experiment may be called anything
+        parts = (metadata.config.get("name"), metadata.config.get("stage"))
+        name = re.sub(r"\W+", "_", "_".join(str(part) for part in parts if part)) or "network"
+    export = Export(folder / f"{name}.json", about)
+    for chosen in formats:
+        ending, save, load = FORMATS[chosen]
+        draft = folder / f"{name}.unchecked{ending}"
+        with _quiet():
+            save(program, about, draft)
+            exported = load(draft)
+        log.info("%s written, comparing", chosen)
+        lengths = (1, least_frames), (3, frames + 1)  # not what was traced
+        found = compare(lambda clips: network(*clips), exported, streams, shape, lengths)
+        _check_differences(found, draft, tolerance)
+        path = folder / f"{name}{ending}"
+        draft.replace(path)
+        export.files[chosen], export.differences[chosen] = path, found
+    with whole(export.description) as draft:
+        draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return export
+
+
+def trace(network: Exportable, shape: ClipShape, frames: int) -> tuple[ExportedProgram, int]:
+    """The network as a graph of clips of any number and length, and the smallest T it takes.
+
+    Args:
+        network: to trace.
+        shape: of its clips.
+        frames: a T that stands for any.
 
     Raises:
         UserError: the network does something that no graph can hold.
     """
     free = dict.fromkeys(AXES, Dim.DYNAMIC)
-    clips = shape.random(2, shape.several_frames)
+    clips = shape.random(2, frames)
     try:
         program = torch.export.export(
             network, clips, dynamic_shapes={"clips": (free,) * len(clips)}
@@ -102,21 +192,167 @@ def trace(network: Exportable, shape: ClipShape) -> tuple[ExportedProgram, ClipS
             f"frames: {error}"
         ) from error
     program.example_inputs = None  # they would be saved, and may be larger than the network
-    return program, replace(shape, least_frames=_least_frames(program))
-
-
-def _least_frames(program: ExportedProgram) -> int:
-    (clip, *_) = (
-        node.meta["val"]
-        for node in program.graph.find_nodes(op="placeholder")
-        if node.name in program.graph_signature.user_inputs
-    )
+    inputs = program.graph_signature.user_inputs
+    nodes = program.graph.find_nodes(op="placeholder")
+    clip = next(node.meta["val"] for node in nodes if node.name in inputs)
     least = int(program.range_constraints[clip.shape[2].node.expr].lower)
-    return 1 if least == 2 else least  # torch says 2 of whatever has no bound
+    return program, 1 if least == 2 else least  # torch says 2 of whatever has no bound
 
 
-def output_names(network: Exportable, shape: ClipShape) -> Sequence[str]:
-    """The streams, in the order of the outputs."""
-    clips = shape.random(1, shape.several_frames)
-    with torch.inference_mode():
-        return list(network.module.logits(dict(zip(shape.channels, clips, strict=True))))
+def compare(
+    original: Run,
+    exported: Run,
+    streams: Sequence[str],
+    shape: ClipShape,
+    lengths: Sequence[tuple[int, int]],
+) -> list[Difference]:
+    """Compare two networks on random clips.
+
+    Args:
+        original: gives logits (B, T', K) of each stream.
+        exported: should give the same.
+        streams: their names.
+        shape: of the clips.
+        lengths: pairs of B and T.
+    """
+    differences = []
+    for batch, frames in lengths:
+        clips = shape.random(batch, frames)
+        with torch.inference_mode():
+            pairs = zip(streams, original(clips), exported(clips), strict=True)
+        for name, expected, logits in pairs:
+            same = expected.shape == logits.shape
+            absolute = float((expected - logits).abs().max()) if same else float("inf")
+            scale = max(float(expected.abs().max()), sys.float_info.min)
+            differences.append(Difference(name, batch, frames, absolute, absolute / scale))
+    return differences
+
+
+def _check_differences(differences: Sequence[Difference], draft: Path, tolerance: float) -> None:
+    for one in differences:
+        if not one.relative <= tolerance:  # NaN is neither
+            raise UserError(
+                f"{draft} does not compute what the checkpoint computes: on {one.batch} random "
+                f"clips of {one.frames} frames its {one.stream} logits differ by "
+                f"{one.absolute:.2g}, {one.relative:.2g} of the largest, more than "
+                f"tolerance={tolerance:g}; it keeps that name"
+            )
+
+
+def origin(metadata: Description) -> dict[str, Any]:
+    """Where a network comes from and what its input has to be, plain."""
+    return {
+        "experiment": metadata.config.get("name"),
+        "stage": metadata.config.get("stage"),
+        "split": metadata.split,
+        "flow": metadata.flow,
+        "normalisation": metadata.normalisation,
+        "version": metadata.version,
+    }
+
+
+def _describe(
+    metadata: Description, protocol: str, shape: ClipShape, streams: list[str], least_frames: int
+) -> dict[str, Any]:
+    """What users of the network have to know, plain."""
+    value_type = str(shape.dtype).removeprefix("torch.")
+    return origin(metadata) | {
+        "inputs": {
+            name: {"shape": ["batch", channels, "frames", *shape.size], "type": value_type}
+            for name, channels in shape.channels.items()
+        },
+        "values": "0..255, normalised inside; flow as u1, v1, u2, v2, ...",
+        "least_frames": least_frames,
+        "outputs": {stream: ["batch", "time", len(metadata.class_names)] for stream in streams},
+        "scores": "logits; a clip's score is their mean over time and outputs",
+        "class_names": metadata.class_names,
+        "protocol": protocol,
+        "remark": metadata.config.get("remark"),
+    }
+
+
+def save_torch(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
+    """Write a file for `torch.export.load`, C++ and AOTInductor, with a description.json in it."""
+    torch.export.save(program, path, extra_files={"description.json": json.dumps(about)})
+
+
+def load_torch(path: Path) -> Run:
+    """The network in a file of `save_torch`."""
+    network = torch.export.load(path).module()
+    return lambda clips: network(*clips)
+
+
+def save_onnx(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
+    """Write an .onnx file, with the description as its metadata_props: texts, or JSON."""
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=about["opset"],
+        input_names=list(about["inputs"]),
+        output_names=list(about["outputs"]),
+        dynamic_shapes={"clips": (AXES,) * len(about["inputs"])},
+        verbose=False,
+    )
+    if exported is None or exported.model.opset_imports[""] != about["opset"]:
+        raise UserError(f"opset={about['opset']} is not one that torch can write: choose 20")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    exported.model.metadata_props.update(texts)
+    exported.save(path, external_data=False)
+
+
+def load_onnx(path: Path) -> Run:
+    """The network in a file of `save_onnx`, run by ONNX Runtime on the CPU."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(clips: Clips) -> Clips:
+        arrays = {name: clip.numpy() for name, clip in zip(names, clips, strict=True)}
+        return tuple(torch.from_numpy(logits) for logits in session.run(None, arrays))
+
+    return run
+
+
+FORMATS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Run]]] = {
+    "torch": (".pt2", save_torch, load_torch),
+    "onnx": (".onnx", save_onnx, load_onnx),
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters report at length on themselves; what fails comes as an exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def show_export(export: Export) -> None:
+    """Print how far each file is from the checkpoint, and what it takes and gives."""
+    table = Table(title="differences from the checkpoint's logits", title_justify="left")
+    for column in ("file", "clips x frames", "output", "largest", "relative to the logits"):
+        table.add_column(column, justify="left" if column in ("file", "output") else "right")
+    for format, differences in export.differences.items():
+        for one in differences:
+            where = (format, f"{one.batch} x {one.frames}", escape(one.stream))
+            table.add_row(*where, f"{one.absolute:.2g}", f"{one.relative:.2g}")
+    Console().print(table)
+    about = export.about
+    for name, entry in about["inputs"].items():
+        print(f"input {name}: ({', '.join(map(str, entry['shape']))}), {entry['type']} 0..255")
+    for name, axes in about["outputs"].items():
+        print(f"output {name}: ({', '.join(map(str, axes))}), logits")
+    print(f"frames: from {about['least_frames']}; protocol: {about['protocol']}")
+    if "opset" in about:
+        print(f"ONNX opset: {about['opset']}")
+    for path in export.files.values():
+        print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    print(f"described in {export.description}")

@@ -14,8 +14,7 @@ import torch
 
 from src.data.sources import RGBSource, Size, Uint8, size_at
 from src.errors import UserError
-from src.flow.algorithms import IN_COLOUR, prepare
-from src.flow.quantise import levels
+from src.flow.algorithm import levels, prepare
 from src.flow.settings import FlowSettings
 
 FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and label
@@ -54,14 +53,14 @@ class FramesForFlow:
         if frames.num_frames < 2:
             raise UserError("a video of a single frame has no optical flow")
         self.frames, self.num_fields = frames, frames.num_frames - 1
-        self._short_side, self._colour = settings.short_side, settings.algorithm in IN_COLOUR
+        self._short_side, self._color = settings.short_side, settings.color
 
     def read(self, frames: npt.NDArray[np.int64], stack: int, geometry: Cut) -> Batch:
         """Read what the flow of a clip's frames needs.
 
         Returns:
             "flow_frames", uint8 (T, L + 1, *size), or (T, L + 1, *size, 3) where the algorithm
-            sees colours; beyond the video's ends its first and last frames are repeated.
+            sees colors; beyond the video's ends its first and last frames are repeated.
             "flow_lengths", float32 (2,): what u and v of the cut are multiplied by.
         """
         around = frames[:, None] + np.arange(-(stack // 2), stack // 2 + 1)[None, :]  # (T, L + 1)
@@ -70,7 +69,7 @@ class FramesForFlow:
         images = []
         for image in self.frames.rgb(wanted.tolist()):
             stored = size_at(image.shape[:2], self._short_side)
-            images.append(prepare(geometry.cut(image), min(geometry.size), self._colour))
+            images.append(prepare(geometry.cut(image), min(geometry.size), self._color))
         v, u = geometry.flow_lengths(stored)
         return {
             FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
@@ -97,7 +96,7 @@ class FlowAfterTransfer:
         if device not in self._algorithms:
             self._algorithms[device] = self.settings.make(device)
         algorithm = self._algorithms[device]
-        if algorithm.colour:
+        if algorithm.color:
             frames = frames.movedim(-1, 3)  # (B, T, L + 1, 3, H, W)
         first, second = frames[:, :, :-1], frames[:, :, 1:]
         flow = algorithm.tensors(first.flatten(0, 2), second.flatten(0, 2))  # (B * T * L, 2, H, W)

@@ -7,8 +7,7 @@ import numpy as np
 
 from src.data.sources import RGBSource, Size, Uint8, in_order, size_at
 from src.errors import UserError
-from src.flow.algorithms import Fields, FlowAlgorithm
-from src.flow.quantise import quantise
+from src.flow.algorithm import Fields, FlowAlgorithm, quantize
 
 
 class ComputedFlow:
@@ -18,7 +17,7 @@ class ComputedFlow:
         frames: where the frames come from.
         algorithm: the algorithm, with its parameters.
         short_side: the frames are resized to this smaller side first.
-        bound: quantisation range in pixels, see `src.flow.quantise`.
+        bound: quantisation range in pixels, see `src.flow.algorithm`.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class ComputedFlow:
             while not frames or max(frames) <= some[-1]:
                 i, image = next(images)
                 frames[i] = self.algorithm.prepare(image, self.short_side)
-            for field in quantise(self._fields(frames, some), self.bound):
+            for field in quantize(self._fields(frames, some), self.bound):
                 yield field[..., 0], field[..., 1]
 
     def _fields(self, frames: Mapping[int, Uint8], indices: Sequence[int]) -> Fields:

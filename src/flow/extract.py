@@ -1,32 +1,32 @@
 """Extract the flow of many videos, in parallel, and go on after a stop."""
 
 import csv
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from queue import Empty, Queue
+from typing import Self
 
-from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from src.data.find_videos import check_names
 from src.errors import UserError
 from src.flow import worker
-from src.flow.claim import claim
-from src.flow.devices import worker_devices
-from src.flow.formats import Format, format_class
-from src.flow.progress import Display, Tally
-from src.flow.settings import FlowSettings
-from src.flow.shards import Shard
-from src.flow.zip_writer import Image
+from src.flow.settings import FILE_NAME, FlowSettings
+from src.flow.shards import Shard, worker_devices
+from src.flow.worker import FORMATS, Format
+from src.locks import exclusive_lock
 from src.whole_files import whole
 from src.workers import worker_pool
 
-REFRESH = 0.5  # seconds between two looks at the workers' progress
+log = logging.getLogger(__name__)
 ALL = Shard()
 
 
@@ -77,7 +77,8 @@ def extract_flow(
         settings: algorithm, size and quantisation.
         workers: processes; None for one per GPU if the algorithm runs on GPUs and there are some,
             else for every core that this process may use.
-        format: jpeg for files in `output`, zip for files in an archive `<output>/flow.zip`.
+        format: jpeg for files in `output`, zip for files in archives of 200 videos,
+            `<output>/flow.zip`, `flow-2.zip`, ....
         shard: the part of the videos to do; all shards share `output`.
         device: of an algorithm that can run on one: cpu, cuda:1, cuda for all GPUs, or None for
             the GPUs if there are any.
@@ -88,14 +89,16 @@ def extract_flow(
     """
     devices = worker_devices(settings, device, workers)
     settings.make(devices[0])  # a wrong name or parameter shows before anything is written
-    kind = format_class(format)
+    if format not in FORMATS:
+        raise UserError(f"format={format}: choose from {', '.join(FORMATS)}")
     check_names(videos)
     own = shard.of(videos)
     start = time.monotonic()
     try:
         claim(output, settings, format)
-        with _working_folder(output, shard) as work:
-            target = kind(output, shard.label("flow"))
+        label = shard.label("flow")
+        with _working_folder(output, label) as work:
+            target = FORMATS[format](output, work, label)
             there = target.videos()
             todo = {video.stem: video for video in own if video.stem not in there}
             frames, failed = _run(todo, work, target, settings, devices) if todo else (0, {})
@@ -113,26 +116,63 @@ def extract_flow(
     )
 
 
-@contextmanager
-def _working_folder(output: Path, shard: Shard) -> Iterator[Path]:
-    """An empty folder for parts of the output, which only this process uses."""
-    name = shard.label("flow")
-    lock = FileLock(output / f".{name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
+def claim(output: Path, settings: FlowSettings, format: str) -> None:
+    """Make the folder and write its flow.json, or make sure that what is there goes together.
+
+    Raises:
+        UserError: the folder holds flow in the other format, or made with other settings.
+    """
+    contents = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+    formats = {
+        "jpeg": bool(contents & {"u", "v"}),
+        "zip": any(".zip" in name for name in contents),  # .zip.001, too
+    }
+    there = [name for name, is_there in formats.items() if is_there]
+    if there and FILE_NAME not in contents:
         raise UserError(
-            f"another process is writing {name} to {output}: wait for it, or stop it"
-        ) from error
-    work = output / f".{name}.partial"
-    try:
-        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-        work.mkdir()
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+            f"{output} holds flow without {FILE_NAME}, so made in an unknown way: "
+            "give another output folder"
+        )
+    if there and there != [format]:
+        raise UserError(
+            f"{output} holds flow in format {there[0]}, not {format}: go on with "
+            f"format={there[0]}, or give another output folder"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    settings.save(output)
+    existing = FlowSettings.load(output)  # another shard may have been faster
+    differences = _differences(existing, settings) if existing else []
+    if differences:
+        raise UserError(
+            f"{output} holds flow made with other settings ({'; '.join(differences)}): give "
+            f"another output folder, or the settings of {output / FILE_NAME}"
+        )
+
+
+def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:
+    there, here = asdict(existing), asdict(settings)
+    parameters_there, parameters_here = there.pop("parameters"), here.pop("parameters")
+    if existing.algorithm == settings.algorithm:  # of two algorithms they have nothing in common
+        there |= parameters_there
+        here |= parameters_here
+    return [
+        f"{key} {there.get(key)} there, {here.get(key)} now"
+        for key in here | there
+        if there.get(key) != here.get(key)
+    ]
+
+
+@contextmanager
+def _working_folder(output: Path, label: str) -> Iterator[Path]:
+    """An empty folder for parts of the output, which only this process uses."""
+    work = output / f".{label}.partial"
+    with exclusive_lock(output / f".{label}.lock"):
+        try:
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+            work.mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(
@@ -144,51 +184,42 @@ def _run(
 ) -> tuple[int, dict[str, str]]:
     """Extract in parallel; the number of frames, and the reasons for the videos that failed."""
     sizes = {name: _size(video) for name, video in todo.items()}
-    tallies = [Tally() for _ in devices[: len(todo)]]
-    arguments = (settings, type(target), devices, tallies)
-    names: dict[Future[tuple[int, list[Image]]], str] = {}
-    finished: Queue[Future[tuple[int, list[Image]]]] = Queue()
+    devices = devices[: len(todo)]
+    names: dict[Future[int], str] = {}
     failed: dict[str, str] = {}
-    total = 0
     try:
         with (
-            Display(len(todo), sum(sizes.values()), tallies) as display,
-            worker_pool(len(tallies), worker.__name__, worker.setup, *arguments) as pool,
+            Display(len(todo), sum(sizes.values())) as display,
+            worker_pool(
+                len(devices), worker.__name__, worker.setup, settings, type(target), devices
+            ) as pool,
         ):
             # The largest first: a long video at the end would keep one worker busy, the rest idle.
             for name in sorted(todo, key=lambda name: sizes[name], reverse=True):
-                job = pool.submit(worker.extract_video, todo[name], sizes[name], work / name)
-                names[job] = name
-                job.add_done_callback(finished.put)
-            while display.done < len(todo):
-                display.show()
+                names[pool.submit(worker.extract_video, todo[name], work / name)] = name
+            for job in as_completed(names):
+                name, frames = names[job], None
                 try:
-                    job = finished.get(timeout=REFRESH)
-                except Empty:
-                    continue
-                name = names[job]
-                try:
-                    frames, images = job.result()
-                    target.take(work / name, name, images)
-                    total += frames
+                    frames = job.result()
+                    target.take(work / name, name)
                 except UserError as error:
                     failed[name] = str(error)
-                display.done, display.failed = display.done + 1, len(failed)
-            display.show()
+                display.advance(sizes[name], frames)
     except BrokenProcessPool as error:
+        target.finish()
         begun = {entry.name for entry in work.iterdir()} & todo.keys() - failed.keys()
         raise UserError(
             f"a worker process died, of memory or of a video, at {', '.join(sorted(begun))}"
             f"{'' if begun else 'its start'}; the same command goes on with the rest, and with "
             "workers=1 it shows the video"
         ) from error
-    return total, failed
+    return display.frames, failed
 
 
 def _size(video: Path) -> int:
     try:
         return max(1, video.stat().st_size)
-    except OSError:  # the worker tells
+    except OSError:  # the worker reports it
         return 1
 
 
@@ -203,3 +234,44 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
     ):
         rows = csv.writer(table, lineterminator="\n")
         rows.writerows([("video", "reason"), *reasons.items()])
+
+
+class Display:
+    """A bar on a terminal, elsewhere a line of log at every tenth; the time left is by bytes.
+
+    Args:
+        videos: how many there are to do.
+        size: bytes of all of them.
+    """
+
+    def __init__(self, videos: int, size: int) -> None:
+        self.videos, self.size = videos, size
+        self.done = self.failed = self.frames = self.bytes = 0
+        console = Console(stderr=True)
+        self._logs, self._tenths = not console.is_terminal, 0
+        self._bar = Progress(
+            BarColumn(), TextColumn("{task.description}"), console=console, disable=self._logs
+        )
+        self._task = self._bar.add_task(f"0/{videos} videos", total=size)
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, size: int, frames: int | None) -> None:
+        """A video of `size` bytes is done; it has failed if it has no number of frames."""
+        self.done, self.bytes = self.done + 1, self.bytes + size
+        self.frames, self.failed = self.frames + (frames or 0), self.failed + (frames is None)
+        seconds, part = time.monotonic() - self._start, self.bytes / self.size
+        text = f"{self.done}/{self.videos} videos, {self.frames / seconds:.1f} frames/s"
+        text += f", {timedelta(seconds=round(seconds / part - seconds))} left"
+        if self.failed:
+            text += f", {self.failed} failed"
+        self._bar.update(self._task, completed=self.bytes, description=text)
+        if self._logs and int(10 * part) > self._tenths:
+            self._tenths = int(10 * part)
+            log.info(text)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import optical_flow
 
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, on_device
+from src.flow.algorithm import FlowAlgorithm, on_device
 
 MODELS = {
     "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights),
@@ -22,7 +22,7 @@ BATCHES = {"cuda": 16}
 
 
 def algorithm(model: str, weights: str | None, iterations: int, device: str) -> FlowAlgorithm:
-    """Make RAFT a flow algorithm; the arguments are those of `src.flow.algorithms.raft`.
+    """Make RAFT a flow algorithm; the arguments are those of `src.flow.algorithms.RAFT`.
 
     Raises:
         UserError: there is no such model or weights, or they do not fit each other.
@@ -45,7 +45,7 @@ def algorithm(model: str, weights: str | None, iterations: int, device: str) -> 
         field: Tensor = net(*pair, num_flow_updates=iterations)[-1]  # (N, 2, H, W)
         return field[..., top : top + height, left : left + width]
 
-    result = on_device(flow, device, BATCHES, colour=True)
+    result = on_device(flow, device, BATCHES, color=True)
     net.to(device)
     return result
 

@@ -1,6 +1,5 @@
 """How a folder of flow was made: kept beside the flow, and in every checkpoint trained on it."""
 
-import inspect
 import json
 import math
 import os
@@ -14,13 +13,8 @@ import cv2
 
 from src import __version__
 from src.errors import UserError
-from src.flow.algorithms import (
-    ALGORITHMS,
-    DEVICE,
-    FlowAlgorithm,
-    all_parameters,
-    make_algorithm,
-)
+from src.flow.algorithm import FlowAlgorithm
+from src.flow.algorithms import ALGORITHMS, all_parameters, make_algorithm
 
 FILE_NAME = "flow.json"
 
@@ -62,7 +56,12 @@ class FlowSettings:
     @property
     def uses_torch(self) -> bool:
         """Whether the algorithm is one of PyTorch, which can run on a device."""
-        return DEVICE in inspect.signature(ALGORITHMS[self.algorithm]).parameters
+        return ALGORITHMS[self.algorithm].uses_torch
+
+    @property
+    def color(self) -> bool:
+        """Whether the algorithm sees colors."""
+        return ALGORITHMS[self.algorithm].color
 
     def save(self, folder: Path) -> None:
         """Write flow.json, whole or not at all; if there is one already, it stays.

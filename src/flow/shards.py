@@ -1,12 +1,15 @@
-"""One part of many: how several machines share the videos of a dataset."""
+"""How machines share the videos of a dataset, and processes the devices of a machine."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TypeVar
 
 from src.errors import UserError
+from src.flow.settings import FlowSettings
+from src.hardware import usable_cores
 
 SLURM = "slurm"
 _VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
@@ -62,11 +65,38 @@ def read_shard(value: object, environment: Mapping[str, str] = os.environ) -> Sh
 
 
 def _slurm(environment: Mapping[str, str]) -> Shard:
-    mend = "start it with sbatch --array=1-64, or give shard=3/64"
+    hint = "start it with sbatch --array=1-64, or give shard=3/64"
     try:
         task, first, count = (int(environment[name]) for name in _VARIABLES)
     except (KeyError, ValueError) as error:
-        raise UserError(f"shard=slurm without a job array ({error}): {mend}") from error
+        raise UserError(f"shard=slurm without a job array ({error}): {hint}") from error
     if not 0 <= task - first < count:
-        raise UserError(f"shard=slurm with gaps (task {task} of {count} from {first}): {mend}")
+        raise UserError(f"shard=slurm with gaps (task {task} of {count} from {first}): {hint}")
     return Shard(task - first + 1, count)
+
+
+def worker_devices(settings: FlowSettings, device: str | None, workers: int | None) -> list[str]:
+    """The device of each worker, which tells their number, too.
+
+    Args:
+        settings: the algorithm; those of OpenCV run on the CPU.
+        device: such as cpu or cuda:1; cuda for all GPUs in turn; None for them if there are any.
+        workers: processes; None for one per GPU, or one per core that this process may use.
+
+    Raises:
+        UserError: a wrong number, or a device for an algorithm that cannot run on it.
+    """
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise UserError(f"workers={workers} is not a number of processes, 1 or more")
+    if not settings.uses_torch and device not in (None, "cpu"):
+        raise UserError(
+            f"flow algorithm {settings.algorithm} runs on the CPU only: leave out device={device}"
+        )
+    devices = [device or "cpu"]
+    if settings.uses_torch and device in (None, "cuda"):
+        import torch  # here, because the algorithms of OpenCV do without
+
+        devices = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] or devices
+    if workers is None:
+        workers = usable_cores() if devices == ["cpu"] else len(devices)
+    return list(islice(cycle(devices), workers))

@@ -19,7 +19,6 @@ Now and then u goes through a median filter. A pair stops when its u changes by 
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, on_device
+from src.flow.algorithm import FlowAlgorithm, TVL1Parameters, on_device
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -45,24 +44,12 @@ COMPILED = {"cuda"}  # types of devices
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """OpenCV's parameters of TV-L1, with its names and defaults.
+class Parameters(TVL1Parameters):
+    """The parameters that are supported here.
 
     Raises:
         UserError: a value without a meaning, or gamma (changes of light), which is not supported.
     """
-
-    tau: float = 0.25
-    lambda_: float = 0.15
-    theta: float = 0.3
-    nscales: int = 5
-    warps: int = 5
-    epsilon: float = 0.01
-    innnerIterations: int = 30  # OpenCV's spelling
-    outerIterations: int = 10
-    scaleStep: float = 0.8
-    gamma: float = 0.0
-    medianFiltering: int = 5
 
     def __post_init__(self) -> None:
         if self.gamma != 0:
@@ -337,45 +324,6 @@ def _fused(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a pair costs: bytes read and written in memory, and floating-point operations."""
-
-    bytes: float
-    operations: float
-
-    def pairs_per_second(self, bandwidth: float, throughput: float) -> float:
-        """The limit that a device's bytes per second and operations per second set."""
-        return 1 / max(self.bytes / bandwidth, self.operations / throughput)
-
-
-def cost(
-    height: int, width: int, parameters: Parameters = DEFAULTS, iterations: float | None = None
-) -> Cost:
-    """Count what `tvl1_flow` moves and computes for one pair of images (height, width).
-
-    Assumed: each kernel reads and writes each of its float32 arrays once, and nothing stays in a
-    cache from one kernel to the next. An iteration is two kernels: the flow's (reads 9 arrays,
-    writes 2) and the dual fields' (6 and 4). An outer iteration filters u and v (2 and 2), a warp
-    linearises the residual (6 and 3). The pyramid is left out: it is less than a warp.
-
-    Args:
-        height: of the images.
-        width: of the images.
-        parameters: see `Parameters`.
-        iterations: inner iterations per warp, on average; None for as many as are allowed.
-    """
-    if iterations is None:
-        iterations = parameters.innnerIterations * parameters.outerIterations
-    filters = math.ceil(iterations / parameters.innnerIterations)
-    comparisons = {3: 30, 5: 216}.get(parameters.medianFiltering)  # per pixel of u and of v
-    arrays, operations = 21 * iterations + 9, 60 * iterations + 150
-    if comparisons:
-        arrays, operations = arrays + 4 * filters, operations + 2 * comparisons * filters
-    pixels = parameters.warps * sum(h * w for h, w in parameters.sizes(height, width))
-    return Cost(bytes=4 * arrays * pixels, operations=operations * pixels)
 
 
 def algorithm(parameters: Parameters, device: str) -> FlowAlgorithm:

@@ -1,21 +1,123 @@
-"""What a worker process of the extractor does, video by video."""
+"""What a worker process of the extractor does, video by video.
 
-from collections.abc import Iterator, Sequence
+It writes each video as a part in a working folder; the parent alone takes whole parts over.
+Whenever either is killed, a video is there completely or not at all.
+"""
+
+import shutil
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import cv2
 
-from src.data.images import encode_jpeg
-from src.data.sources import Uint8
+from src.data.images import encode_jpeg, open_images
 from src.data.video_file import VideoFile
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm
+from src.flow.algorithm import FlowAlgorithm
 from src.flow.computed import ComputedFlow
-from src.flow.formats import Format
-from src.flow.progress import Tally
 from src.flow.settings import FlowSettings
-from src.flow.zip_writer import Image
+
+VIDEOS_PER_ARCHIVE = 200
+Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order
+
+
+class JpegFolders:
+    """`<output>/{u,v}/<video>/frame%06d.jpg`.
+
+    Args:
+        output: the folder of flow.
+        work: a working folder, which does not outlive the run.
+        label: of the run, which distinguishes its own files from those of other shards.
+    """
+
+    def __init__(self, output: Path, work: Path, label: str) -> None:
+        self.output = output
+
+    def videos(self) -> set[str]:
+        """Names of the videos that have both components."""
+        folders = [self.output / component for component in "uv"]
+        u, v = ({e.name for e in f.iterdir()} if f.is_dir() else set() for f in folders)
+        return u & v
+
+    @staticmethod
+    def write(part: Path, video: str, fields: Fields) -> None:
+        """Write a video as two folders, in a worker."""
+        for component in "uv":
+            (part / component).mkdir(parents=True)
+        for number, field in enumerate(fields, start=1):
+            for component, data in zip("uv", field, strict=True):
+                (part / component / f"frame{number:06d}.jpg").write_bytes(data)
+
+    def take(self, part: Path, video: str) -> None:
+        """Move the two folders of a video to their places, in the parent."""
+        for component in "uv":
+            target = self.output / component / video
+            target.parent.mkdir(exist_ok=True)
+            # Of a run killed between the two there is one: it counts as not done.
+            shutil.rmtree(target, ignore_errors=True)
+            (part / component).rename(target)
+        part.rmdir()
+
+    def finish(self) -> None:
+        """No more videos are to come: nothing is left to do."""
+
+
+class ZipArchives:
+    """`<output>/<label>.zip`, `<label>-2.zip`, ..., with names in them as in folders of JPEG files.
+
+    An archive is written in the working folder and moved when it has enough videos: a run that is
+    killed loses the videos of the archive that it was at. `open_images` reads all archives of a
+    folder as one.
+    """
+
+    def __init__(self, output: Path, work: Path, label: str) -> None:
+        self.output, self.label = output, label
+        self._draft = work / ".archive"  # no video is called so
+        self._archive: zipfile.ZipFile | None = None
+        self._count = 0
+
+    def videos(self) -> set[str]:
+        """Names of the videos in all archives, of other shards too."""
+        return set(open_images(self.output).videos("u"))
+
+    @staticmethod
+    def write(part: Path, video: str, fields: Fields) -> None:
+        """Write an archive of one video, in a worker."""
+        with zipfile.ZipFile(part, "w") as archive:
+            for number, field in enumerate(fields, start=1):
+                for component, data in zip("uv", field, strict=True):
+                    info = zipfile.ZipInfo(f"{component}/{video}/frame{number:06d}.jpg")
+                    info.external_attr = 0o100644 << 16  # readable, once unpacked
+                    archive.writestr(info, data)
+
+    def take(self, part: Path, video: str) -> None:
+        """Append a video, in the parent."""
+        if self._archive is None:
+            self._archive = zipfile.ZipFile(self._draft, "w")
+        with zipfile.ZipFile(part) as images:
+            for info in images.infolist():
+                self._archive.writestr(info, images.read(info))
+        part.unlink()
+        self._count += 1
+        if self._count == VIDEOS_PER_ARCHIVE:
+            self.finish()
+
+    def finish(self) -> None:
+        """Complete the archive that was begun, and give it the next name that is free."""
+        if self._archive is None:
+            return
+        self._archive.close()
+        names = (self.label if n == 1 else f"{self.label}-{n}" for n in count(1))
+        paths = (self.output / f"{name}.zip" for name in names)
+        self._draft.rename(next(path for path in paths if not path.exists()))
+        self._archive, self._count = None, 0
+
+
+Format = JpegFolders | ZipArchives
+FORMATS: dict[str, type[Format]] = {"jpeg": JpegFolders, "zip": ZipArchives}
 
 
 @dataclass(frozen=True)
@@ -23,20 +125,15 @@ class _Worker:
     settings: FlowSettings
     algorithm: FlowAlgorithm
     format: type[Format]
-    tally: Tally
 
 
 _worker: _Worker
 
 
 def setup(
-    number: int,
-    settings: FlowSettings,
-    format: type[Format],
-    devices: Sequence[str],
-    tallies: Sequence[Tally],
+    number: int, settings: FlowSettings, format: type[Format], devices: Sequence[str]
 ) -> None:
-    """Make this process worker `number`, with a device and a tally of its own."""
+    """Make this process worker `number`, with a device of its own."""
     global _worker
     cv2.setNumThreads(1)  # a process per core already
     algorithm = settings.make(devices[number])
@@ -44,34 +141,23 @@ def setup(
         import torch
 
         torch.set_num_threads(1)
-    _worker = _Worker(settings, algorithm, format, tallies[number])
+    _worker = _Worker(settings, algorithm, format)
 
 
-def extract_video(video: Path, size: int, part: Path) -> tuple[int, list[Image]]:
-    """Write one video's flow to `part`; returns the number of its frames, and what `take` needs.
-
-    Args:
-        video: the file.
-        size: its bytes, for the estimate of the time left.
-        part: where `Format.write` puts it.
+def extract_video(video: Path, part: Path) -> int:
+    """Write one video's flow to `part` in the run's format; returns the number of its frames.
 
     Raises:
         UserError: the video is broken or has no flow.
     """
-    tally, settings = _worker.tally, _worker.settings
-    tally.open(size)
+    settings = _worker.settings
     try:
         frames = VideoFile(video)
         source = ComputedFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
-        fields = tally.count(source.flow(range(source.num_fields)), frames.num_frames)
-        return frames.num_frames, _worker.format.write(part, video.stem, _encoded(fields))
+        fields = source.flow(range(source.num_fields))
+        encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
+        _worker.format.write(part, video.stem, encoded)
+        return frames.num_frames
     except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"video {video} has no flow: {reason}") from error
-    finally:
-        tally.close()
-
-
-def _encoded(fields: Iterator[tuple[Uint8, Uint8]]) -> Iterator[tuple[bytes, bytes]]:
-    for u, v in fields:
-        yield encode_jpeg(u), encode_jpeg(v)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from src.importing.dag import Layer
+from src.importing.mat_file import Layer
 from src.models.resnet import DEPTHS, Bottleneck
 
 CONV, TIME, NORM, RELU = "dagnn.Conv", "dagnn.ConvTime", "dagnn.BatchNorm", "dagnn.ReLU"

@@ -1,7 +1,7 @@
 """A released MatConvNet model as a checkpoint of this project."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +16,10 @@ from src.experiment.checkpoints import KEY, Description
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from src.importing.architecture import Architecture
-from src.importing.average_image import means
 from src.importing.mat_file import read_dag
 from src.importing.recognise import recognise
 from src.importing.released import dataset_of, overrides, split_of, stage_of
-from src.importing.weights import Weight, fill, weights
+from src.importing.weights import Weight, fill, means, weights
 from src.whole_files import whole
 
 
@@ -106,3 +105,36 @@ def import_model(
         flow=asdict(FlowSettings()) if "motion" in channels else None,  # the published TV-L1
     )
     return Imported(architecture, found, description, module.state_dict(), dag.source)
+
+
+def report(imported: Imported) -> Iterator[str]:
+    """What was recognised and used, and what had to be put in, line by line."""
+    found, description = imported.architecture, imported.description
+    yield (
+        f"{description.config['name']}, split {description.split}, stage "
+        f"{description.config['stage']}: {found.classes} classes"
+    )
+    for name, stream in found.streams.items():
+        yield f"{name}: ResNet-{stream.depth} over {stream.channels} channels"
+    if found.connection != "none":
+        stages = ", ".join(f"conv{stage + 1}_x" for stage in found.connected)
+        pool = (
+            f"{found.pool.kind} {found.pool.size} / {found.pool.stride}" if found.pool else "none"
+        )
+        yield f"connections: {found.connection}, motion to appearance, at {stages}"
+        yield f"temporal filters: {found.filters}, in {' and '.join(found.filtered) or 'no stream'}"
+        yield f"temporal pool: {pool}"
+    for modality, reader in (("rgb", "appearance"), ("flow", "motion")):
+        if reader in found.streams:
+            yield f"subtracted from {modality}: {_plain(description.normalisation, modality)}"
+    used = len({weight.source for weight in imported.weights.values() if weight.in_file})
+    yield f"used: all {used} parameters, and all layers but losses"
+    for name, weight in imported.weights.items():
+        if not weight.in_file:
+            yield f"not in the file: {name}, {weight.source}"
+
+
+def _plain(normalisation: dict[str, float | Sequence[float]], modality: str) -> str:
+    mean = normalisation[f"{modality}_mean"]
+    numbers = [mean] if isinstance(mean, (int, float)) else mean
+    return " ".join(f"{number:.6g}" for number in numbers)

@@ -1,7 +1,7 @@
 """Recognising the released networks in a DagNN; whatever has no known place in one is refused."""
 
 from src.importing.architecture import CONV, MUL, SOFTMAX, SUM, Architecture, Pool, Stream
-from src.importing.dag import Dag, Layer
+from src.importing.mat_file import Dag, Layer
 from src.importing.walk import KNOWN, Walk
 from src.models.connection import STAGES
 from src.models.resnet import UNIT_B

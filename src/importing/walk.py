@@ -22,7 +22,7 @@ from src.importing.architecture import (
     Stream,
     Unit,
 )
-from src.importing.dag import Dag, Layer, filters
+from src.importing.mat_file import Dag, Layer, filters
 from src.models.resnet import POOL_WINDOW
 
 KNOWN = (CONV, TIME, NORM, RELU, POOL, POOL_TIME, DROPOUT, SUM, MUL, SOFTMAX)

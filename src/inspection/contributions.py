@@ -1,17 +1,21 @@
 """What the cross-stream connection contributes at each stage, and what is lost without it."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.errors import UserError
-from src.inspection.modes import connected_by, evaluating
 from src.models.connection import STAGES, Connection, Inputs
 from src.models.metrics import mean_of_streams
 from src.models.modules import Batch, VideoClassifier
 from src.models.two_stream import TwoStreamResNet
+from src.plotting.charts import COLORS
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,16 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
     labels: list[Tensor] = []
     full: list[Tensor] = []
     without: dict[int, list[Tensor]] = {stage: [] for stage in stages}
-    with evaluating(module):
+    with module.evaluating():
         for batch in batches:
             measured = _Measured(connection, len(batch["label"]))
-            with connected_by(net, measured):
+            with _connected_by(net, measured):
                 full.append(_logits(module, batch))
             ratios.append(measured.ratios)
             labels.append(batch["label"])
             for stage in stages:
                 others = tuple(other for other in connection.stages if other != stage)
-                with connected_by(net, replace(connection, stages=others)):
+                with _connected_by(net, replace(connection, stages=others)):
                     without[stage].append(_logits(module, batch))
     if not labels:
         raise UserError("there is no clip to measure contributions on")
@@ -90,6 +94,17 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
             )
         )
     return found
+
+
+@contextlib.contextmanager
+def _connected_by(net: TwoStreamResNet, connection: Any) -> Iterator[None]:
+    """With another connection; no weight belongs to one."""
+    own = net.connection
+    net.connection = connection
+    try:
+        yield
+    finally:
+        net.connection = own
 
 
 class _Measured:
@@ -118,3 +133,38 @@ def _logits(module: VideoClassifier, batch: Batch) -> Tensor:
 
 def _top1(logits: Tensor, label: Tensor) -> float:
     return 100 * float((logits.argmax(1) == label).double().mean())
+
+
+def draw_contributions(found: Sequence[Contribution]) -> Figure:
+    """Draw the signal of each connected stage, and the accuracy and logits without it."""
+    names = [f"stage {each.stage}" for each in found]
+    places = np.arange(len(found))
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    signal, accuracy, logits = figure.subplots(1, 3)
+    streams = list(found[0].ratios)
+    width = 0.7 / len(streams)
+    for index, stream in enumerate(streams):
+        shift = (index - (len(streams) - 1) / 2) * width
+        values = [each.ratios[stream] for each in found]
+        bars = signal.bar(
+            places + shift, values, width, color=COLORS[index], label=f"into {stream}"
+        )
+        signal.bar_label(bars, fmt="%.2f", fontsize=8)
+    signal.set_title("size of the signal, in sizes of what it enters", fontsize=9)
+    signal.legend(fontsize=8, frameon=False)
+    bars = accuracy.bar(places, [each.top1_without for each in found], 0.7, color=COLORS[0])
+    accuracy.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", color="white")
+    accuracy.axhline(found[0].top1, color=COLORS[1], label=f"all on: {found[0].top1:.1f}")
+    accuracy.set_ylim(0, 115)
+    accuracy.set_title(f"clip-level top-1 % without it ({found[0].clips} clips)", fontsize=9)
+    accuracy.legend(fontsize=8, frameon=False, loc="upper right")
+    bars = logits.bar(places, [each.logit_change for each in found], 0.7, color=COLORS[0])
+    logits.bar_label(bars, fmt="%.2f", fontsize=8)
+    logits.set_title("relative change of the logits without it", fontsize=9)
+    for axes in (signal, accuracy, logits):
+        axes.set_xticks(places, names)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in (signal, logits):
+        axes.margins(y=0.25)
+        axes.set_ylim(bottom=0)
+    return figure

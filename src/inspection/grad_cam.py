@@ -1,19 +1,28 @@
 """Grad-CAM: where in a clip the evidence for a class lies, for each stream."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
+import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.inspection.modes import evaluating
+from src.data.sources import Uint8
 from src.models.connection import STAGES
 from src.models.metrics import mean_of_streams
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import UNIT_B, ResNet
 from src.models.two_stream import TwoStreamResNet
+from src.plotting.charts import plain
+from src.plotting.clips import Strip, clip_images, draw_strips
+
+LABELS = 1.6  # inches
+STRENGTH = 0.65  # of the heat over the image
+_SEEN = {"appearance": "rgb", "motion": "flow"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ def grad_cam(
     # Gradients of the input, so that they also reach the features of a net with frozen weights.
     clips = {name: clip.requires_grad_() for name, clip in module.clips(batch).items()}
     height, width = next(iter(clips.values())).shape[-2:]
-    with evaluating(module), torch.enable_grad(), _recorded(module.net) as features:
+    with module.evaluating(), torch.enable_grad(), _recorded(module.net) as features:
         logits = module.classify(clips)
         scores = {stream: values.mean(1) for stream, values in logits.items()}  # (B, K)
     whole = mean_of_streams(scores)
@@ -114,3 +123,36 @@ def _recorded(net: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def draw_heat_maps(
+    batch: Mapping[str, Tensor], found: Sequence[HeatMaps], clip: int = 0, title: str = ""
+) -> Figure:
+    """Draw a clip's frames and flow, each above the heat of its stream.
+
+    Args:
+        batch: the uint8 clips that were explained.
+        found: their heat maps.
+        clip: which of the batch.
+        title: such as the video and the class that is explained.
+    """
+    strips = []
+    for modality, images in clip_images(batch, clip).items():
+        strips.append(Strip(modality, images))
+        for each in found:
+            if _SEEN.get(each.stream) == modality:
+                strips.append(Strip(_label(each), heated(images, each.maps[clip])))
+    return draw_strips(strips, LABELS, plain(title))
+
+
+def heated(images: Uint8, maps: Tensor) -> Uint8:
+    """Images (T, H, W, 3) in grey under the colours of maps (T, H, W) in 0..1."""
+    heat = matplotlib.colormaps["inferno"](maps.cpu().numpy())[..., :3] * 255  # (T, H, W, 3)
+    grey = images.mean(-1, keepdims=True)
+    return np.rint(STRENGTH * heat + (1 - STRENGTH) * grey).astype(np.uint8)
+
+
+def _label(found: HeatMaps) -> str:
+    if found.stream == found.classifier:
+        return f"{found.stream}\nfor its classifier"
+    return f"{found.stream} for the\n{found.classifier} classifier"

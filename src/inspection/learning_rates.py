@@ -2,17 +2,21 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from src.experiment.build import build_optimization
 from src.experiment.config import StageConfig
 from src.models.optimization import parameter_groups
+from src.plotting.charts import COLORS
 from src.training.trainer import epochs
 
 UPDATES = 20  # of an epoch, as long as nobody has counted the videos
+LOWEST = 1e-4  # of the highest rate, where a curve that ends at zero is cut off
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,31 @@ def stage_rates(config: StageConfig, updates: int = UPDATES) -> StageRates:
     progress = [update / updates for update in range(epochs(config) * updates)]
     rates_of = {", ".join(kinds): list(rates) for rates, kinds in alike.items()}
     return StageRates(config["stage"], epochs(config), progress, rates_of)
+
+
+def draw_learning_rates(stages: Sequence[StageRates]) -> Figure:
+    """Draw the rates over the epochs of each stage, on one logarithmic scale."""
+    figure = Figure(figsize=(1.0 + 2.4 * len(stages), 3.2))
+    figure.set_layout_engine("constrained", wspace=0.06)
+    panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
+    colors: dict[str, str] = {}
+    for axes, stage in zip(panels, stages, strict=True):
+        for kinds, rates in stage.rates.items():
+            new = kinds not in colors
+            color = colors.setdefault(kinds, COLORS[len(colors) % len(COLORS)])
+            label = kinds if new else None
+            axes.plot(stage.progress, rates, color=color, label=label)
+        axes.set_xlim(0, stage.epochs)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_title(stage.stage, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9")
+    drawn = [
+        rate for stage in stages for rates in stage.rates.values() for rate in rates if rate > 0
+    ]
+    panels[0].set_yscale("log", nonpositive="mask")
+    panels[0].set_ylim(max(min(drawn), max(drawn) * LOWEST) / 1.5, max(drawn) * 1.5)
+    panels[0].set_ylabel("learning rate")
+    figure.supxlabel("epochs", fontsize=10)
+    figure.legend(loc="outside upper center", ncols=len(colors), frameon=False, fontsize=9)
+    return figure

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
@@ -12,6 +13,9 @@ from src.experiment.build import build_datamodule, build_module, build_net
 from src.experiment.config import StageConfig
 from src.models.modules import Batch
 from src.models.normalise import Normalise
+from src.plotting.clips import Strip, clip_images, draw_strips
+
+LABELS = 0.5  # inches
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,27 @@ def ready(
     """
     for batch in islice(loader, limit):
         yield data.ready(batch, device)
+
+
+def draw_training_clips(clips: TrainingClips, count: int = 3) -> Figure:
+    """Draw clips with their videos' names and what they are trained as.
+
+    Args:
+        clips: see `training_clips`; drawn is what the network gets, levels restored.
+        count: how many clips, from the first.
+    """
+    seen, strips = clips.restored(), []
+    for clip, trained_as in enumerate(clips.titles()[:count]):
+        title = f"{seen['video'][clip]}: {trained_as}"
+        for modality, images in clip_images(seen, clip).items():
+            strips.append(Strip(modality, images, title))
+            title = ""
+    return draw_strips(strips, LABELS, about=_about(clips))
+
+
+def _about(clips: TrainingClips) -> str:
+    return "normalised input: " + "; ".join(
+        f"{name} mean {of['mean']:.2f}, deviation {of['std']:.2f}, {of['min']:.1f} to "
+        f"{of['max']:.1f}"
+        for name, of in clips.statistics().items()
+    )

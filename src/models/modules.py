@@ -4,6 +4,7 @@ Both own loss, metrics and optimiser; the net stays a plain nn.Module. They diff
 `classify`, which says what goes into the net and which streams come out.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
@@ -13,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from src.models.batch_norm import freeze_batch_norm, keep_frozen
 from src.models.metrics import NetAccuracies, mean_of_streams
 from src.models.normalise import Normalise
 from src.models.optimization import (
     Optimization,
     check_class_weights,
+    freeze_batch_norm,
+    keep_frozen,
     parameter_groups,
     weights_of_classes,
 )
@@ -101,6 +103,17 @@ class VideoClassifier(pl.LightningModule):
         super().train(mode)
         keep_frozen(self.net, self.batch_norm)
         return self
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode; each of its parts is then as it was."""
+        training = {part: part.training for part in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for part, mode in training.items():
+                part.training = mode
 
     def clips(self, batch: Batch) -> dict[str, Tensor]:
         """Normalised clips (B, C, T, H, W) of each modality, from a uint8 batch."""

@@ -1,17 +1,20 @@
-"""How a network is trained: groups of parameters and their rates, a warm-up, weights of classes."""
+"""How a network is trained: learning rates, mixed clips, weights of classes, frozen batch norm."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Video
 
-from src.models.mixing import Mixing
+from src.models.resnet import ResNet
+from src.values import check_choice
 
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -46,6 +49,55 @@ UNIFORM = LrMultipliers()
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """What `MixUp` and `CutMix` share.
+
+    Args:
+        alpha: the share of a clip's own content is drawn from Beta(alpha, alpha): small values
+            leave most batches nearly as they are, 1 makes all shares equally likely.
+    """
+
+    alpha: float
+    _transform: ClassVar[type[v2.Transform]]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"mixing.alpha={self.alpha}: needs a number above 0")
+
+    def __call__(
+        self, clips: dict[str, Tensor], label: Tensor, num_classes: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Mix a batch, on the device it is on.
+
+        Args:
+            clips: normalised (B, C, T, H, W) of each modality; the same H and W.
+            label: (B,).
+            num_classes: K.
+
+        Returns:
+            Clips like those given, and targets (B, K): the shares of the classes.
+        """
+        # made here: a transform checks its distribution, which a module built on meta cannot
+        transform = self._transform(alpha=self.alpha, num_classes=num_classes)
+        videos = {name: Video(clip) for name, clip in clips.items()}
+        videos, target = transform(videos, label)
+        mixed = {name: video.as_subclass(Tensor) for name, video in videos.items()}
+        return mixed, target.to(next(iter(mixed.values())).dtype)
+
+
+class MixUp(Mixing):
+    """Each clip becomes a weighted mean of itself and another (Zhang et al. 2018)."""
+
+    _transform = v2.MixUp
+
+
+class CutMix(Mixing):
+    """A box of each clip is filled from another, in all its frames (Yun et al. 2019)."""
+
+    _transform = v2.CutMix
+
+
+@dataclass(frozen=True)
 class Optimization:
     """How a network is trained.
 
@@ -55,7 +107,7 @@ class Optimization:
         lr_multipliers: of it, for each kind of parameter.
         lr_scheduler: of torch's or alike; None keeps the rate as it is.
         lr_interval: what it is stepped after, an "epoch" or a "step" of the optimizer.
-        batch_norm: "train", "frozen" or "partial", see `src.models.batch_norm`.
+        batch_norm: "train", "frozen" or "partial", see `src.models.optimization`.
         label_smoothing: the share of each target that is spread over all classes.
         mixing: of clips and their targets, None for none.
         class_weights: of the loss: "balanced", K numbers above 0, or None for none, see
@@ -161,3 +213,32 @@ def weights_of_classes(
     else:
         weights = torch.tensor([float(weight) for weight in chosen])
     return weights * (len(labels) / (weights * counts).sum())
+
+
+MODES = ("train", "frozen", "partial")
+
+
+def frozen_layers(net: nn.Module, mode: str) -> list[_BatchNorm]:
+    """The batch norm layers of a net that a mode freezes."""
+    if mode == "train":
+        return []
+    spared = {m.bn1 for m in net.modules() if isinstance(m, ResNet)} if mode == "partial" else set()
+    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m not in spared]
+
+
+def freeze_batch_norm(net: nn.Module, mode: str) -> None:
+    """Take the layers that a mode freezes out of training, for good.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    check_choice("batch_norm", mode, MODES)
+    for layer in frozen_layers(net, mode):
+        layer.requires_grad_(False)
+    keep_frozen(net, mode)
+
+
+def keep_frozen(net: nn.Module, mode: str) -> None:
+    """Undo what `net.train()` did to frozen layers: they normalise by their statistics again."""
+    for layer in frozen_layers(net, mode):
+        layer.eval()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.choices import check_choice, check_choices
 from src.models.resnet import UNIT_B, Bottleneck, ResNet
 from src.models.temporal_conv import TAPS, TemporalConv
+from src.values import check_choice, check_choices
 
 STREAMS = ("appearance", "motion")
 

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models.resnet import ResNet, StemConv
 from src.models.temporal_conv import SpatialConv, TemporalConv
 
@@ -174,7 +174,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's loader fails in a dozen ways on a file that is not its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict")

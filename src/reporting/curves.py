@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from src.figures.curves import Curve
 from src.models.temporal import STREAMS
+from src.plotting.charts import Curve
 
 # {} is the part that was validated on: test or validation.
 LOSSES = {"train/loss_epoch": "training", "val/loss": "central {} clips"}
@@ -54,4 +54,4 @@ def _version(file: Path) -> tuple[int, str]:
 
 def in_percent(curve: Curve) -> Curve:
     """Accuracies 0..1 as percent."""
-    return Curve(curve.passes, [100 * value for value in curve.values])
+    return Curve(curve.epochs, [100 * value for value in curve.values])

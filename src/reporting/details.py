@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from src.errors import UserError
-from src.evaluation.analysis import BOTH, Fused, hardest_confusions
+from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
 from src.evaluation.fusion import fuse
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, scores_file
-from src.figures.curves import draw_curves, draw_training
-from src.figures.encode import to_svg
-from src.figures.scores import draw_scores
 from src.models.temporal import STREAMS
+from src.plotting.charts import draw_curves, draw_training, to_svg
 from src.reporting.collect import LATE_FUSION
 from src.reporting.curves import ACCURACIES, LOSSES, VALIDATION, in_percent, read_curves
 from src.reporting.document import Picture, Section

@@ -8,7 +8,7 @@ from src.commands import shown_command
 from src.errors import UserError
 from src.reporting.collect import starts
 from src.reporting.document import Cell, Column, Section, Table
-from src.training.study import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
+from src.training.search import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
 
 if TYPE_CHECKING:
     import optuna

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from src.evaluation.analysis import (
     Fused,
     class_accuracies,
+    draw_scores,
     hardest_confusions,
     labels_by_video,
     predictions,
@@ -24,9 +25,7 @@ from src.evaluation.analysis import (
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.checkpoints import Description
-from src.figures.scores import draw_scores
-from src.guarded import attempt
-from src.training.loggers import LONGEST, StageRun, artifact_name
+from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
 
 
 @dataclass(frozen=True)

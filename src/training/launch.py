@@ -238,9 +238,12 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[
     """Wait for all; if one fails or all are to end, only a while. 0 stands for no end, too."""
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = any(process.returncode for process in processes)
-        if deadline == float("inf") and (failed or told_to_end):
-            deadline = time.monotonic() + (SAVING if told_to_end else GRACE)
+        statuses = [process.returncode or 0 for process in processes]
+        # A process that a signal has ended had not begun to train: there is nothing to save.
+        if min(statuses) < 0 or (any(statuses) and not told_to_end):
+            deadline = min(deadline, time.monotonic() + GRACE)
+        elif told_to_end:
+            deadline = min(deadline, time.monotonic() + SAVING)
         time.sleep(0.05)
     return [process.returncode or 0 for process in processes]
 

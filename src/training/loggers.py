@@ -1,4 +1,4 @@
-"""The loggers of a run: opened before each stage, and closed after it."""
+"""The loggers of a run: opened before each stage, closed after it, and unable to fail it."""
 
 import contextlib
 import logging
@@ -8,26 +8,119 @@ import re
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
 import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from wandb.env import DATA_DIR, get_data_dir
 
 from src import __version__
 from src.cli import find_mistake
 from src.errors import UserError
 from src.experiment.config import StageConfig
-from src.guarded import Guarded, drop, guarded
 from src.ranks import of_all_ranks, own_rank
 from src.text import short_name
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
 LONGEST = 128  # characters of a name on W&B
+
+
+class Guarded(Logger):
+    """What comes before a logger's own class: a failure is reported once, the rest is left out."""
+
+    entry: str  # its key in the config's logger group
+    failed: set[str]  # the entries that have failed; all loggers of a run share it
+
+    def attempt(self, act: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Call what may fail because of this logger, unless something has failed before."""
+        if self.entry not in self.failed:
+            try:
+                act(*args, **kwargs)
+            except Exception as error:
+                drop(self.entry, self.failed, f"{type(error).__name__}: {error}")
+
+
+def drop(entry: str, failed: set[str], error: object) -> None:
+    """Add an entry to those that have failed, and warn, once."""
+    if entry not in failed:
+        failed.add(entry)
+        line = " ".join(str(error).split())
+        log.warning("logger %s has failed, the run continues without it: %s", entry, line)
+
+
+def _attempting(method: str) -> Callable[..., None]:
+    def call(self: Guarded, *args: Any, **kwargs: Any) -> None:
+        self.attempt(getattr(super(Guarded, self), method), *args, **kwargs)
+
+    return call
+
+
+for _method in (  # all that Lightning, callbacks and modules ask of a logger
+    "log_metrics",
+    "log_hyperparams",
+    "log_graph",
+    "save",
+    "finalize",
+    "after_save_checkpoint",
+):
+    setattr(Guarded, _method, _attempting(_method))
+
+
+def guarded(logger: Logger, entry: str, failed: set[str]) -> Guarded:
+    """The same logger, of the same class for all that look, without failures.
+
+    Args:
+        logger: any of Lightning's.
+        entry: its key in the config's logger group.
+        failed: gets the entry when it fails.
+    """
+    own: Any = type(logger)
+    logger.__class__ = type(own.__name__, (Guarded, own), {})
+    assert isinstance(logger, Guarded)
+    logger.entry, logger.failed = entry, failed
+    return logger
+
+
+def attempt(logger: Logger, act: Callable[..., object], *args: Any) -> None:
+    """Call `act(logger, *args)`; if the logger is guarded, a failure is the logger's own."""
+    if isinstance(logger, Guarded):
+        logger.attempt(act, logger, *args)
+    else:
+        act(logger, *args)
+
+
+class LogProtocol(pl.Callback):
+    """Tells every logger by which protocol its test metrics are measured, as `test/protocol`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the name."""
+        log_text(trainer, "test/protocol", self.name)
+
+
+def log_text(trainer: pl.Trainer, key: str, text: str) -> None:
+    """Tell every logger a text.
+
+    TensorBoard gets a text, because it shows hyperparameters of finished runs only; others a
+    hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
+    """
+    for logger in trainer.loggers:
+        attempt(logger, _log_text, key, text, trainer.global_step)
+
+
+def _log_text(logger: Logger, key: str, text: str, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text(key, text, step)
+    else:
+        logger.log_hyperparams({key: text})
 
 
 class Loggers:
@@ -220,3 +313,6 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+log = logging.getLogger(__name__)

@@ -25,28 +25,27 @@ from src.data.loading import VideoLoader
 from src.data.splits import PARTS
 from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
-from src.evaluation.protocol import LogProtocol
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.experiment.build import build_datamodule, build_module, build_net
 from src.experiment.checkpoints import Description
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
+from src.locks import exclusive_lock
 from src.models.modules import VideoClassifier
 from src.models.weights import read_checkpoint
-from src.ranks import of_first_rank
+from src.ranks import of_first_rank, own_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
-from src.training.lock import alone_in
-from src.training.loggers import Loggers
+from src.training.loggers import Loggers, LogProtocol
 from src.training.progress import progress_bars
 from src.training.results import late_fusion, results_of_run
 from src.training.run_dir import StageDir, stage_dirs
 from src.training.run_end import end_run
+from src.training.search import pruning
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
-from src.training.trial import pruning
 from src.training.unreadable import UnreadableVideos
 from src.training.warm_start import check_continues, init_weights, weight_sources
 
@@ -82,7 +81,14 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
         stage_dir = dirs[name]
         shared = stage_dir.path.parent != Path(cfg.paths.run_dir)  # another run may be training it
         finished = of_first_rank(stage_dir.finished())
-        with nullcontext() if finished and not force else alone_in(stage_dir.path, wait=shared):
+        lock = exclusive_lock(
+            stage_dir.path / ".lock",
+            "give another paths.run_dir",
+            wait=shared,
+            holds=own_rank() == 0,
+            agree=of_first_rank,
+        )
+        with nullcontext() if finished and not force else lock:
             record = of_first_rank(stage_dir.finished())
             if record and not (force and epochs(config) > epochs(record["config"])):
                 stage_dir.check_resumable(config, record["config"], force)

@@ -15,7 +15,7 @@ from src.evaluation.scores import Accuracy, scores_file
 from src.experiment.checkpoints import Description
 from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
-from src.training.checkpoint_io import BEST, LAST, previous
+from src.training.checkpointing import BEST, LAST, previous
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from src.choices import check_choice
-from src.errors import UserError
+from src.errors import UserError, first_line
+from src.values import check_choice
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes that replay a step's kernels as one
 MODES = ("default", *CUDA_GRAPHS)  # of torch.compile
@@ -35,7 +35,7 @@ def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> No
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:  # of the compiler, its search, its libraries, Python's headers
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"compile={mode}: torch.compile does not work here ({reason}): install a C++ compiler "
             "and Python's headers, or use compile=null"

@@ -18,11 +18,10 @@ from src.cli import find_mistake, quieten
 from src.errors import UserError
 from src.experiment.config import StageConfig
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
-from src.training.checkpoint_io import WholeFiles
+from src.training.checkpointing import BestCheckpoint, StageCheckpoint, WholeFiles
 from src.training.group import Group
 from src.training.run_dir import StageDir
 from src.training.speed import CUDA_GRAPHS
-from src.training.stage_checkpoint import BestCheckpoint, StageCheckpoint
 from src.training.stop import EndAtSignals
 from src.values import NULL, SWITCH, Need, check_values, number, whole
 

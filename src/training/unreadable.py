@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.errors import UserError
-from src.evaluation.protocol import log_text
 from src.text import visible
+from src.training.loggers import log_text
 
 log = logging.getLogger(__name__)
 _DONE = {

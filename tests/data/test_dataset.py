@@ -22,21 +22,21 @@ from src.data.sources import Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop
 from src.errors import UserError
-from src.flow.quantise import quantise
+from src.flow.algorithm import quantize
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
 from tests.helpers import write_flow, write_video
 
 FRAMES, SIZE = 24, (48, 64)
 U, V = 5.0, -3.0  # the constant flow of every video, in pixels
-QUANTISED_U, QUANTISED_V = quantise(np.array([U, V], dtype=np.float32)).tolist()
+QUANTISED_U, QUANTISED_V = quantize(np.array([U, V], dtype=np.float32)).tolist()
 STACK = 4
 CENTRE = CentralClip(count=3, stride=(2, 4), crop_size=24, short_side=32)
 
 
 def constant_flow(count: int) -> Uint8:
     """Quantised fields (N, H, W, 2) of u = 5, v = -3 pixels."""
-    return quantise(np.broadcast_to(np.array([U, V], np.float32), (count, *SIZE, 2)))
+    return quantize(np.broadcast_to(np.array([U, V], np.float32), (count, *SIZE, 2)))
 
 
 def write_pair(root: Path, name: str, label: int, frames: int, fields: int) -> Video:

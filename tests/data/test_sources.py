@@ -8,9 +8,9 @@ import pytest
 
 from src.data.sources import Uint8, in_order
 from src.errors import UserError
-from src.flow.algorithms import dis
+from src.flow.algorithm import quantize
+from src.flow.algorithms import make_algorithm
 from src.flow.computed import ComputedFlow
-from src.flow.quantise import quantise
 from tests.flow.textures import moving_texture
 from tests.helpers import fields_of
 
@@ -62,7 +62,7 @@ class Frames:
 class TestComputedFlow:
     def test_equals_extraction_by_hand(self) -> None:
         frames = Frames(moving_texture((2, -1), 40))
-        algorithm = dis("ultrafast", finest_scale=0)
+        algorithm = make_algorithm("dis", {"preset": "ultrafast", "finest_scale": 0})
         source = ComputedFlow(frames, algorithm, short_side=48, bound=8)
         assert source.num_fields == 39
         indices = [38, 3, 3, *range(38)]
@@ -71,7 +71,7 @@ class TestComputedFlow:
         grey = np.stack([algorithm.prepare(frame, 48) for frame in frames.frames])
         for index, field in zip(indices, fields, strict=True):
             pair = grey[index : index + 2]
-            assert (field == quantise(algorithm.fields(pair[:1], pair[1:])[0], 8)).all()
+            assert (field == quantize(algorithm.fields(pair[:1], pair[1:])[0], 8)).all()
         # 0.75 of (2, -1) pixels, at 255/16 levels a pixel
         inner = fields[:, 10:-10, 10:-10].mean(axis=(0, 1, 2))
         assert inner == pytest.approx([127.5 + 1.5 * 255 / 16, 127.5 - 0.75 * 255 / 16], abs=2)
@@ -85,16 +85,20 @@ class TestComputedFlow:
         frames = Frames(np.concatenate([texture, texture]))
         images = [*texture, *turned]
         frames.rgb = lambda indices: (images[i] for i in indices)  # type: ignore[method-assign]
-        source = ComputedFlow(frames, replace(dis(), batch=batch), short_side=48, bound=20)
+        source = ComputedFlow(
+            frames, replace(make_algorithm("dis", {}), batch=batch), short_side=48, bound=20
+        )
         assert len(list(source.flow([0, 1]))) == 2
         with pytest.raises(UserError, match="change their shape"):
             list(source.flow(range(source.num_fields)))
 
     def test_images_too_small_for_an_algorithm_have_no_flow(self) -> None:
-        source = ComputedFlow(Frames(moving_texture((2, -1), 2)), dis(), short_side=4, bound=20)
+        source = ComputedFlow(
+            Frames(moving_texture((2, -1), 2)), make_algorithm("dis", {}), short_side=4, bound=20
+        )
         with pytest.raises(UserError, match="no optical flow at this size"):
             list(source.flow([0]))
 
     def test_single_frame_has_no_flow(self) -> None:
         with pytest.raises(UserError, match="single frame"):
-            ComputedFlow(Frames(numbered(1)), dis(), short_side=48, bound=20)
+            ComputedFlow(Frames(numbered(1)), make_algorithm("dis", {}), short_side=48, bound=20)

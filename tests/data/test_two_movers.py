@@ -21,7 +21,7 @@ from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
 from src.data.video_file import VideoFile
 from src.errors import UserError
-from src.flow.quantise import dequantise
+from src.flow.algorithm import dequantize
 from src.flow.settings import FlowSettings
 from tests.helpers import fields_of, frames_of, stored_flow
 
@@ -88,7 +88,7 @@ def test_flow_inside_the_target_goes_where_the_label_says(root: Path, split: Spl
             clip = clip_of(video, part, place)
             source = stored_flow(root / "flow", video.name)
             assert source.num_fields == 31
-            fields = dequantise(fields_of(source, range(31)))  # (31, H, W, 2)
+            fields = dequantize(fields_of(source, range(31)))  # (31, H, W, 2)
             assert fields.shape == (31, 64, 64, 2)
             assert CLASSES[video.label] == f"{clip.target.tint}_{clip.target.direction}"
             for mover in (clip.target, clip.distractor):

@@ -16,7 +16,6 @@ from src.evaluation import predict as prediction
 from src.evaluation.annotate import draw, legible
 from src.evaluation.inputs import find_inputs, output_names
 from src.evaluation.timeline import POINTS, Timeline
-from src.flow.colour import colour_wheel
 from tests.helpers import write_video
 
 Call = Callable[..., int]
@@ -188,14 +187,3 @@ def test_drawing_on_odd_and_small_frames() -> None:
         changed = (image != plain).any(axis=2)
         assert changed[-20:].any()
         assert changed[:20, image.shape[1] // 2 :].any()
-
-
-def test_colours_of_flow() -> None:
-    level = {-1: np.uint8(0), 0: np.uint8(127), 1: np.uint8(255)}
-    seen = {
-        (x, y): colour_wheel(np.full((1, 1), level[x]), np.full((1, 1), level[y]))[0, 0].tolist()
-        for x, y in ((0, 0), (1, 0), (-1, 0))
-    }
-    assert seen[0, 0] == [255, 255, 255]
-    assert seen[1, 0] == pytest.approx([255, 0, 0], abs=4)
-    assert seen[-1, 0] == pytest.approx([0, 255, 255], abs=4)

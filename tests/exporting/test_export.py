@@ -14,11 +14,8 @@ from torch.testing import assert_close
 
 from src import __version__, export
 from src.evaluation.evaluate import load_module
-from src.exporting import libraries
-from src.exporting.check import compare
-from src.exporting.export import Options, export_checkpoint
-from src.exporting.formats import TorchFormat
-from src.exporting.network import Clips, ClipShape
+from src.exporting import network as exporting
+from src.exporting.network import Clips, ClipShape, compare, export_checkpoint
 from tests.exporting.made_up import made_up
 
 ort = pytest.importorskip("onnxruntime")
@@ -63,8 +60,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     stage, least_frames, overrides = NETWORKS[request.param]
     folder = tmp_path_factory.mktemp("exported")
     checkpoint = made_up(folder / "net.ckpt", stage, *overrides)
-    result = export_checkpoint(str(checkpoint), Options(folder, request.param))
-    assert [file.format for file in result.files] == ["torch", "onnx"]
+    result = export_checkpoint(str(checkpoint), folder, request.param)
+    assert list(result.files) == ["torch", "onnx"]
     assert result.about["least_frames"] == least_frames
     return Exported(folder, checkpoint, request.param)
 
@@ -154,13 +151,13 @@ def test_a_file_that_computes_something_else_gets_no_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = made_up(tmp_path / "net.ckpt", "appearance")
-    load = TorchFormat.load
+    ending, save, load = exporting.FORMATS["torch"]
 
-    def spoilt(self: TorchFormat, path: Path) -> Callable[[Clips], Clips]:
-        run = load(self, path)
+    def spoilt(path: Path) -> Callable[[Clips], Clips]:
+        run = load(path)
         return lambda clips: tuple(1.001 * logits for logits in run(clips))
 
-    monkeypatch.setattr(TorchFormat, "load", spoilt)
+    monkeypatch.setitem(exporting.FORMATS, "torch", (ending, save, spoilt))
     arguments = (f"ckpt_path={checkpoint}", f"output={tmp_path}", "name=net", "format=[torch]")
     assert call(export.main, *arguments) == 1
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error:"))
@@ -179,12 +176,13 @@ def test_a_file_that_computes_something_else_gets_no_name(
     ],
 )
 def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: float) -> None:
-    shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8, several_frames=5, least_frames=2)
+    shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8)
 
     def network(clips: Clips) -> Clips:
         return (clips[0].float().mean((-2, -1)).transpose(1, 2),)
 
-    found = compare(network, lambda clips: (change(*network(clips)),), ["appearance"], shape)
+    changed = lambda clips: (change(*network(clips)),)  # noqa: E731
+    found = compare(network, changed, ["appearance"], shape, [(1, 2), (3, 6)])
     assert [(one.batch, one.frames) for one in found] == [(1, 2), (3, 6)]
     for one in found:
         assert one.relative == pytest.approx(relative, nan_ok=True)
@@ -195,12 +193,12 @@ def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: floa
     [
         (["ckpt_path=gone.ckpt"], "gone.ckpt does not exist"),
         ([], "ckpt_path is not given"),
-        (["ckpt_path=gone.ckpt", "format=[]"], "format=[]: choose from torch, onnx"),
-        (["ckpt_path=gone.ckpt", "format=caffe"], "format=caffe: choose from torch, onnx"),
-        (["ckpt_path=gone.ckpt", "size=[3]"], "size=[3]: needs pixels"),
-        (["ckpt_path=gone.ckpt", "size=-1"], "size=-1: needs pixels"),
+        (["ckpt_path=gone.ckpt", "format=[]"], "format=[]: needs torch or onnx, or both in a list"),
+        (["ckpt_path=gone.ckpt", "format=caffe"], "format=caffe: needs torch or onnx"),
+        (["ckpt_path=gone.ckpt", "size=[3]"], "size=[3]: needs a whole number from 1, or two"),
+        (["ckpt_path=gone.ckpt", "size=-1"], "size=-1: needs a whole number from 1, or two"),
         (["ckpt_path=gone.ckpt", "opset=9"], "opset=9: needs a whole number from 18"),
-        (["ckpt_path=gone.ckpt", "dtype=int4"], "dtype=int4: choose from uint8, float32"),
+        (["ckpt_path=gone.ckpt", "dtype=int4"], "dtype=int4: needs uint8 or float32"),
         (["ckpt_path=gone.ckpt", "name=../net"], "name=../net: needs letters"),
     ],
 )
@@ -215,6 +213,6 @@ def test_mistakes_are_one_line(
 def test_a_missing_library_is_told_before_the_checkpoint_is_read(
     call: Call, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libraries, "find_spec", lambda name: None if "onnx" in name else name)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if "onnx" in name else name)
     assert call(export.main, "ckpt_path=gone.ckpt") == 1
     assert "format=onnx needs onnx: pip install -e '.[export]'" in capfd.readouterr().err

@@ -14,10 +14,9 @@ import pytest
 from src.data.find_videos import find_videos
 from src.data.video_file import CHUNK, VideoFile
 from src.errors import UserError
-from src.flow.algorithms import Fields, FlowAlgorithm, Frames
+from src.flow.algorithm import Fields, FlowAlgorithm, Frames, dequantize
 from src.flow.computed import ComputedFlow
 from src.flow.extract import extract_flow
-from src.flow.quantise import dequantise
 from src.flow.settings import FILE_NAME, FlowSettings
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS, fields_of, stored_flow, write_video
@@ -77,7 +76,7 @@ def test_released_layout(extracted: Path) -> None:
 )
 def test_sign_and_order(extracted: Path, name: str, shift: tuple[float, float]) -> None:
     flow = stored_flow(extracted, name)
-    fields = dequantise(fields_of(flow, range(flow.num_fields)))[:, 12:-12, 12:-12]
+    fields = dequantize(fields_of(flow, range(flow.num_fields)))[:, 12:-12, 12:-12]
     # Right is u > 0 and down is v > 0, in every field.
     for field in fields.reshape(len(fields), -1, 2):
         np.testing.assert_allclose(np.median(field, axis=0), shift, atol=0.35)
@@ -126,7 +125,7 @@ def test_goes_on_after_a_kill(extracted: Path, output: Path, videos: list[Path])
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (FlowSettings("farneback", {}, short_side=64), "algorithm dis there, farneback now"),
+        (FlowSettings("tvl1", {}, short_side=64), "algorithm dis there, tvl1 now"),
         (FlowSettings("dis", {"finest_scale": 1}, short_side=64), "finest_scale 0 there, 1 now"),
         (FlowSettings("dis", {"finest_scale": 0}, short_side=128), "short_side 64 there, 128 now"),
         (FlowSettings("dis", {"finest_scale": 0}, 64, bound=10.0), "bound 20.0 there, 10.0 now"),

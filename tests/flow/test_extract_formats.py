@@ -11,19 +11,32 @@ from pathlib import Path
 
 import pytest
 
+from src.data.archives import Archive
 from src.data.find_videos import find_videos
 from src.data.images import FlowImages, open_images
 from src.errors import UserError
+from src.flow import worker
+from src.flow.algorithm import Fields, FlowAlgorithm, Frames
 from src.flow.extract import extract_flow
-from src.flow.formats import JpegFolders
 from src.flow.settings import FILE_NAME, FlowSettings
+from src.flow.worker import FORMATS, Format, JpegFolders, ZipArchives
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 
 FAST = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 SLOW = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
 NAMES = ("a", "b (1)#;", "c", "d", "e", "f")
-FORMATS = ("jpeg", "zip")
+FIELDS = {
+    "a#(b) [1]": [(b"u1", b"v1 longer"), (b"u2", b"")],
+    "größe": [(b"PK\x05\x06", b"PK\x01\x02")],  # what directories begin with
+    "c": [(bytes(range(256)) * 9, b"v")] * 3,
+}
+IMAGES = {
+    f"{component}/{video}/frame{number:06d}.jpg": data
+    for video, fields in FIELDS.items()
+    for number, field in enumerate(fields, start=1)
+    for component, data in zip("uv", field, strict=True)
+}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +164,7 @@ def test_two_formats_in_one_folder_are_refused(
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     shutil.copy(archive / FILE_NAME, unfinished)
-    (unfinished / "flow-03-of-64.zip.partial").touch()
+    (unfinished / "flow-03-of-64.zip.001").touch()
     with pytest.raises(UserError, match="format zip, not jpeg"):
         extract_flow(videos, unfinished, SLOW, workers=1)
     (tmp_path / "flow.zip.001").touch()
@@ -178,11 +191,11 @@ def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) 
 
     output = tmp_path / "flow"
     output.mkdir()
-    folders = JpegFolders(output, "flow")
+    folders = JpegFolders(output, tmp_path, "flow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
-            folders.take(part, "c", [])
+            folders.take(part, "c")
     assert (output / "u" / "c").exists()
     assert folders.videos() == set()
 
@@ -191,8 +204,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from src.data.find_videos import find_videos
+from src.flow import worker
 from src.flow.extract import extract_flow
 from src.flow.settings import FlowSettings
+worker.VIDEOS_PER_ARCHIVE = 2
 settings = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
 extract_flow(find_videos(Path(sys.argv[1])), Path(sys.argv[2]), settings, 2, format=sys.argv[3])
 """
@@ -207,8 +222,8 @@ def kill_in_the_middle(videos: Path, output: Path, format: str) -> None:
     ) as process:
         try:
             deadline = time.monotonic() + 60
-            sign = "v/*" if format == "jpeg" else "flow.zip.journal"
-            while not any(entry.is_dir() or entry.stat().st_size for entry in output.glob(sign)):
+            sign = "v/*" if format == "jpeg" else "flow.zip"
+            while not any(output.glob(sign)):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
@@ -225,9 +240,79 @@ def test_killed_and_gone_on_with(
 ) -> None:
     output = tmp_path / "flow"
     kill_in_the_middle(videos[0].parent, output, format)
-    assert list((output / ".flow.partial").iterdir())  # videos were under way
+    assert (output / ".flow.partial").is_dir()  # it was killed under way
+    files = {file: file.read_bytes() for file in output.glob("*.zip")}
     result = extract_flow(videos, output, SLOW, workers=2, format=format)
     assert 1 <= result.reused < len(NAMES)
     assert result.done == len(NAMES) - result.reused
+    assert all(file.read_bytes() == content for file, content in files.items())
     assert images_in(output) == images_in(jpeg)  # which includes that nothing else is left
     assert (output / FILE_NAME).read_bytes() == (jpeg / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_a_part_that_is_taken_over_is_gone(kind: type[Format], tmp_path: Path) -> None:
+    """Or a run would need twice the room on the disk."""
+    output, part = tmp_path / "flow", tmp_path / "part"
+    output.mkdir()
+    target = kind(output, tmp_path, "flow")
+    kind.write(part, "c", FIELDS["c"])
+    target.take(part, "c")
+    assert not part.exists()
+    target.finish()
+    assert target.videos() == {"c"}
+
+
+@pytest.mark.parametrize(("size", "archives"), [(200, 1), (2, 2), (1, 3)])
+def test_archives_of_so_many_videos(
+    size: int, archives: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read alike by zipfile, by our reader and, once unpacked, by anybody."""
+    monkeypatch.setattr(worker, "VIDEOS_PER_ARCHIVE", size)
+    output, work = tmp_path / "flow", tmp_path / "work"
+    output.mkdir()
+    work.mkdir()
+    target = ZipArchives(output, work, "flow")
+    for video, fields in FIELDS.items():
+        ZipArchives.write(work / video, video, fields)
+        target.take(work / video, video)
+    target.finish()
+    target.finish()  # nothing is left to do
+    names = ["flow.zip", "flow-2.zip", "flow-3.zip"][:archives]
+    assert {file.name for file in output.iterdir()} == set(names)
+    assert not list(work.iterdir())
+    ours: dict[str, bytes] = {}
+    theirs: dict[str, bytes] = {}
+    for name in names:
+        archive = Archive(output / name)
+        ours |= {entry_name: archive.read(entry) for entry_name, entry in archive.entries()}
+        with zipfile.ZipFile(output / name) as zipped:
+            assert zipped.testzip() is None
+            theirs |= {info.filename: zipped.read(info) for info in zipped.infolist()}
+            assert {info.compress_type for info in zipped.infolist()} == {zipfile.ZIP_STORED}
+            assert {info.external_attr >> 16 for info in zipped.infolist()} == {0o100644}
+    assert ours == theirs == IMAGES
+    assert target.videos() == FIELDS.keys()
+
+
+def test_what_was_extracted_before_a_worker_died_stays(videos: list[Path], tmp_path: Path) -> None:
+    """The archive that was begun is completed."""
+    with pytest.raises(UserError, match="a worker process died"):
+        extract_flow(videos, tmp_path, Mortal("dis", {"finest_scale": 0}, 64), 1, format="zip")
+    result = extract_flow(videos, tmp_path, FAST, workers=1, format="zip")
+    assert (result.done, result.reused) == (len(NAMES) - 1, 1)
+
+
+class Mortal(FlowSettings):
+    """Ends a worker process at its second video."""
+
+    def make(self, device: str = "cpu") -> FlowAlgorithm:
+        algorithm, sizes = super().make(device), list[int]()
+
+        def fields(first: Frames, second: Frames) -> Fields:
+            sizes.append(len(first))
+            if len(sizes) > len(NAMES) + 4:  # fields of the largest video
+                os.kill(os.getpid(), signal.SIGTERM)
+            return algorithm.fields(first, second)
+
+        return FlowAlgorithm(fields)

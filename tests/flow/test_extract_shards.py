@@ -2,29 +2,29 @@
 
 import json
 import logging
+import multiprocessing
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
 from src.data.find_videos import find_videos
 from src.data.images import open_images
 from src.errors import UserError
-from src.flow import extract, worker
-from src.flow.algorithms import FlowAlgorithm
-from src.flow.claim import claim
-from src.flow.devices import worker_devices
-from src.flow.extract import extract_flow
-from src.flow.formats import JpegFolders
-from src.flow.progress import Display, Tally
+from src.flow import worker
+from src.flow.algorithm import FlowAlgorithm
+from src.flow.extract import Display, claim, extract_flow
 from src.flow.settings import FILE_NAME, FlowSettings
-from src.flow.shards import Shard, read_shard
+from src.flow.shards import Shard, read_shard, worker_devices
+from src.flow.worker import JpegFolders
 from src.hardware import usable_cores
+from src.locks import exclusive_lock
 from tests.flow.test_extract_formats import images_in
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
@@ -124,12 +124,22 @@ def test_names_are_compared_across_shards(tmp_path: Path) -> None:
         extract_flow([Path("x/a.avi"), Path("y/a.avi")], tmp_path, DIS, shard=Shard(1, 2))
 
 
+def hold(path: Path, held: Event) -> None:
+    with exclusive_lock(path):
+        held.set()
+        time.sleep(60)
+
+
 def test_one_process_for_each_shard(videos: list[Path], tmp_path: Path) -> None:
-    with (
-        FileLock(tmp_path / ".flow-1-of-5.lock"),
-        pytest.raises(UserError, match="another process is writing flow-1-of-5"),
-    ):
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=hold, args=(tmp_path / ".flow-1-of-5.lock", held))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(UserError, match=f"is in use by process {other.pid} on "):
         extract_flow(videos, tmp_path, DIS, workers=1, shard=Shard(1, 5))
+    other.kill()
+    other.join()
     assert extract_flow(videos, tmp_path, DIS, workers=1, shard=Shard(1, 5)).done == 1
 
 
@@ -139,13 +149,13 @@ def test_one_process_for_each_shard(videos: list[Path], tmp_path: Path) -> None:
 def test_the_first_settings_stay(tmp_path: Path) -> None:
     DIS.save(tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
-    FlowSettings("farneback").save(tmp_path)
+    FlowSettings("tvl1").save(tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 
 def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
-    both = (DIS, FlowSettings("farneback"))
+    both = (DIS, FlowSettings("tvl1"))
     for number in range(20):
         barrier = Barrier(2)
 
@@ -256,9 +266,8 @@ class Recording(FlowSettings):
 
 
 def test_a_worker_takes_its_device() -> None:
-    tallies = [Tally() for _ in range(3)]
     with pytest.raises(UserError, match="made on cuda:2"):
-        worker.setup(2, Recording("dis"), JpegFolders, ["cuda:0", "cuda:1", "cuda:2"], tallies)
+        worker.setup(2, Recording("dis"), JpegFolders, ["cuda:0", "cuda:1", "cuda:2"])
 
 
 def test_an_algorithm_of_torch(videos: list[Path], tmp_path: Path) -> None:
@@ -271,56 +280,13 @@ def test_an_algorithm_of_torch(videos: list[Path], tmp_path: Path) -> None:
 # --- progress ------------------------------------------------------------------------------------
 
 
-def test_frames_are_estimated_from_bytes() -> None:
-    tallies = [Tally(), Tally()]
-    display = Display(videos=3, size=1000, tallies=tallies)
-    assert display.frames() == (0, 0)
-    tallies[0].open(100)
-    fields = tallies[0].count(iter("abcdefghi"), frames=10)  # of nine fields
-    assert display.frames() == (0, 0)
-    next(fields), next(fields), next(fields)
-    assert display.frames() == (2, 100)  # the third is not written yet
-    assert list(fields) == list("defghi")
-    tallies[0].close()
-    assert display.frames() == (10, 100)
-    tallies[1].open(400)
-    broken = tallies[1].count(iter("xyz"), frames=60)
-    next(broken), next(broken)
-    assert display.frames() == (11, 140)
-    tallies[1].close()
-    assert display.frames() == (11, 22)
-    tallies[1].open(500)
-    assert list(tallies[1].count(iter("f"), frames=2)) == ["f"]
-    assert display.frames() == (13, 13)
-
-
-def test_a_long_video_shows_how_far_it_is(
-    videos: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_lines_of_log_at_tenths(caplog: pytest.LogCaptureFixture) -> None:
+    """By bytes, as videos differ in length; one that fails counts as well."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(extract, "REFRESH", 0.01)
-    settings = FlowSettings("tvl1", {"nscales": 1, "warps": 2}, short_side=40)
-    extract_flow(videos[-1:], tmp_path, settings, workers=1)
-    lines = [record.message for record in caplog.records if "frames/s" in record.message]
-    assert lines[-1].startswith("1/1 videos")
-    assert lines[-1].endswith("0:00:00 left")
-    within = [line for line in lines if line.startswith("0/1 videos")]
-    assert len(within) >= 2
-    assert all(" left" in line for line in within)
-    assert len(lines) <= 11
-
-
-def test_the_last_line_of_log_is_of_all_videos(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    tally = Tally()
-    display = Display(videos=1, size=100, tallies=[tally])
-    tally.open(100)
-    assert len(list(tally.count(iter("ab"), frames=3))) == 2
-    display.show()  # the frames are done, the video is not in its place
-    display.done = 1
-    display.show()
-    starts = [record.message.partition(",")[0] for record in caplog.records]
-    assert starts == ["0/1 videos", "1/1 videos"]
+    display = Display(videos=4, size=1000)
+    for size, frames in ((850, 90), (20, None), (60, 8), (70, 7)):
+        display.advance(size, frames)
+    lines = [record.message for record in caplog.records]
+    assert [line.partition(",")[0] for line in lines] == ["1/4 videos", "3/4 videos", "4/4 videos"]
+    assert lines[-1].endswith(", 0:00:00 left, 1 failed")
+    assert (display.frames, display.failed) == (105, 1)

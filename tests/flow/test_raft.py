@@ -9,7 +9,8 @@ import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
 from src.errors import UserError
-from src.flow.algorithms import FlowAlgorithm, make_algorithm
+from src.flow.algorithm import FlowAlgorithm
+from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
 
@@ -58,7 +59,7 @@ def test_is_torchvisions_with_its_preprocessing(weights: Path) -> None:
     with torch.no_grad():
         expected = net(*pair, num_flow_updates=3)[-1].permute(0, 2, 3, 1)  # (1, H, W, 2)
     ours = make_algorithm("raft", {"model": "small", "weights": str(weights), "iterations": 3})
-    assert ours.colour
+    assert ours.color
     field = ours.fields(frames[:1], frames[1:])
     np.testing.assert_allclose(field, expected.numpy(), atol=1e-3)
 

@@ -9,10 +9,9 @@ import scipy.io
 from scipy.io.matlab import MatlabFunction, MatlabObject
 
 from src.errors import UserError
-from src.importing.average_image import means
-from src.importing.dag import Layer
-from src.importing.mat_file import read_dag
+from src.importing.mat_file import Layer, read_dag
 from src.importing.recognise import recognise
+from src.importing.weights import means
 from tests.importing.released_mat import Layer as WrittenLayer
 from tests.importing.released_mat import Net, base_stream, cell
 

@@ -8,8 +8,8 @@ import pytest
 
 from src.errors import UserError
 from src.importing.architecture import Architecture, Pool
-from src.importing.dag import Dag
-from src.importing.dag import Layer as ReadLayer
+from src.importing.mat_file import Dag
+from src.importing.mat_file import Layer as ReadLayer
 from src.importing.recognise import recognise
 from tests.importing.released_mat import Layer, Net, base_stream, joined
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.models.mixing import CutMix, Mixing, MixUp
+from src.models.optimization import CutMix, Mixing, MixUp
 
 CLASSES, FRAMES, SIDE = 5, 3, 16
 MIXINGS = [MixUp(1.0), CutMix(1.0)]

@@ -21,10 +21,9 @@ from torchmetrics import Metric
 
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import CollectScores
-from src.models.mixing import Mixing
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalise import Normalise
-from src.models.optimization import LrMultipliers, Optimization, warmup_cosine
+from src.models.optimization import LrMultipliers, Mixing, Optimization, warmup_cosine
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 

@@ -121,7 +121,7 @@ def test_what_was_added_is_null_elsewhere(tmp_path: Path) -> None:
     """`+trainer.gradient_clip_val=1`, `callbacks=ema`; arguments of another class go unnamed."""
     scheduler = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [30]}
     cosine = {"_target_": "src.models.optimization.warmup_cosine", "warmup": 0.1}
-    ema = {"ema": {"_target_": "src.training.ema.EMA", "decay": 0.999}}
+    ema = {"ema": {"_target_": "src.training.callbacks.EMA", "decay": 0.999}}
     write_runs(tmp_path, "a", {(1, 0): 1}, lr_scheduler=scheduler, trainer={}, callbacks=None)
     clipped = {"gradient_clip_val": 1}
     write_runs(tmp_path, "b", {(1, 0): 1}, lr_scheduler=cosine, trainer=clipped, callbacks=ema)

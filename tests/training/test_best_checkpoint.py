@@ -16,10 +16,9 @@ from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.models.modules import VideoClassifier
-from src.training.checkpoint_io import WholeFiles
+from src.training.checkpointing import BestCheckpoint, WholeFiles
 from src.training.pipeline import run_experiment
 from src.training.run_dir import StageDir
-from src.training.stage_checkpoint import BestCheckpoint
 from src.training.trainer import instantiate_trainer
 from src.training.warm_start import checkpoint_of_stage
 from tests.conftest import compose_config

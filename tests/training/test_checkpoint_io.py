@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.training.checkpoint_io import WholeFiles
+from src.training.checkpointing import WholeFiles
 from src.training.run_dir import StageDir
 
 

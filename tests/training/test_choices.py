@@ -15,9 +15,8 @@ from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.experiment.build import build_module, build_net, build_optimization
 from src.experiment.config import StageConfig, config_diff, stage_configs
-from src.models.mixing import CutMix, MixUp
 from src.models.modules import VideoClassifier
-from src.models.optimization import LrMultipliers, Optimization
+from src.models.optimization import CutMix, LrMultipliers, MixUp, Optimization
 from src.training.checks import check_stages
 from src.training.pipeline import run_experiment
 from src.training.run_dir import stage_dirs

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from src.training.ema import EMA
+from src.training.callbacks import EMA
 from tests.models.test_modules import build, loader, random_batch, trainer
 
 DECAY = 0.25

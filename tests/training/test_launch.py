@@ -22,10 +22,11 @@ from src import train
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
+from src.locks import RETRY_AFTER, exclusive_lock
 from src.ranks import own_rank
+from src.training import launch
 from src.training.group import tell_lightning
 from src.training.launch import place_to_meet
-from src.training.lock import LOOK_AGAIN, alone_in
 from tests.conftest import TINY
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
@@ -215,12 +216,12 @@ def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> N
     """And none of them trains it again."""
     shared = tmp_path / "streams"
     options = (f"paths.streams_dir={shared}", "paths.run_dir=${paths.output_dir}/mine")
-    with alone_in(shared / "appearance"):
+    with exclusive_lock(shared / "appearance" / ".lock"):
         run = start(tmp_path, *options)
         assert run.stdout is not None
         waits = f"{shared}/appearance is in use by process {os.getpid()} on "
         assert any(waits in line and "waiting for its end" in line for line in run.stdout)
-        time.sleep(3 * LOOK_AGAIN)
+        time.sleep(3 * RETRY_AFTER)
         assert run.poll() is None
         first = start(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
         _, errors = first.communicate(timeout=120)
@@ -232,6 +233,22 @@ def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> N
     assert run.returncode == 0, errors[-2000:]
     assert "stage appearance is finished" in output
     assert not list(shared.rglob("version_*"))
+
+
+def test_a_signal_that_one_process_loses_while_it_starts_ends_it_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interpreter loses one that comes within some imports; the others have ended by it."""
+    monkeypatch.setattr(launch, "GRACE", 0.5)
+    processes = [subprocess.Popen(["sleep", "300"]) for _ in range(2)]
+    try:
+        processes[1].send_signal(signal.SIGINT)
+        processes[1].wait()
+        assert launch._wait(processes, [signal.SIGINT]) == [0, -signal.SIGINT]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

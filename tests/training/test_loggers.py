@@ -15,10 +15,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from src import train
 from src.errors import UserError
 from src.evaluation.samples import save_samples
-from src.guarded import Guarded, attempt, guarded
 from src.reporting.report import make_report
 from src.training import pipeline
-from src.training.loggers import LONGEST, Loggers, artifact_name
+from src.training.loggers import LONGEST, Guarded, Loggers, artifact_name, attempt, guarded
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun

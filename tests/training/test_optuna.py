@@ -19,7 +19,7 @@ from src import train
 from src.errors import UserError
 from src.reporting.collect import collect
 from src.reporting.report import make_report
-from src.training.study import PRUNED, open_study
+from src.training.search import PRUNED, open_study
 from tests.conftest import TINY
 
 optuna = pytest.importorskip("optuna")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import train
 from src.cli import CONF_DIR, QUEUED
-from src.training import launch, queue
+from src.training import group, launch
 
 LAUNCHER = "hydra/launcher=slurm"
 BY_FOUR = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
@@ -55,7 +55,7 @@ def test_mistakes_are_one_line_before_anything_is_queued(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(queue, "PLUGIN", "hydra")  # as if it were installed
+    monkeypatch.setattr(group, "PLUGIN", "hydra")  # as if it were installed
     status, lines = call(overrides, tmp_path, monkeypatch, capfd)
     assert status == 1
     assert len(lines) == 1
@@ -67,7 +67,7 @@ def test_mistakes_are_one_line_before_anything_is_queued(
 def test_without_the_extra_its_name_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(queue, "PLUGIN", "hydra_plugins.nothing")
+    monkeypatch.setattr(group, "PLUGIN", "hydra_plugins.nothing")
     status, lines = call(["-m", *BY_FOUR], tmp_path, monkeypatch, capfd)
     assert status == 1
     assert lines == [

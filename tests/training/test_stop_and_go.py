@@ -23,7 +23,7 @@ import torch
 from src.errors import UserError
 from src.experiment.config import stage_config
 from src.inspection.learning_rates import stage_rates
-from src.training.lock import alone_in
+from src.locks import exclusive_lock
 from src.training.pipeline import run_experiment
 from src.training.stop import EndAtSignals
 from src.workers import SIGNALS
@@ -239,7 +239,7 @@ def test_a_worker_that_is_killed_is_one_line(
 
 
 def _hold(folder: Path, held: Any) -> None:
-    with alone_in(folder):
+    with exclusive_lock(folder / ".lock"):
         held.set()
         time.sleep(60)
 
@@ -256,19 +256,19 @@ def test_a_stage_belongs_to_one_process(tiny: tuple[str, ...], tmp_path: Path) -
     assert os.listdir(tmp_path / "motion") == [".lock"]
     other.kill()
     other.join()
-    with alone_in(tmp_path / "motion"):
+    with exclusive_lock(tmp_path / "motion" / ".lock"):
         pass
 
 
 def test_a_shared_stage_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.training.lock.LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("src.locks.RETRY_AFTER", 0.01)
     context = multiprocessing.get_context("fork")
     held = context.Event()
     other = context.Process(target=_hold, args=(tmp_path, held))
     other.start()
     assert held.wait(60)
     threading.Timer(0.2, other.kill).start()
-    with alone_in(tmp_path, wait=True):
+    with exclusive_lock(tmp_path / ".lock", wait=True):
         assert not other.is_alive()
 
 

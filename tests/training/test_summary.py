@@ -6,75 +6,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src import train
 from src.errors import UserError
 from src.experiment.config import config_diff, stage_config, stage_configs
-from src.models.cost import Cost, costs
-from src.models.resnet import appearance_stream
 from src.training.checks import module_without_data
 from src.training.summary import summarize
 from tests.conftest import compose_config
 
 
+def table_of(configs: dict[str, Any]) -> list[str]:
+    """The lines that are printed, without lines between cells."""
+    out = io.StringIO()
+    summarize(configs, Console(file=out, width=80))
+    return [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
+
+
 def test_resnet50_costs_what_everybody_says() -> None:
-    """4.09 G products and 25.56 M parameters, as torchvision documents them."""
-    with torch.device("meta"):
-        net, image = appearance_stream(1000).eval(), torch.empty(1, 3, 1, 224, 224)
-    parts, temporal = costs(net, lambda: net(image))
-    assert [part for _, part in parts] == ["stem", *(f"layer{s}" for s in (1, 2, 3, 4)), "fc"]
-    assert sum(cost.parameters for cost in parts.values()) == 25_557_032
-    assert sum(cost.flops for cost in parts.values()) == pytest.approx(2 * 4.089e9, rel=1e-3)
-    assert parts["", "stem"] == Cost(64 * 3 * 49 + 128, 2 * 64 * 3 * 49 * 112**2, (1, 64, 56, 56))
-    assert parts["", "fc"] == Cost(2049 * 1000, 2 * 2048 * 1000, (1, 1000))
-    assert temporal == {}
-
-
-def test_parts_of_joined_streams_add_up() -> None:
-    """Units of a stage are called one by one there, and filters look along time."""
-    config = compose_config("train", "experiment=st_multiplier_hmdb51")
-    module, batch = module_without_data(stage_config(config, "joint"))
-    parts, temporal = costs(module.net, lambda: module.logits(batch))
-    with FlopCounterMode(display=False) as counter:
-        module.logits(batch)
-    assert sum(cost.flops for cost in parts.values()) == counter.get_total_flops()
-    all_parameters = sum(parameter.numel() for parameter in module.net.parameters())
-    assert sum(cost.parameters for cost in parts.values()) == all_parameters
-    assert parts["motion", "layer3"].shape == (5, 1024, 14, 14)
-    injected = sum(width * (3 * width + 1) for width in (64, 128, 256, 512))
-    assert temporal["motion"].parameters == temporal["appearance"].parameters == injected
-
-
-def test_another_network_is_shown_by_its_children() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, 5)))
-    parts, _ = costs(net, lambda: net(torch.zeros(1, 3, 4, 4)))
-    assert parts == {
-        ("", "0"): Cost(32, 2 * 24 * 16, (1, 8, 4, 4)),
-        ("", "1"): Cost(129 * 5, 2 * 128 * 5, (1, 5)),
-    }
+    """4.09 G products and 25.56 M parameters, as torchvision documents them, for 1000 classes."""
+    cfg = compose_config("train", "experiment=appearance_hmdb51", "data.num_classes=1000")
+    lines = table_of(stage_configs(cfg))
+    assert "net 25.557 8.178" in lines
+    assert "net.conv1 1 x 64 x 112 x 112 0.009 0.236" in lines
+    assert "net.fc 1 x 1000 2.049 0.004" in lines
 
 
 def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
-    out = io.StringIO()
     cfg = compose_config("train", "experiment=st_resnet_ucf101", "skip=[appearance,joint]")
-    summarize(stage_configs(cfg), Console(file=out, width=80))
-    lines = [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
-    titles = [line for line in lines if "clips of" in line]
-    assert titles == [
+    lines = table_of(stage_configs(cfg))
+    assert [line for line in lines if "clips of" in line] == [
         "motion: flow, clips of 1 x 224 x 224",
         "joint_pooled: rgb, flow, clips of 11 x 224 x 224",
     ]
-    assert lines.count("layer3 1024 x 11 x 14 x 14 8.147 36.737") == 2
-    assert "motion stem 64 x 1 x 56 x 56 0.063 1.574" in lines
-    assert "fc 101 x 4 0.207 0.002" in lines
+    for stream in ("appearance", "motion"):
+        assert f"net.{stream}.layer3 11 x 1024 x 14 x 14 8.147 36.737" in lines
+    assert "net.motion.fc 4 x 101 0.207 0.002" in lines
     assert "temporal_pool: size=5, stride=2, kind=max" in lines
     with pytest.raises(UserError, match="only=joint: this experiment has the stages"):
         stage_configs(compose_config("train", "experiment=two_stream_ucf101", "only=joint"))
+
+
+@pytest.mark.parametrize("experiment", ["st_multiplier_hmdb51", "st_resnet_hmdb51"])
+def test_parts_of_joined_streams_add_up(experiment: str) -> None:
+    """Units of a stage are called one by one there, and filters look along time."""
+    config = stage_config(compose_config("train", f"experiment={experiment}"), "joint")
+    module, batch = module_without_data(config)
+    with FlopCounterMode(display=False) as counter:
+        module.logits(batch)
+    lines = table_of({"joint": config})
+    (total,) = (line.split()[1:] for line in lines if line.startswith("net "))
+    parameters = sum(parameter.numel() for parameter in module.net.parameters())
+    assert float(total[0]) == pytest.approx(parameters / 1e6, abs=1e-3)
+    assert float(total[1]) == pytest.approx(counter.get_total_flops() / 1e9, abs=1e-3)
+    cells = [line.split() for line in lines if line.startswith("net.")]
+    streams = [row[1:] for row in cells if len(row) == 3]  # without an output
+    for column in (0, 1):
+        values = [float(stream[column]) for stream in streams]
+        assert sum(values) == pytest.approx(float(total[column]), abs=2e-3)
 
 
 def test_the_command_needs_and_leaves_nothing(

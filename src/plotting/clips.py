@@ -1,18 +1,76 @@
-"""Clips as strips of images: frames as they are, flow as colours, side by side."""
+"""Clips as pictures: frames as they are, flow in colors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import flow_to_image
 
 from src.data.sources import Uint8
-from src.figures.clips import GAP, GREY, clip_frames, flow_pictures, joined
-from src.figures.names import plain
+from src.plotting.charts import plain
 
+REST = 2.0  # levels of quantized flow: zero lies between two of them
+GAP, GREY = 2, 200  # pixels between pictures, and their level: white is rest in flow
 WIDTH = 7.0  # inches of a strip
 TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
 EDGE, LINE = 0.08, 0.27  # at both ends, and more with a line of text there
+
+
+def clip_frames(rgb: Tensor) -> Uint8:
+    """Frames (T, H, W, 3) of a uint8 clip (3, T, H, W)."""
+    return rgb.permute(1, 2, 3, 0).cpu().numpy()
+
+
+def color_flow(fields: Tensor, full: float = 127.5) -> Uint8:
+    """Quantized fields in the colors of Middlebury (T, H, W, 3): to the right is red, rest white.
+
+    Args:
+        fields: uint8 (T, 2, H, W).
+        full: a length in levels that has full colors; if there are longer ones, the longest.
+    """
+    flow = fields.float() - 127.5
+    flow = torch.where(flow.norm(dim=1, keepdim=True) < REST, 0, flow)
+    flow = F.pad(flow, (0, 1))
+    flow[:, 0, :, -1] = full  # a column for the scale, which is the longest vector's
+    return flow_to_image(flow)[..., :-1].permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+
+
+def flow_pictures(flow: Tensor) -> Uint8:
+    """The middle field of every stack in colors (T, H, W, 3), of a uint8 clip (2L, T, H, W).
+
+    The clip's fastest motion has full colors, if it is a tenth of the bound or more.
+    """
+    middle = len(flow) // 4 * 2  # u1, v1, u2, v2, ...
+    fields = flow[middle : middle + 2].cpu().transpose(0, 1)  # (T, 2, H, W)
+    return color_flow(fields, full=12.75)
+
+
+def draw_clip(rgb: Tensor | None, flow: Tensor | None, columns: int = 5) -> Uint8:
+    """The picture (H', W', 3) of a uint8 clip, of which some frames are shown, evenly spaced.
+
+    Args:
+        rgb: (3, T, H, W), None if the network sees none.
+        flow: (2L, T, H, W), None likewise.
+        columns: frames to show, at most.
+    """
+    rows = [clip_frames(rgb)] if rgb is not None else []
+    rows += [flow_pictures(flow)] if flow is not None else []
+    frames = len(rows[0])
+    shown = np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)
+    return joined([joined(list(row[shown]), axis=1) for row in rows], axis=0)
+
+
+def joined(pictures: Sequence[Uint8], axis: int) -> Uint8:
+    """Pictures (H, W, 3) side by side (axis 1) or one below the other (axis 0), as one."""
+    shape = list(pictures[0].shape)
+    shape[axis] = GAP
+    gap = np.full(shape, GREY, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], axis)
 
 
 @dataclass(frozen=True)

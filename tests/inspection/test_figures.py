@@ -1,4 +1,4 @@
-"""Figures of `src.inspection` show its numbers, and nothing is cut off."""
+"""Figures of `src.inspection` and `src.plotting` show their numbers, and nothing is cut off."""
 
 import re
 
@@ -13,23 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from src.errors import UserError
-from src.evaluation.analysis import ClassDifference
-from src.figures.class_differences import draw_class_differences
-from src.figures.colour_key import draw_colour_key
-from src.figures.contributions import draw_contributions
-from src.figures.heat_maps import draw_heat_maps, heated
-from src.figures.learning_rates import draw_learning_rates
-from src.figures.strips import clip_images
-from src.figures.temporal_filters import draw_temporal_filters
-from src.figures.training_clips import draw_training_clips
-from src.flow.colour import colour_wheel, usual_length
-from src.inspection.contributions import Contribution
-from src.inspection.grad_cam import HeatMaps
-from src.inspection.learning_rates import StageRates
-from src.inspection.temporal_filters import TemporalFilter
-from src.inspection.training_clips import TrainingClips
+from src.inspection.contributions import Contribution, draw_contributions
+from src.inspection.grad_cam import HeatMaps, draw_heat_maps, heated
+from src.inspection.learning_rates import StageRates, draw_learning_rates
+from src.inspection.temporal_filters import TemporalFilter, draw_temporal_filters
+from src.inspection.training_clips import TrainingClips, draw_training_clips
 from src.models.modules import Batch
 from src.models.normalise import Normalise
+from src.plotting.charts import draw_class_differences
+from src.plotting.clips import clip_images, color_flow, flow_pictures
 
 FRAMES, SIDE = 3, 16
 
@@ -58,39 +50,26 @@ def clips() -> Batch:
     }
 
 
-def test_right_is_red_in_the_key_and_left_is_cyan() -> None:
-    figure = draw_colour_key()
-    image = figure.axes[0].images[0].get_array()
-    assert image is not None
-    middle = len(image) // 2
-    assert image[middle, -2, 0] > 250
-    assert image[middle, -2, 1:].max() < 5
-    assert image[middle, 1, 0] < 5
-    assert image[middle, 1, 1] > 250
-    assert (image[middle, middle] > 250).all()  # rest
-    assert (image[0, 0] == 255).all()  # outside of the wheel
-    assert any("downwards" in text for text in texts(figure))
-
-
 def test_frames_and_the_middle_field_of_their_flow() -> None:
     batch = clips()
     images = clip_images(batch, 1)
     assert np.array_equal(images["rgb"][2, 3, 5], batch["rgb"][1, :, 2, 3, 5])
-    u, v = (batch["flow"][1, channel].numpy() for channel in (10, 11))  # field L / 2
-    drawn = colour_wheel(u[2], v[2], full=usual_length(u, v))
-    assert np.array_equal(images["flow"][2], drawn)
+    drawn = color_flow(batch["flow"][1, 10:12].transpose(0, 1))  # field L / 2
+    assert np.array_equal(images["flow"], drawn)
 
 
-def test_the_fast_motions_of_a_clip_have_full_colours() -> None:
-    still = np.full((9, 9), 128, np.uint8)
-    moving = np.where(np.eye(9, dtype=bool), 128 + 40, still)
-    length = usual_length(moving, still)
-    assert abs(length - 40.5 / 127.5) < 0.01
-    colours = colour_wheel(moving, still, full=length)
-    assert colours[3, 3, 0] == 255  # to the right is red
-    assert colours[3, 3, 1:].max() < 10
-    assert colours[3, 4].tolist() == [255, 255, 255]
-    assert usual_length(still, still) == 1  # nothing moves
+def test_colors_of_flow() -> None:
+    """White is rest, to the right is red, and what is nearly as long nearly as strong."""
+    levels = torch.tensor([[[0, 127, 128, 167, 255]], [[127] * 5]], dtype=torch.uint8)  # u, v
+    (left, *rest, slow, right) = color_flow(levels[None])[0, 0].astype(int)
+    assert left[0] < 5
+    assert left[1:].min() > 190  # cyan
+    assert all(color.tolist() == [255, 255, 255] for color in rest)
+    assert right[0] > 250
+    assert right[1:].max() < 5
+    assert slow.tolist() == pytest.approx([255, 176, 176], abs=4)  # 39.5 of 127.5 levels
+    assert flow_pictures(levels[:, None, :, :4])[0, 0, 0].tolist() == left.tolist()
+    assert flow_pictures(levels[:, None, :, 1:4])[0, 0, 2, 1:].max() < 5  # the fastest motion
 
 
 def test_heat_is_laid_over_the_stream_that_it_is_of() -> None:
@@ -185,12 +164,9 @@ def test_learning_rates_have_a_panel_for_each_stage() -> None:
 
 
 def test_classes_that_change_most_are_drawn_in_order() -> None:
-    found = [
-        ClassDifference("up", 2, 0.0, 50.0),
-        ClassDifference("same", 2, 50.0, 50.0),
-        ClassDifference("down", 4, 75.0, 50.0),
-    ]
-    figure = draw_class_differences(found, "one", "other", most=2)
+    points = {"up": 50.0, "same": 0.0, "down": -25.0}
+    videos = {"up": 2, "same": 2, "down": 4}
+    figure = draw_class_differences(points, videos, "one", "other", most=2)
     (axes,) = figure.axes
     assert [patch.get_width() for patch in axes.patches] == [50.0, -25.0]
     colours = [to_hex(patch.get_facecolor()) for patch in axes.patches]

@@ -11,19 +11,20 @@ import cv2
 import numpy as np
 
 from src.data.find_videos import find_videos
+from src.data.images import encode_jpeg
 from src.data.sources import Uint8, resize, size_at
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
-from src.flow.quantise import quantise
 
-SHORT_SIDE, QUALITY = 256, [cv2.IMWRITE_JPEG_QUALITY, 95]
-LONGEST = 200  # frames taken of a video
+SHORT_SIDE = 256
+SHORTEST, LONGEST = 30, 200  # frames taken of a video
 DRAWN = 120  # frames of a drawn one
 
 
 @dataclass(frozen=True)
-class Material:
+class Fixtures:
     """Where everything is; videos of each name have `frames` frames.
 
     Args:
@@ -51,28 +52,30 @@ class Material:
         return self.root / kind / f"{name}.{kind}"
 
 
-def make_material(root: Path, clips: str | None) -> Material:
+def make_fixtures(root: Path, clips: str | None) -> Fixtures:
     """Make frames, flow, videos and archives below `root`.
 
     Args:
         root: an empty folder.
         clips: folder of videos to make it from; None draws some.
     """
-    counts = {}
+    fixtures = Fixtures(root, {}, clips or "drawn textures")
     for name, frames in _videos(clips):
         frames = [resize(frame, size_at(frame.shape[:2], SHORT_SIDE)) for frame in frames]
         frames = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
-        counts[name] = len(frames)
+        fixtures.frames[name] = len(frames)
         _write_images(root, name, frames)
         for kind, codec, options in (
             ("avi", "mpeg4", {"qmin": "2", "qmax": "5", "bf": "2"}),
             ("mp4", "libx264", {"crf": "20"}),
         ):
-            encode(root / kind / f"{name}.{kind}", np.stack(frames), codec, options)
-    for folder in ("jpegs_256", "flow"):
-        _zip(root / folder, root / f"{folder}.zip")
-        _cut(root / f"{folder}.zip", 3)
-    return Material(root, counts, clips or "drawn textures")
+            if codec in av.codecs_available:
+                _encode(fixtures.video(kind, name), frames, codec, options)
+    for folder in (fixtures.rgb, fixtures.flow):
+        with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+            for file in sorted(folder.rglob("*.jpg")):
+                archive.write(file, file.relative_to(root))
+    return fixtures
 
 
 def _videos(clips: str | None) -> Iterator[tuple[str, list[Uint8]]]:
@@ -85,7 +88,7 @@ def _videos(clips: str | None) -> Iterator[tuple[str, list[Uint8]]]:
             frames = list(video.rgb(range(min(video.num_frames, LONGEST))))
         except UserError:
             continue  # a broken clip among them is no reason not to measure
-        if len(frames) >= 30:
+        if len(frames) >= SHORTEST:
             yield path.stem, frames
 
 
@@ -104,41 +107,32 @@ def _drawn() -> Iterator[tuple[str, list[Uint8]]]:
 
 
 def _write_images(root: Path, name: str, frames: list[Uint8]) -> None:
+    """Frames and flow in the released layout, and the same in that of mmaction2."""
     algorithm = make_algorithm("dis", {})
-    previous = None
+    grey = np.stack([algorithm.prepare(frame, SHORT_SIDE) for frame in frames])
+    flow = quantize(algorithm.fields(grey[:-1], grey[1:]))  # (N - 1, H, W, 2)
     for number, frame in enumerate(frames, start=1):
-        _jpeg(root / "jpegs_256" / name / f"frame{number:06d}.jpg", frame[..., ::-1])
-        _link(root, f"jpegs_256/{name}/frame{number:06d}.jpg", f"{name}/img_{number:05d}.jpg")
-        grey = algorithm.prepare(frame, SHORT_SIDE)
-        if previous is not None:
-            field = quantise(algorithm.fields(previous[None], grey[None]))[0]
-            for channel, (component, axis) in enumerate(zip("uv", "xy", strict=True)):
-                place = f"flow/{component}/{name}/frame{number - 1:06d}.jpg"
-                _jpeg(root / place, field[..., channel])
-                _link(root, place, f"{name}/flow_{axis}_{number - 1:05d}.jpg")
-        previous = grey
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        _write(root, bgr, f"jpegs_256/{name}/frame{number:06d}", f"{name}/img_{number:05d}")
+    for number, field in enumerate(flow, start=1):
+        for channel, (component, axis) in enumerate(zip("uv", "xy", strict=True)):
+            place = f"flow/{component}/{name}/frame{number:06d}"
+            _write(root, field[..., channel], place, f"{name}/flow_{axis}_{number:05d}")
 
 
-def _jpeg(file: Path, image: Uint8) -> None:
+def _write(root: Path, image: Uint8, released: str, mmaction2: str) -> None:
+    file, link = root / f"{released}.jpg", root / "rawframes" / f"{mmaction2}.jpg"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(cv2.imencode(".jpg", image, QUALITY)[1].tobytes())
+    link.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode_jpeg(image))
+    link.hardlink_to(file)
 
 
-def _link(root: Path, there: str, here: str) -> None:
-    """The same image in the layout of mmaction2, one folder per video."""
-    target = root / "rawframes" / here
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.hardlink_to(root / there)
-
-
-def encode(path: Path, frames: Uint8, codec: str, options: dict[str, str]) -> None:
-    """Write frames (N, H, W, 3) as a video, nothing where the codec does not exist."""
-    if codec not in av.codecs_available:
-        return
+def _encode(path: Path, frames: list[Uint8], codec: str, options: dict[str, str]) -> None:
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(25), options=options)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         if codec == "mpeg4":
             stream.codec_context.gop_size = 100_000  # a single key frame, as in HMDB51
@@ -146,19 +140,3 @@ def encode(path: Path, frames: Uint8, codec: str, options: dict[str, str]) -> No
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-
-
-def _zip(folder: Path, target: Path) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for file in sorted(folder.rglob("*.jpg")):
-            archive.write(file, file.relative_to(folder.parent))
-
-
-def _cut(archive: Path, pieces: int) -> None:
-    """The same archive in pieces, in a folder of its own."""
-    folder = archive.parent / "pieces"
-    folder.mkdir(exist_ok=True)
-    size = -(-archive.stat().st_size // pieces)
-    with archive.open("rb") as whole:
-        for number in range(1, pieces + 1):
-            (folder / f"{archive.name}.{number:03d}").write_bytes(whole.read(size))

@@ -1,1 +1,0 @@
-"""Drawings for reports, dashboards and notebooks: each function gives a matplotlib Figure."""

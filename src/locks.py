@@ -1,0 +1,87 @@
+"""One process at a time at one thing: two would write over each other's files."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+RETRY_AFTER = 2.0  # seconds
+
+
+@contextlib.contextmanager
+def exclusive_lock(
+    path: Path,
+    hint: str = "",
+    wait: bool = False,
+    holds: bool = True,
+    agree: Callable[[str | None], str | None] = lambda holder: holder,
+) -> Iterator[None]:
+    """Hold a lock while the block runs.
+
+    It is the process's own and ends with it, however it ends; forked workers, which may outlive it
+    for seconds, do not keep it. It also keeps out processes of other machines, where the file
+    system can do that.
+
+    Args:
+        path: a file, made with its folder and removed at the end.
+        hint: what else to do than to wait, for the message.
+        wait: until another process lets go of it, instead of refusing.
+        holds: whether this process is the one that takes it: of ranks, the first.
+        agree: makes all ranks know what the first one knows. They ask together, again and again:
+            a rank that waited alone would lose its patience.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    file, holder, waiting = None, None, False
+    try:
+        while True:
+            if holds:
+                file, holder = _take(path)
+            if not (holder := agree(holder)):
+                break
+            in_use = f"{path.parent} is in use by {holder}"
+            if not wait:
+                raise UserError(
+                    f"{in_use}: wait for its end, or end it{hint and ', or '}{hint}; if there is "
+                    f"no such process any more, delete {path}"
+                )
+            if not waiting:
+                log.info("%s: waiting for its end", in_use)
+                waiting = True
+            time.sleep(RETRY_AFTER)
+        yield
+    finally:
+        if file:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _take(path: Path) -> tuple[IO[str] | None, str | None]:
+    """The locked file, or who holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+")  # not truncated: it says who holds it
+        try:
+            fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # systems differ
+            with file:
+                file.seek(0)
+                return None, file.read().strip() or "another process"
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start no second process", path, error.strerror)
+        if os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()  # its holder has removed it in between
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file, None
