@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,21 @@ QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a
 _OF_RESOLVERS = "UserError raised while resolving interpolation: "  # in OmegaConf's words
 _NO_GROUP = "Config group override must be a string or a list"  # in Hydra's words
 _LIGHTNING = "lightning_fabric.utilities.exceptions"
+# Keys of the config that had another name, in the config of a stage, too.
+RENAMED = {
+    "data.num_workers": "data.loader.num_workers",
+    "data.prefetch": "data.loader.prefetch_factor",
+    "data.timeout": "data.loader.timeout",
+    "data.start_method": "data.loader.multiprocessing_context",
+    "data.test_frames": "data.test.frames",
+    "data.test_batch_size": "data.test.batch_size",
+    "data.test_part": "data.test.part",
+    "data.decoder": "data.videos.decoder",
+    "data.cache_dir": "data.videos.cache_dir",
+    "data.manifest": "data.videos.manifest",
+    "data.missing": "data.videos.missing",
+    "data.max_broken": "data.videos.max_unreadable_fraction",
+}
 # What a file system refuses; other errors of the system may be bugs.
 _REFUSALS = {
     errno.EACCES: "give another path, or the right to it",
@@ -59,30 +74,38 @@ def _mistakes() -> tuple[type[BaseException], ...]:
     return (*own, lightning.MisconfigurationException) if lightning else own
 
 
-def count_classes(*arguments: Any) -> int:
-    """`src.data.folder.count_classes`, for networks that are built before data is read."""
-    from src.data.folder import count_classes  # reads a folder: only if a config asks for it
-
-    return count_classes(*arguments)
-
-
-def fingerprint(*arguments: Any) -> str:
-    """`src.data.folder.fingerprint_of`, so that a checkpoint knows its splits again."""
-    from src.data.folder import fingerprint_of
-
-    return fingerprint_of(*arguments)
+def _folder(function: str, *arguments: Any) -> Any:
+    """Call a function of `src.data.folder`, which reads a folder: only if a config asks for it."""
+    return hydra.utils.get_method(f"src.data.folder.{function}")(*arguments)
 
 
 OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
-for resolver in (count_classes, fingerprint):
+for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fingerprint_of")):
     # The cache is the config's: another config asks again.
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver(
+        _name, functools.partial(_folder, _function), replace=True, use_cache=True
+    )
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:
     """Compose one of the project's configs outside of a command, as notebooks and tests do."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return hydra.compose(name, overrides=[_without_choice(one) for one in overrides])
+
+
+def check_renamed(overrides: Iterable[str]) -> None:
+    """Refuse an override of a key that has another name now.
+
+    Raises:
+        UserError: names both.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        stage = re.match(r"[+~]*(stages\.[^.]+\.)?", key)
+        old = key[stage.end() :] if stage else key
+        if old in RENAMED:
+            new = f"{key.removesuffix(old)}{RENAMED[old]}"
+            raise UserError(f"{key}: is called {new.lstrip('+~')} now: give {new}={value}")
 
 
 def _without_choice(override: str) -> str:
@@ -133,11 +156,13 @@ def command(
                 version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
             )(functools.wraps(function)(task))
             if asked_for_traceback:
+                check_renamed(sys.argv[1:])
                 decorated()
                 return
             os.environ[FULL_ERROR] = "1"  # so that mistakes in composing come as exceptions
             try:
                 with one_line_errors():
+                    check_renamed(sys.argv[1:])
                     decorated()
             finally:
                 os.environ.pop(FULL_ERROR, None)

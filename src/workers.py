@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 # What asks a process to end. What it was started to ignore stays ignored: by nohup, for one.
 SIGNALS = tuple(
@@ -84,3 +86,76 @@ def _leave(stop: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         stop.recv_bytes()
     os._exit(1)
+
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class WorkerCrashed(Exception):
+    """The process of a job died or hung."""
+
+
+def in_parallel(
+    function: Callable[[J], R], jobs: Sequence[J], workers: int, timeout: float
+) -> Iterator[tuple[J, R | Exception]]:
+    """Yield (job, result) as results come, each once; none can end the others by a crash or a hang.
+
+    A job without a result comes with what it raised, or with `WorkerCrashed`.
+
+    Args:
+        function: sent to each worker once.
+        jobs: its arguments, sent one by one.
+        workers: processes.
+        timeout: seconds without any result after which the jobs under way count as hung.
+    """
+    waiting = deque(jobs)
+    while waiting:
+        # One of these did it. In a process of its own, it can end no other.
+        for suspect in (yield from _until_broken(function, waiting, workers, timeout)):
+            if (yield from _until_broken(function, deque([suspect]), 1, timeout)):
+                yield suspect, WorkerCrashed("the process that read it died or hung")
+
+
+def _until_broken(
+    function: Callable[[J], R], waiting: deque[J], workers: int, timeout: float
+) -> Generator[tuple[J, R | Exception], None, list[J]]:
+    """Work `waiting` off; returns the jobs under way when a worker died or hung."""
+    under_way: dict[Future[Any], J] = {}
+    count = min(workers, len(waiting))
+    with worker_pool(count, type(function).__module__, _set_function, function) as pool:
+        while waiting or under_way:
+            try:
+                while waiting and len(under_way) < 2 * count:  # few, for each may be a suspect
+                    under_way[pool.submit(_call, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                done = wait(under_way, timeout, FIRST_COMPLETED).done
+                for future in done:
+                    result = _result(future)
+                    yield under_way.pop(future), result
+            except BrokenProcessPool:
+                break
+            if not done:
+                break
+        return list(under_way.values())
+
+
+def _result(future: Future[R]) -> R | Exception:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        return error
+
+
+_function: Callable[[Any], Any]
+
+
+def _set_function(_: int, function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call(job: Any) -> Any:
+    return _function(job)

@@ -16,8 +16,8 @@ from src.training.pipeline import run_experiment
 TINY = (
     "data.dataset.num_train=16",
     "data.dataset.num_test=8",
-    "data.num_workers=0",
-    "data.test_batch_size=4",
+    "data.loader.num_workers=0",
+    "data.test.batch_size=4",
     "model.backbone.width=4",
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",

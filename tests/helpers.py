@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from src.data.image_sources import FlowImages
-from src.data.images import open_images
+from src.data.images import FlowImages, open_images
 from src.data.sources import FlowSource, RGBSource, Uint8
 
 # Real clips: not part of the project, the tests on them are skipped where they are absent.

@@ -59,7 +59,23 @@ MISTAKES = [
     (train.main, ["trainer.benchmark=abc"], "trainer.benchmark=abc: needs true or false"),
     (train.main, ["data=5"], "data=... or trainer=... is not the name of a choice"),
     (train.main, ["data.stack=10.0"], "data.stack=10.0: needs an even number"),
-    (train.main, ["data.timeout=abc"], "data.timeout=abc: needs seconds from 0"),
+    (train.main, ["data.loader.timeout=abc"], "data.loader.timeout=abc: needs seconds from 0"),
+    (train.main, ["data.test.part=all"], "data.test.part=all: needs test or val"),
+    (train.main, ["data.videos.missing=wrong"], "missing=wrong: needs error or skip or count_as"),
+    (train.main, ["data.loader.shuffle=1"], "data.loader.shuffle"),
+    (train.main, ["+data.loader.shuffle=1"], "data.loader.shuffle: not among those"),
+    (
+        train.main,
+        ["data.timeout=9"],
+        "data.timeout: is called data.loader.timeout now: give data.l",
+    ),
+    (train.main, ["stages.joint.data.test_frames=9"], "now: give stages.joint.data.test.frames=9"),
+    (evaluate.main, ["ckpt_path=x", "+data.cache_dir=y"], "now: give +data.videos.cache_dir=y"),
+    (
+        train.main,
+        ["data.augment={_target_:torchvision.transforms.v2.RandomRotation,degrees:9}"],
+        "data.augment=RandomRotation: moves pixels",
+    ),
     (train.main, ["data.dataset.root=5"], "data.dataset.root=5: needs a path"),
     (train.main, ["data.mirror=abc"], "data.mirror=abc: needs true or false"),
     (train.main, ["trainer.precision=17"], "17"),
@@ -187,7 +203,7 @@ def test_an_unwritable_cache_is_done_without(
     call: Callable[..., int],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    cache = f"data.cache_dir={read_only}"
+    cache = f"data.videos.cache_dir={read_only}"
     arguments = ("experiment=motion_two_movers", cache, f"paths.run_dir={tmp_path / 'run'}")
     assert call(train.main, *tiny, *arguments) == 0
     assert "the index of images cannot be kept" in "".join(capfd.readouterr())

@@ -142,19 +142,23 @@ def test_choices_of_data(group: str, choice: str) -> None:
         own = (stage, group) == ("motion", "crop")
         target = "src.data.transforms.MultiScaleCrop" if own else file._target_
         assert config["data"][group]["_target_"] == target
-        view = build_datamodule(config).train_view
-        assert target.endswith(f".{type(getattr(view, group)).__name__}")
+        module = build_datamodule(config)
+        view = module.train_view
+        chosen = getattr(module if group == "augment" else view, group)
+        assert target.endswith(f".{type(chosen).__name__}")
         assert list(view.stride) == {"joint": [5, 15], "joint_pooled": [1, 15]}.get(stage, [1, 1])
 
 
 def test_data_is_cut_as_published() -> None:
     configs = stage_configs(compose_config("train", "experiment=st_resnet_hmdb51"))
-    views = {stage: build_datamodule(config).train_view for stage, config in configs.items()}
+    modules = {stage: build_datamodule(config) for stage, config in configs.items()}
+    assert all(module.augment is None for module in modules.values())
+    views = {stage: module.train_view for stage, module in modules.items()}
     motion = views.pop("motion")
     assert isinstance(motion.crop, MultiScaleCrop)
     assert list(motion.crop.sides) == [256, 224, 192, 168]
     for view in (motion, *views.values()):
-        assert (view.sampler, view.augment, view.rescale_flow) == (StridedRun(), None, False)
+        assert view.sampler == StridedRun()
         assert (view.crop == CornerJitterCrop(224, 0.25)) == (view is not motion)
 
 

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
-from src.data.class_names import HMDB51, UCF101
+from src.data.splits import HMDB51, UCF101
 from src.errors import UserError
 from src.experiment.build import build_module, build_net
 from src.experiment.config import stage_config, stage_configs
@@ -51,7 +51,7 @@ SMALL = (
     "data.short_side=64",
     "data.crop_size=56",
     "stages.motion.data.crop.sides=[64,56,48]",
-    "data.test_frames=11",
+    "data.test.frames=11",
     "trainer.limit_train_batches=1",
 )
 
@@ -141,7 +141,7 @@ RUN = {
             "report runs=outputs baseline=late_fusion": ("details=0",),
         },
         (
-            "data/hmdb51/manifest.csv",
+            "data/hmdb51/manifest.jsonl",
             "outputs/debug/st_resnet_hmdb51/split1_seed0/appearance/stage.json",
             "outputs/st_resnet_hmdb51/split1_seed0/joint/evaluation/scores.csv",
             "outputs/report/report.html",
@@ -164,7 +164,7 @@ RUN = {
         {
             "import_matconvnet input=ucf101-ST-ResNet50-split=1.mat output=released.ckpt": (),
             "evaluate ckpt_path=released.ckpt +data.dataset.root=data/ucf101 "
-            "+data.flow=data/ucf101/tvl1_flow": (*CPU, "+data.test_frames=6"),
+            "+data.flow=data/ucf101/tvl1_flow": (*CPU, "+data.test.frames=6"),
         },
         ("evaluation/scores.csv",),
     ),
@@ -218,7 +218,7 @@ COMPOSED = {
     "train -m experiment=st_resnet_hmdb51 data.split=1,2,3 trainer=ddp trainer.devices=4 "
     "hydra/launcher=slurm hydra.launcher.partition=gpu": "needs a cluster, see cluster/",
     "train -m experiment=st_resnet_hmdb51 hydra/sweeper=optuna data.val_fraction=0.2 "
-    "data.test_part=val "
+    "data.test.part=val "
     "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine "
     "'stages.joint.optimizer.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
         "many trainings, see training/test_optuna.py"

@@ -36,8 +36,8 @@ SMALL = (
     "model.backbone.pretrained=null",
     "data.short_side=64",
     "data.crop_size=56",
-    "data.test_frames=5",
-    "data.test_batch_size=2",
+    "data.test.frames=5",
+    "data.test.batch_size=2",
     "samples=0",
 )
 TWO_STEPS = (
@@ -59,7 +59,7 @@ FLOW = (
     "flow@data.flow_settings={}",
     "data.flow=on_the_fly",
     "data.stack=2",
-    "data.test_frames=1",
+    "data.test.frames=1",
 )
 FEW_ITERATIONS = (
     "data.flow_settings.parameters.warps=1",
@@ -276,7 +276,7 @@ def steps_of(folder: str) -> int:
     [
         ["sweep=search", *batches_of(4, "appearance", "motion", "joint")],
         [
-            *(*STREAM, *batches_of(4, "appearance"), "data.val_fraction=0.2", "data.test_part=val"),
+            *(*STREAM, *batches_of(4, "appearance"), "data.val_fraction=0.2", "data.test.part=val"),
             *("hydra/sweeper=optuna", "stages.appearance.optimizer.lr=interval(1e-3,1e-2)"),
             "hydra.mode=MULTIRUN",
         ],

@@ -227,10 +227,10 @@ def check_alone(config: DictConfig) -> None:
 
 def check_part(config: DictConfig) -> None:
     """Refuse a search whose value would be the accuracy on the test list."""
-    if OmegaConf.select(config, "data.test_part") != "val":
+    if OmegaConf.select(config, "data.test.part") != "val":
         raise UserError(
             "a search would choose by the test list: give data.val_fraction=0.2 "
-            "data.test_part=val, as sweep=search does"
+            "data.test.part=val, as sweep=search does"
         )
 
 

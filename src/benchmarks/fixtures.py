@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 
 from src.data.find_videos import find_videos
-from src.data.resize import resize, size_at
-from src.data.sources import Uint8
+from src.data.images import encode_jpeg
+from src.data.sources import Uint8, resize, size_at
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
-from src.flow.worker import jpeg
 
 SHORT_SIDE = 256
 SHORTEST, LONGEST = 30, 200  # frames taken of a video
@@ -125,7 +124,7 @@ def _write(root: Path, image: Uint8, released: str, mmaction2: str) -> None:
     file, link = root / f"{released}.jpg", root / "rawframes" / f"{mmaction2}.jpg"
     file.parent.mkdir(parents=True, exist_ok=True)
     link.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(jpeg(image))
+    file.write_bytes(encode_jpeg(image))
     link.hardlink_to(file)
 
 

@@ -9,10 +9,10 @@ import torch
 
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
+from src.data.images import encode_jpeg
 from src.data.video_file import VideoFile
 from src.flow.algorithm import FlowAlgorithm, Frames, quantize
 from src.flow.algorithms import make_algorithm
-from src.flow.worker import jpeg
 
 BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
 
@@ -57,7 +57,7 @@ def flow(
             for number, field in enumerate(quantized):
                 for channel in range(2):
                     file = Path(folder, f"{number}_{channel}.jpg")
-                    file.write_bytes(jpeg(field[..., channel]))
+                    file.write_bytes(encode_jpeg(field[..., channel]))
         return len(quantized)
 
     candidates = [

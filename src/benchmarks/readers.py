@@ -15,11 +15,9 @@ import numpy as np
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
 from src.data.dataset import read_view
-from src.data.image_sources import FlowImages, FrameImages
-from src.data.images import open_images
-from src.data.resize import size_at
+from src.data.images import FlowImages, FrameImages, open_images
 from src.data.sampling import valid_range
-from src.data.sources import Size, Uint8
+from src.data.sources import Size, Uint8, size_at
 from src.data.transforms import CornerJitterCrop, Geometry
 from src.data.video_file import VideoFile
 

@@ -31,7 +31,7 @@ from src.errors import UserError
 TARGETS = ("loader", "decode", "flow", "step", "startup")
 LIBRARIES = (
     *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord"),
-    *("av", "numpy", "mmaction2", "torchcodec", "triton"),
+    *("av", "numpy", "mmaction2", "triton"),
 )
 
 

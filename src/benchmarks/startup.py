@@ -1,7 +1,7 @@
 """How long a command takes before it does anything, and a large dataset to its first batch.
 
 The dataset has UCF101's lists and as many videos, which are links to a few clips, and so is their
-flow. A manifest says where every video lies, so that no folder has to be listed.
+flow. An index that is kept tells what is in folders of flow, so that they are not listed again.
 """
 
 import json
@@ -17,11 +17,7 @@ from hydra import compose
 
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, Timed, measure
-from src.data.class_names import UCF101
-from src.data.library import VIDEOS
-from src.data.splits import read_ucf101
-from src.data.verification.lists import key_of
-from src.data.verification.manifest import Manifest, Row, place_of
+from src.data.splits import UCF101, read_ucf101
 from src.experiment.build import build_datamodule
 from src.experiment.config import StageConfig, stage_config
 
@@ -38,8 +34,8 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
         rounds: of the measurements.
     """
     root = fixtures.root / "ucf101"
-    manifest = make_dataset(root, fixtures, videos)
-    places = (f"data.dataset.root={root}", f"data.manifest={manifest}", "data.cache_dir=null")
+    make_dataset(root, fixtures, videos)
+    places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
     config = stage_config(compose("train", ["experiment=st_resnet_ucf101", *places]), "joint")
     file = fixtures.root / "config.json"
     file.write_text(json.dumps(config))
@@ -54,7 +50,7 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
         Candidate(
             "first batch",
             _process("-m", "src.benchmarks.startup", str(file)),
-            f"of {videos} videos, with a manifest",
+            f"of {videos} videos",
         ),
     ]
     yield _with_seconds(measure("startup", "starts", candidates, rounds))
@@ -62,7 +58,7 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
 
 
 def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
-    """First batches per second of a stage whose manifest is there, against listing its folders.
+    """First batches per second of a stage whose index of folders is kept, against listing them.
 
     Args:
         config: of the stage, on the dataset that `make_dataset` has made.
@@ -71,14 +67,14 @@ def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) ->
         rounds: of the measurement.
     """
 
-    def candidate(name: str, manifest: str | None, cache_dir: str | None) -> Candidate:
-        data = config["data"] | {"manifest": manifest, "cache_dir": cache_dir}
+    def candidate(name: str, cache_dir: str | None) -> Candidate:
+        reading = config["data"]["videos"] | {"cache_dir": cache_dir}
+        data = config["data"] | {"videos": reading}
         return Candidate(name, lambda: first_batch(config | {"data": data}))
 
     candidates = [
-        candidate("no manifest", None, None),
-        candidate("no manifest, index of folders kept", None, str(index)),
-        candidate("manifest", config["data"]["manifest"], None),
+        candidate("folders listed", None),
+        candidate("index of folders kept", str(index)),
     ]
     title = f"first batch of {videos} videos: RGB from video files, flow from a folder for each"
     return _with_seconds(measure(title, "first batches", candidates, rounds))
@@ -94,8 +90,8 @@ def first_batch(config: StageConfig) -> Timed:
     return Timed(1, time.perf_counter() - start)
 
 
-def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> Path:
-    """Make UCF101's folders, lists and manifest for some number of videos, and return the manifest.
+def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
+    """Make UCF101's folders and lists for some number of videos.
 
     Args:
         root: the dataset's folder, which is made.
@@ -115,27 +111,12 @@ def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> Path:
         (lists / f"{part}list01.txt").write_text("".join(f"{key}\n" for key in some))
     for folder in (*(f"videos/{name}" for name in UCF101), f"{FLOW}/u", f"{FLOW}/v"):
         (root / folder).mkdir(parents=True)
-    split, clips, rows = read_ucf101(str(root), 1), list(fixtures.frames.items()), {}
+    split, clips = read_ucf101(str(root), 1), list(fixtures.frames)
     for number, video in enumerate((*split.train, *split.test)):
-        clip, frames = clips[number % len(clips)]
-        images = f"{video.name}/frame[000001-{frames - 1:06d}].jpg"
+        clip = clips[number % len(clips)]
         os.link(fixtures.video("avi", clip), video.path)
         for component in "uv":
             (root / FLOW / component / video.name).symlink_to(fixtures.flow / component / clip)
-        rows[key_of(video)] = Row(
-            video=key_of(video),
-            name=video.name,
-            label=split.classes[video.label],
-            splits="1:train" if number < train else "1:test",
-            frames=frames,
-            fields=frames - 1,
-            rgb=video.path.name,
-            u=f"u/{images}",
-            v=f"v/{images}",
-        )
-    places = {"rgb": place_of(VIDEOS, split.train), "flow": str((root / FLOW).resolve())}
-    Manifest(root / "manifest.csv", places, rows).save()
-    return root / "manifest.csv"
 
 
 def _with_seconds(measurement: Measurement) -> Measurement:

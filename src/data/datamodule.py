@@ -1,31 +1,38 @@
 """The LightningDataModule: train clips, validation clips and whole test videos of one split."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
-from src.data.augment import Augmentation
-from src.data.dataset import MODALITIES, Sample, VideoDataset
-from src.data.faults import FaultTolerant
-from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary
-from src.data.loading import DrawSampler, UnderWay, VideoLoader, collate
+from src.data.dataset import (
+    MODALITIES,
+    CentralClip,
+    RandomClip,
+    Sample,
+    VideoDataset,
+    View,
+    WholeVideo,
+)
+from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
+from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
+from src.data.loading import DrawSampler, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
-from src.data.splits import Split, Video
-from src.data.transforms import CropPolicy
-from src.data.validation import with_validation
-from src.data.verification.manifest import Manifest, open_known_flow, open_known_rgb
+from src.data.splits import PARTS, Split, Video, with_validation
+from src.data.transforms import ColorTransform, CropPolicy, check_colors
+from src.data.verification.manifest import Manifest, Modality
 from src.data.video_file import DECODERS
-from src.data.views import CentralClip, RandomClip, View, WholeVideo
 from src.errors import UserError
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.hardware import usable_cores
-from src.values import NULL, PATH, SWITCH, Need, check_values, number, whole
+from src.values import NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
 
 _NEEDS: dict[str, Need] = {
     "split": whole(1),
@@ -40,22 +47,73 @@ _NEEDS: dict[str, Need] = {
     "short_side": whole(1),
     "crop_size": whole(1),
     "mirror": SWITCH,
-    "rescale_flow": SWITCH,
-    "test_frames": whole(1),
     "batch_size": whole(1),
-    "test_batch_size": whole(1),
-    "num_workers": whole(0) | NULL,
-    "prefetch": whole(1),
-    "timeout": number("seconds from 0", lambda seconds: seconds >= 0),
     "seed": whole(0, 2**32 - 1),
-    "cache_dir": PATH | NULL,
-    "manifest": PATH | NULL,
-    "max_broken": number("a share, from 0 to 1", lambda share: 0 <= share <= 1),
     "val_fraction": number("a fraction above 0, below 1", lambda part: 0 < part < 1) | NULL,
     "overfit_batches": whole(1) | NULL,
 }
 # Of the call that returns the split.
 _DATASET_NEEDS = {"root": PATH, "num_train": whole(1), "num_test": whole(1), "seed": whole(0)}
+_LOADER_NEEDS = {
+    "num_workers": whole(0) | NULL,
+    "prefetch_factor": whole(1),
+    "timeout": number("seconds from 0", lambda seconds: seconds >= 0),
+    "multiprocessing_context": one_of(*multiprocessing.get_all_start_methods()) | NULL,
+    "pin_memory": SWITCH | NULL,
+}
+
+
+@dataclass(frozen=True)
+class VideoTest:
+    """What a test sees of videos.
+
+    Args:
+        frames: of a video, evenly spaced.
+        batch_size: videos per step; videos of different size need 1.
+        part: "test" or "val", the part that is tested on.
+    """
+
+    frames: int
+    batch_size: int = 1
+    part: str = "test"
+
+    def __post_init__(self) -> None:
+        needs = {"frames": whole(1), "batch_size": whole(1), "part": one_of("test", "val")}
+        check_values(vars(self), needs, "data.test.")
+
+
+@dataclass(frozen=True)
+class VideoReading:
+    """How videos are read, and what is done about those that cannot be.
+
+    Args:
+        decoder: of video files: auto, decord or pyav.
+        cache_dir: where the indices of folders and archives are kept; None keeps none.
+        manifest: what `src.verify_data` has written: which videos cannot be used, and why; None, no
+            such file or one for other places is none.
+        missing: what to do with videos that are not there. "error" refuses lists that name some;
+            "skip" leaves them out of all parts; "count_as_wrong" out of training, and counts those
+            of the tested part as wrong. Videos of it that are there but cannot be read when it
+            comes to testing are wrong as well under "count_as_wrong", else an error.
+        max_unreadable_fraction: of the training list, that may turn out unreadable before the run
+            stops, 0..1.
+    """
+
+    decoder: str = "auto"
+    cache_dir: str | None = None
+    manifest: str | None = None
+    missing: str = "error"
+    max_unreadable_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        needs = {
+            "decoder": one_of(*DECODERS),
+            "cache_dir": PATH | NULL,
+            "manifest": PATH | NULL,
+            "missing": one_of("error", "skip", COUNT_AS_WRONG),
+            "max_unreadable_fraction": number("a fraction, from 0 to 1", lambda f: 0 <= f <= 1),
+        }
+        check_values(vars(self), needs, "data.videos.")
 
 
 class VideoDataModule(pl.LightningDataModule):
@@ -64,10 +122,7 @@ class VideoDataModule(pl.LightningDataModule):
     A batch holds "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W), "label" (B,) and "video"
     (names).
 
-    `unreadable` tells, of each phase "train", "val" and "test", which videos this process could not
-    read so far, and why. In training others have taken their place; in evaluation nothing is
-    replaced, and whoever counts has to count them. `absent` tells which videos of the parts
-    "train", "val" and "test" were not there from the beginning.
+    `errors` tells which videos could not be read so far, or were not there.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
@@ -83,35 +138,23 @@ class VideoDataModule(pl.LightningDataModule):
         crop: how a training clip is cut out of a frame.
         crop_size: side of a training clip.
         mirror: whether a mirrored video keeps its label.
-        test_frames: frames of a test video.
+        test: what a test sees.
         batch_size: clips per step and device.
-        test_batch_size: videos per test step; videos of different size need 1.
-        num_workers: reading processes per device; None takes the cores that there are, up to 8.
         seed: of all random choices.
         stride: smallest and largest tau, frames from one of a clip to the next.
         sampler: which frames make a clip for training and validation.
-        augment: what more is done to training clips; None is no more.
-        rescale_flow: whether vectors of flow grow and shrink with the image.
+        augment: what is done to the colors of training clips, a transform of torchvision.
         flow_settings: how flow is computed on the fly.
-        missing: what to do with videos that are not there. "error" refuses lists that name some;
-            "skip" leaves them out of all parts; "wrong" out of training, and counts those of the
-            tested part as wrong. Videos of it that are there but cannot be read when it comes to
-            testing are wrong as well under "wrong", else an error.
-        decoder: of video files: auto, decord, pyav or torchcodec.
-        cache_dir: where the indices of folders and archives are kept; None keeps none.
-        prefetch: batches that each worker holds ready.
-        timeout: seconds to wait for a batch before the videos under way are named; 0 waits on. A
-            video that takes half of it cannot be read, see `FaultTolerant`.
-        start_method: how workers start: fork, spawn or forkserver; None is the system's.
-        manifest: what `src.verify_data` has written. It tells which videos are there and sound, so
-            that no folder has to be listed; None, no such file or one for other places is none.
+        loader: arguments of torch's DataLoader: num_workers per device (None takes the cores that
+            there are, up to 8), prefetch_factor, multiprocessing_context, pin_memory (None where
+            there is a GPU), and timeout, the seconds to wait for a batch before the videos under
+            way are named; 0 waits on. A video that takes half of it cannot be read, see
+            `SkipBrokenVideos`.
+        videos: how they are read, and what is done about those that cannot be.
         val_fraction: of the training list, not trained on but validated on, see
-            `src.data.validation`; None validates on the test list.
-        test_part: "test" or "val", the part that is tested on.
+            `src.data.splits`; None validates on the test list.
         overfit_batches: how many batches of every device are trained on over and over, the same
             clips each time; None trains on the whole list.
-        max_broken: the share of the training list that may turn out unreadable before the run
-            stops, 0..1.
     """
 
     def __init__(
@@ -128,26 +171,16 @@ class VideoDataModule(pl.LightningDataModule):
         crop: CropPolicy,
         crop_size: int,
         mirror: bool,
-        test_frames: int,
+        test: VideoTest,
         batch_size: int,
-        test_batch_size: int,
-        num_workers: int | None,
         seed: int,
         stride: tuple[int, int] = (1, 1),
         sampler: ClipSampler = STRIDED_RUN,
-        augment: Augmentation | None = None,
-        rescale_flow: bool = False,
+        augment: ColorTransform | None = None,
         flow_settings: FlowSettings | None = None,
-        missing: str = "error",
-        decoder: str = "auto",
-        cache_dir: str | None = None,
-        prefetch: int = 2,
-        timeout: float = 0,
-        start_method: str | None = None,
-        manifest: str | None = None,
-        max_broken: float = 0.01,
+        loader: Mapping[str, Any] | None = None,
+        videos: VideoReading | None = None,
         val_fraction: float | None = None,
-        test_part: str = "test",
         overfit_batches: int | None = None,
     ) -> None:
         check_values(locals(), _NEEDS, "data.")
@@ -155,37 +188,32 @@ class VideoDataModule(pl.LightningDataModule):
         check_values(locals(), dict.fromkeys(read, PATH), "data.")
         check_values(getattr(dataset, "keywords", {}), _DATASET_NEEDS, "data.dataset.")
         super().__init__()
-        for name, choice, choices in (
-            ("missing", missing, ("error", "skip", "wrong")),
-            ("decoder", decoder, DECODERS),
-            ("test_part", test_part, ("test", "val")),
-            ("start_method", start_method, (None, *multiprocessing.get_all_start_methods())),
-        ):
-            if choice not in choices:
-                raise UserError(
-                    f"data.{name}={choice}: choose from {', '.join(str(c) for c in choices)}"
-                )
-        if val_fraction is None and test_part == "val":
-            raise UserError("data.test_part=val: there is no such part without data.val_fraction")
-        self.val_fraction, self.test_part = val_fraction, test_part
+        unknown = set(loader or {}) - set(_LOADER_NEEDS)
+        if unknown:
+            raise UserError(
+                f"data.loader.{min(unknown)}: not among those of DataLoader's arguments that can "
+                f"be chosen: {', '.join(_LOADER_NEEDS)}"
+            )
+        check_values(loader or {}, _LOADER_NEEDS, "data.loader.")
+        if val_fraction is None and test.part == "val":
+            raise UserError("data.test.part=val: there is no such part without data.val_fraction")
+        self.loader, self.reading = dict(loader or {}), videos or VideoReading()
+        self.val_fraction, self.test_part = val_fraction, test.part
         self.val_part = "test" if val_fraction is None else "val"  # that is validated on
         self.dataset, self.rgb_place, self.flow_place = dataset, rgb, flow
-        self.flow_settings, self.missing, self.decoder = flow_settings, missing, decoder
-        self.cache_dir, self.prefetch = cache_dir, prefetch
-        self.timeout, self.start_method, self.manifest = timeout, start_method, manifest
-        self.max_broken, self.overfit_batches = max_broken, overfit_batches
-        self.unreadable: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-        self.absent: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
+        self.flow_settings, self.overfit_batches = flow_settings, overfit_batches
+        self.errors = VideoErrors()
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
         self.stack, self.seed, self.frames = stack, seed, frames
-        self.batch_size, self.test_batch_size = batch_size, test_batch_size
-        self.num_workers, self.crop_size = num_workers, crop_size
-        self.train_view = RandomClip(
-            frames, stride, crop, crop_size, short_side, mirror, sampler, augment, rescale_flow
-        )
-        self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler, rescale_flow)
-        self.test_view = WholeVideo(test_frames, short_side, rescale_flow)
+        self.batch_size, self.test_batch_size = batch_size, test.batch_size
+        self.crop_size = crop_size
+        if augment:
+            check_colors(augment)
+        self.augment = augment
+        self.train_view = RandomClip(frames, stride, crop, crop_size, short_side, mirror, sampler)
+        self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler)
+        self.test_view = WholeVideo(test.frames, short_side)
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: RGBLibrary | None = None
         self.flow: FlowLibrary | None = None
@@ -214,55 +242,52 @@ class VideoDataModule(pl.LightningDataModule):
         places = {"rgb": self.rgb_place, "flow": self.flow_place}
         reads = {self._reads(modality) for modality in self.modalities}
         self._known = Manifest.fitting(
-            self.manifest,
+            self.reading.manifest,
             {one: places[one] for one in reads},
             (*listed.train, *listed.val, *listed.test),
         )
-        frames = None
+        frames, cache_dir = None, self.reading.cache_dir
         if "rgb" in reads:
-            frames = open_known_rgb(self._known, self.rgb_place, self.decoder, self.cache_dir)
+            frames = open_rgb(self.rgb_place, self.reading.decoder, cache_dir)
         self.rgb = frames if "rgb" in self.modalities else None
         if "flow" in self.modalities:
             if self.flow_settings:
                 self._flow_after_transfer = FlowAfterTransfer(self.flow_settings)
-            self.flow = open_known_flow(
-                self._known, self.flow_place, frames, self.flow_settings, self.cache_dir
-            )
-        train, self.absent["train"] = self._find(listed.train)
-        val, self.absent["val"] = self._find(listed.val)
-        test, self.absent["test"] = self._find(listed.test)
-        self.listed, self.videos = listed, Split(listed.classes, train, test, val)
+            self.flow = open_flow(self.flow_place, frames, self.flow_settings, cache_dir)
+        found = {part: self._find(part, getattr(listed, part)) for part in PARTS}
+        self.listed, self.videos = listed, Split(listed.classes, **found)
 
-    def _reads(self, modality: str) -> str:
-        """Where a modality's images come from: "rgb" or "flow"."""
-        return "rgb" if self.flow_place == ON_THE_FLY else modality
+    def _reads(self, modality: str) -> Modality:
+        """Where a modality's images come from."""
+        return "rgb" if modality == "rgb" or self.flow_place == ON_THE_FLY else "flow"
 
-    def _find(self, videos: Sequence[Video]) -> tuple[tuple[Video, ...], dict[str, str]]:
-        """The videos that are in all libraries in use, and why others are not, by their names."""
+    def _find(self, part: str, videos: Sequence[Video]) -> tuple[Video, ...]:
+        """The videos that can be read from all libraries in use; of others `errors` has why not."""
         found: list[Video | None] = list(videos)
-        reasons: dict[str, str] = {}
         for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
             if library is None:
                 continue
-            known, reads = self._known, self._reads(modality)
-            there = known.find(videos, reads) if known else library.find(videos)
-            absent = [video for video, file in zip(videos, there, strict=True) if file is None]
-            if absent and (self.missing == "error" or len(absent) == len(videos)):
-                reason = f" ({known.reason(absent[0], reads)})" if known else ""
+            reads, broken = self._reads(modality), {}
+            files = library.find(videos)
+            for place, (video, file) in enumerate(zip(videos, files, strict=True)):
+                known = self._known.reason(video, reads) if self._known else None
+                if file is None or known:
+                    broken[video.name] = known or f"missing in {library.place}"
+                    found[place] = None
+                elif reads == "rgb" and found[place]:  # the file's name has its case on disk
+                    found[place] = file
+            if broken and (self.reading.missing == "error" or len(broken) == len(videos)):
+                name, reason = next(iter(broken.items()))
                 raise UserError(
-                    f"{len(absent)} of {len(videos)} listed videos are missing "
-                    f"{'or broken ' if known else ''}in {library.place}, the first is "
-                    f"{absent[0].path}{reason}: python -m src.verify_data lists them, "
-                    "data/README.md shows how folders look; data.missing=skip goes on without "
-                    "them, data.missing=wrong counts those of the test list as wrong"
+                    f"{len(broken)} of {len(videos)} listed videos are missing or broken in "
+                    f"{library.place}, the first is {name} ({reason}): python -m src.verify_data "
+                    "lists them, data/README.md shows how folders look; data.videos.missing=skip "
+                    "goes on without them, data.videos.missing=count_as_wrong counts those of the "
+                    "tested list as wrong"
                 )
-            for video in absent:
-                reason = known.reason(video, reads) if known else f"missing in {library.place}"
-                reasons.setdefault(video.name, reason)
-            if reads == "rgb":  # with the case of the file's name as it is on disk
-                found = there
-            found = [a if b else None for a, b in zip(found, there, strict=True)]
-        return tuple(video for video in found if video is not None), reasons
+            self.errors.missing[part] = broken | self.errors.missing[part]
+        self.errors.listed[part] = len(videos)
+        return tuple(video for video in found if video is not None)
 
     @property
     def flow_made_by(self) -> FlowSettings:
@@ -325,10 +350,6 @@ class VideoDataModule(pl.LightningDataModule):
     def _loader(
         self, phase: str, videos: Sequence[Video], view: View, batch_size: int
     ) -> DataLoader[Sample]:
-        workers = self.num_workers
-        if workers is None:
-            ranks_here = self.trainer.num_devices if self.trainer else 1
-            workers = min(8, max(1, usable_cores() // ranks_here))
         training = phase == "train"
         over_and_over = self.overfit_batches * batch_size if self.overfit_batches else None
         sampler = DrawSampler(
@@ -339,19 +360,27 @@ class VideoDataModule(pl.LightningDataModule):
                 f"{len(videos)} videos to test on are not one for each of {sampler.ranks} devices: "
                 "train and test on fewer"
             )
-        dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed)
+        augment = self.augment if training else None
+        dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed, augment)
+        options = self._loader_options()
+        workers, time_limit = options["num_workers"], self.loader.get("timeout", 0) / 2
         return VideoLoader(
-            FaultTolerant(
-                UnderWay(dataset, workers), videos, training, self.seed, self.timeout / 2
-            ),
-            self.unreadable[phase],
+            SkipBrokenVideos(dataset, workers, training, self.seed, time_limit),
+            self.errors.unreadable[phase],
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            prefetch_factor=self.prefetch if workers else None,
-            timeout=self.timeout if workers else 0,
-            multiprocessing_context=self.start_method if workers else None,
+            **options,
         )
+
+    def _loader_options(self) -> dict[str, Any]:
+        """Arguments of the DataLoader that have to do with its worker processes."""
+        options = {"num_workers": None, "pin_memory": None} | self.loader
+        if options["num_workers"] is None:
+            ranks_here = self.trainer.num_devices if self.trainer else 1
+            options["num_workers"] = min(8, max(1, usable_cores() // ranks_here))
+        if options["pin_memory"] is None:
+            options["pin_memory"] = torch.cuda.is_available()
+        if not options["num_workers"]:  # torch refuses the others
+            return {key: options[key] for key in ("num_workers", "pin_memory")}
+        return options | {"persistent_workers": True}

@@ -1,20 +1,39 @@
-"""Videos as a torch dataset: one view of one video is one sample."""
+"""Videos as a torch dataset: one view of one video is one sample.
+
+A view is what a network gets to see: which frames, cut how, at what size, mirrored or not.
+"""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
 from src.data.library import FlowLibrary, RGBLibrary
-from src.data.sampling import stack_places, valid_range
-from src.data.sources import FlowSource, RGBSource
+from src.data.sampling import (
+    STRIDED_RUN,
+    ClipSampler,
+    Indices,
+    evenly_spaced,
+    stack_places,
+    valid_range,
+)
+from src.data.sources import FlowSource, RGBSource, Size, size_at
 from src.data.splits import Video
-from src.data.transforms import Cut, flow_clip, rgb_clip
-from src.data.views import View
+from src.data.transforms import (
+    WHOLE_FRAME,
+    CentreCrop,
+    ColorTransform,
+    CropPolicy,
+    Geometry,
+    augment_colors,
+    flow_clip,
+    rgb_clip,
+)
 from src.errors import UserError
 from src.flow.after_transfer import FramesForFlow
 
@@ -24,6 +43,77 @@ Draw = tuple[int, int]  # which video, which pass over the list
 MODALITIES = ("rgb", "flow")
 # Released flow has one field fewer than there are frames, or two; more is another video's flow.
 COUNT_TOLERANCE = 2
+
+
+class View(Protocol):
+    """Chooses frames and their cut; every random choice comes from `rng`."""
+
+    def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
+        """Frames out of the valid range first..last."""
+        ...
+
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+        """The cut for frames of the size (height, width)."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomClip:
+    """For training: frames drawn by a sampler; a random crop and mirroring."""
+
+    count: int
+    stride: tuple[int, int]
+    crop: CropPolicy
+    crop_size: int
+    short_side: int
+    mirror: bool
+    sampler: ClipSampler = STRIDED_RUN
+
+    def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
+        """Frames that the sampler draws."""
+        return self.sampler(first, last, self.count, self.stride, rng)
+
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+        """A random crop, mirrored with probability one half if mirroring is allowed."""
+        box = self.crop(size_at(frame, self.short_side), rng)
+        mirror = self.mirror and bool(rng.random() < 0.5)
+        return Geometry(box, (self.crop_size, self.crop_size), mirror)
+
+
+@dataclass(frozen=True)
+class CentralClip:
+    """For validation: the sampler's fixed clip of the video and the centre crop of its frames."""
+
+    count: int
+    stride: tuple[int, int]
+    crop_size: int
+    short_side: int
+    sampler: ClipSampler = STRIDED_RUN
+
+    def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
+        """The sampler's clip without chance."""
+        return self.sampler(first, last, self.count, self.stride, None)
+
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+        """The centre crop; nothing is drawn."""
+        box = CentreCrop(self.crop_size)(size_at(frame, self.short_side), rng)
+        return Geometry(box, (self.crop_size, self.crop_size))
+
+
+@dataclass(frozen=True)
+class WholeVideo:
+    """For testing: whole frames, evenly spaced over the whole video."""
+
+    count: int
+    short_side: int
+
+    def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
+        """Evenly spaced frames; nothing is drawn."""
+        return evenly_spaced(first, last, self.count)
+
+    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+        """The whole frame; nothing is drawn."""
+        return Geometry(WHOLE_FRAME, size_at(frame, self.short_side))
 
 
 def read_view(
@@ -68,7 +158,7 @@ def read_view(
     first, last = valid_range(num_frames, num_fields, stack)
     frames = view.frames(first, last, rng)
 
-    geometry: Cut | None = None
+    geometry: Geometry | None = None
     sample: Sample = {}
     if rgb:
         images = rgb.rgb(frames.tolist())
@@ -111,6 +201,7 @@ class VideoDataset(Dataset[Sample]):
         view: frames and geometry.
         stack: flow fields around a frame (L).
         seed: of all random choices.
+        augment: what more is done to the colors of a clip; flow has none.
     """
 
     def __init__(
@@ -121,9 +212,10 @@ class VideoDataset(Dataset[Sample]):
         view: View,
         stack: int,
         seed: int,
+        augment: ColorTransform | None = None,
     ) -> None:
         self.videos, self.rgb, self.flow = videos, rgb, flow
-        self.view, self.stack, self.seed = view, stack, seed
+        self.view, self.stack, self.seed, self.augment = view, stack, seed, augment
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -132,13 +224,15 @@ class VideoDataset(Dataset[Sample]):
         """Read one view: the tensors of `read_view`, "label" and "video" (its name)."""
         index, epoch = draw
         cv2.setNumThreads(0)  # worker processes are the parallelism
-        video = self.videos[index]
+        video, rng = self.videos[index], np.random.default_rng((self.seed, epoch, index))
         sample = read_view(
             self.rgb.open(video) if self.rgb else None,
             self.flow.open(video) if self.flow else None,
             self.view,
             self.stack,
-            np.random.default_rng((self.seed, epoch, index)),
+            rng,
             video.name,
         )
+        if self.augment and self.rgb:
+            sample["rgb"] = augment_colors(sample["rgb"], self.augment, rng)
         return sample | {"label": video.label, "video": video.name}

@@ -5,26 +5,32 @@ is a bug and is raised as such.
 """
 
 import errno
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, get_worker_info
 
-from src.data.splits import Video
+from src.data.splits import PARTS, Video
 from src.errors import UserError
+from src.ranks import of_all_ranks
 from src.text import visible
 
 UNREADABLE = (UserError, OSError)
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # of the process, of the machine: of no video
 FAILED = "failed"  # of a sample or batch: why videos could not be read, by their names
+COUNT_AS_WRONG = "count_as_wrong"  # data.videos.missing
 TRIES = 8  # videos one after the other; if none of them can be read, the place is to blame
 _SHOWN = 20  # names in a message
+_IDLE = -1
 
 
 @dataclass(frozen=True)
@@ -50,37 +56,116 @@ class Faults:
         return f"{len(names)} of {self.of} {self.what}: {', '.join(shown)}{more}"
 
 
-class FaultTolerant(Dataset[dict[str, Any]]):
-    """A dataset of videos that goes on where one cannot be read.
+def _of_each_part() -> dict[str, dict[str, str]]:
+    return {part: {} for part in PARTS}
 
-    In training another video takes the place of one that fails. Which, is drawn from seed, pass and
-    the video that failed, so that the clips do not depend on processes; what failed before is tried
-    again in the next pass. In evaluation nothing is replaced: the sample holds `FAILED` alone.
+
+@dataclass
+class VideoErrors:
+    """The videos of one data module that cannot be used, and why, by name.
+
+    In training others take their place; in evaluation nothing is replaced, and whoever counts has
+    to count them.
+
+    Args:
+        unreadable: of each phase "train", "val" and "test", what this process could not read.
+        missing: of each part "train", "val" and "test", what was not there from the beginning.
+        listed: how many videos each part has, with the missing ones.
+    """
+
+    unreadable: dict[str, dict[str, str]] = field(default_factory=_of_each_part)
+    missing: dict[str, dict[str, str]] = field(default_factory=_of_each_part)
+    listed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+
+    def of_all_ranks(self, *phases: str) -> dict[str, dict[str, str]]:
+        """What any rank could not read in some phases, sorted by name; all of them must ask."""
+        ranks = of_all_ranks({phase: self.unreadable[phase] for phase in phases})
+        met = {phase: [item for own in ranks for item in own[phase].items()] for phase in phases}
+        return {phase: dict(sorted(items)) for phase, items in met.items()}
+
+    def faults(
+        self, part: str, what: str, videos: Mapping[str, str], there: bool = False
+    ) -> tuple[Faults, ...]:
+        """A record of some videos of a part, out of all that are listed or that are there."""
+        of = self.listed[part] - (len(self.missing[part]) if there else 0)
+        return (Faults(f"{PARTS[part]} videos {what}", of, videos),) if videos else ()
+
+    def left_out(self, part: str) -> tuple[Faults, ...]:
+        """A record of what was not there from the beginning."""
+        return self.faults(part, "are not there and were left out", self.missing[part])
+
+
+class ReadTracker:
+    """What every process of a loader is reading, in memory that all of them share.
+
+    Args:
+        workers: number of reading processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        count = max(workers, 1)
+        self._reading = torch.full((count,), _IDLE).share_memory_()
+        self._since = torch.full((count,), -math.inf, dtype=torch.float64).share_memory_()
+
+    @contextmanager
+    def reading(self, index: int) -> Iterator[None]:
+        """This process reads the video `index`."""
+        info = get_worker_info()
+        worker = info.id if info else 0
+        self._note(worker, index)
+        try:
+            yield
+        finally:
+            self._note(worker, _IDLE)
+
+    def _note(self, worker: int, index: int) -> None:
+        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
+        self._reading[worker] = index
+
+    def under_way(self, seconds: float = 0) -> list[int]:
+        """The videos that have been read for so many seconds or more, and are still."""
+        long_enough = (time.monotonic() - self._since >= seconds).tolist()
+        reading = zip(self._reading.tolist(), long_enough, strict=True)
+        return [index for index, long in reading if long and index != _IDLE]
+
+    def quiet(self) -> float:
+        """Seconds since a video was last begun or ended."""
+        return time.monotonic() - float(self._since.max())
+
+
+class SkipBrokenVideos(Dataset[dict[str, Any]]):
+    """A dataset of videos that goes on where one cannot be read, and knows what is being read.
+
+    In training another video takes the place of one that fails. Which, is drawn from seed, epoch
+    and the video that failed, so that the clips do not depend on processes; what failed before is
+    tried again in the next epoch. In evaluation nothing is replaced: the sample holds `FAILED`
+    alone.
 
     A video that hangs is interrupted as soon as its decoder returns to Python. C code that never
     does cannot be; then `VideoLoader` names the video when no batch comes.
 
     Args:
-        dataset: takes (video, pass), see `UnderWay`.
-        videos: those that the dataset counts.
+        dataset: takes (video, epoch), and has `videos`.
+        workers: number of reading processes.
         replace: whether to draw another.
         seed: of the draws.
         time_limit: seconds after which a video has failed; 0 waits on.
     """
 
     def __init__(
-        self,
-        dataset: Any,
-        videos: Sequence[Video],
-        replace: bool,
-        seed: int,
-        time_limit: float = 0,
+        self, dataset: Any, workers: int, replace: bool, seed: int, time_limit: float = 0
     ) -> None:
         self.dataset, self.seed, self.time_limit = dataset, seed, time_limit
-        self._videos, self._replace = videos, replace
+        self.tracker, self._replace = ReadTracker(workers), replace
+
+    @property
+    def videos(self) -> Sequence[Video]:
+        """All that the dataset counts."""
+        videos: Sequence[Video] = self.dataset.videos
+        return videos
 
     def __len__(self) -> int:
-        return len(self._videos)
+        return len(self.videos)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read a sample; its entry `FAILED`, if there is one, tells what was tried in vain.
@@ -90,10 +175,10 @@ class FaultTolerant(Dataset[dict[str, Any]]):
         """
         failed: dict[str, str] = {}
         for index in self._tries(*draw):
-            video = self._videos[index]
+            video = self.videos[index]
             try:
-                with time_limit(self.time_limit, video):
-                    sample = self.dataset[index, draw[1]]
+                with time_limit(self.time_limit, video), self.tracker.reading(index):
+                    sample: dict[str, Any] = self.dataset[index, draw[1]]
                 return sample | {FAILED: failed} if failed else sample
             except UNREADABLE as error:
                 if _no_more_files(error):
@@ -112,20 +197,14 @@ class FaultTolerant(Dataset[dict[str, Any]]):
 
     def under_way(self, seconds: float = 0) -> list[Video]:
         """The videos that have been read for so many seconds or more, and are still."""
-        videos: list[Video] = self.dataset.under_way(seconds)
-        return videos
-
-    def quiet(self) -> float:
-        """Seconds since a video was last begun or ended."""
-        seconds: float = self.dataset.quiet()
-        return seconds
+        return [self.videos[index] for index in self.tracker.under_way(seconds)]
 
 
 def too_many_files(to: str) -> UserError:
     """The line for a process that may open no more files `to` do something."""
     return UserError(
         f"too many files are open to {to}: raise the limit with ulimit -n, or give fewer "
-        "data.num_workers"
+        "data.loader.num_workers"
     )
 
 
@@ -150,8 +229,8 @@ def time_limit(seconds: float, video: Video) -> Iterator[None]:
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise UserError(
-            f"video {video.path} took longer than {seconds:g} seconds, half of data.timeout: "
-            "replace the file or take it out of the list"
+            f"video {video.path} took longer than {seconds:g} seconds, half of "
+            "data.loader.timeout: replace the file or take it out of the list"
         )
 
     before = signal.signal(signal.SIGALRM, ring)

@@ -13,8 +13,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from src.data.find_videos import ENDINGS, check_names, videos_below
-from src.data.folds import fold_of_groups
-from src.data.splits import Split, Video
+from src.data.splits import Split, Video, fold_of_groups
 from src.errors import UserError
 
 _COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
@@ -22,7 +21,7 @@ _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each cla
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedVideo:
     """One video.
 
     Args:
@@ -102,7 +101,7 @@ def read_folder(
             )
         )
 
-    def videos(part: Iterable[Entry]) -> tuple[Video, ...]:
+    def videos(part: Iterable[ListedVideo]) -> tuple[Video, ...]:
         return tuple(
             Video(
                 name=Path(entry.path).stem,
@@ -133,7 +132,7 @@ def fingerprint_of(
 
 def lists_of(
     root: str, lists: str | None, group: str | None, test_share: float, seed: int
-) -> tuple[list[Entry], dict[str, int]]:
+) -> tuple[list[ListedVideo], dict[str, int]]:
     """All videos, sorted by path, and by path the split that tests each, 0 for none.
 
     Args and errors are those of `read_folder`.
@@ -155,7 +154,7 @@ def lists_of(
     return entries, {entry.path: fold_of[entry.group] for entry in entries}
 
 
-def _fingerprint(entries: Sequence[Entry], folds: Mapping[str, int]) -> str:
+def _fingerprint(entries: Sequence[ListedVideo], folds: Mapping[str, int]) -> str:
     lines = "".join(f"{entry.path}\0{entry.label}\0{folds[entry.path]}\n" for entry in entries)
     return f"{len(entries)}-{sha256(lines.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
@@ -163,7 +162,7 @@ def _fingerprint(entries: Sequence[Entry], folds: Mapping[str, int]) -> str:
 # --- what there is -------------------------------------------------------------------------------
 
 
-def _entries(root: str, lists: str | None) -> list[Entry]:
+def _entries(root: str, lists: str | None) -> list[ListedVideo]:
     """Every video, sorted by path, and checked for what networks and files cannot take."""
     found = _listed(Path(lists)) if lists else _in_class_folders(Path(root))
     entries = sorted(found, key=lambda entry: entry.path)
@@ -182,7 +181,7 @@ def _entries(root: str, lists: str | None) -> list[Entry]:
     return entries
 
 
-def _in_class_folders(root: Path) -> list[Entry]:
+def _in_class_folders(root: Path) -> list[ListedVideo]:
     if not root.is_dir():
         raise UserError(f"data.dataset.root={root} does not exist: give a folder of videos")
     paths = [video.relative_to(root) for video in videos_below(root)]
@@ -197,10 +196,10 @@ def _in_class_folders(root: Path) -> list[Entry]:
                 f"{root / path} is in no folder of a class: move it to {root}/<class>/, or list "
                 "all videos with their classes in a file for data.dataset.lists"
             )
-    return [Entry(path.as_posix(), path.parts[0], path.as_posix()) for path in paths]
+    return [ListedVideo(path.as_posix(), path.parts[0], path.as_posix()) for path in paths]
 
 
-def _listed(file: Path) -> list[Entry]:
+def _listed(file: Path) -> list[ListedVideo]:
     rows = _rows(file)
     for row, columns in rows.items():
         path = PurePosixPath(columns["path"])
@@ -215,7 +214,7 @@ def _listed(file: Path) -> list[Entry]:
         if columns.get("split", "train") not in ("train", "test"):
             raise UserError(f"{file}, line {row}: split is train or test, not {columns['split']}")
     return [
-        Entry(
+        ListedVideo(
             columns["path"],
             columns["class"],
             columns.get("group", columns["path"]),
@@ -250,7 +249,7 @@ def _rows(file: Path) -> dict[int, dict[str, str]]:
 # --- what is trained and what is tested ----------------------------------------------------------
 
 
-def _grouped(entries: Iterable[Entry], pattern: str) -> list[Entry]:
+def _grouped(entries: Iterable[ListedVideo], pattern: str) -> list[ListedVideo]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -270,7 +269,7 @@ def _grouped(entries: Iterable[Entry], pattern: str) -> list[Entry]:
     return grouped
 
 
-def _check_apart(entries: Iterable[Entry], lists: str) -> None:
+def _check_apart(entries: Iterable[ListedVideo], lists: str) -> None:
     parts: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         parts[entry.group].add(entry.part)

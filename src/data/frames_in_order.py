@@ -10,10 +10,8 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from src.data.containers import open_container, stream_of
-from src.data.resize import resize
-from src.data.sources import Size, Uint8
-from src.data.video_file import VideoFile
+from src.data.sources import Size, Uint8, resize
+from src.data.video_file import VideoFile, open_container, stream_of
 from src.errors import UserError
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet

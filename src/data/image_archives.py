@@ -8,12 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from src.data.archives import Archive, Entry
-from src.data.image_names import NUMBERED, component_of, unbroken
-from src.data.index_files import load_array, load_json, save_array, save_json
+from src.data.image_index import (
+    NUMBERED,
+    component_of,
+    file_state,
+    load_array,
+    load_json,
+    save_array,
+    save_json,
+    unbroken,
+)
 from src.errors import UserError
 
 _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("method", "u1")])
-Videos = dict[str, dict[str, list[Any]]]  # by component and lower-case name: name, start, count
+Videos = dict[
+    str, dict[str, list[Any]]
+]  # by component and lower-case name: name, start, count, beyond
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class ArchiveImages:
     start: int
     count: int
     name: str
+    beyond: int = 0  # images after a gap in the numbers, which are not counted
 
     def __len__(self) -> int:
         return self.count
@@ -32,6 +43,11 @@ class ArchiveImages:
     def where(self, index: int) -> str:
         """The archive and the image `index`, from 0."""
         return f"{self.archive.path}: image {index + 1} of {self.name}"
+
+    def state(self) -> list[Any]:
+        """What changes with the images."""
+        parts = [file_state(part) for part in self.archive.parts]
+        return [parts, self.name, self.start, self.count]
 
     def read(self, index: int) -> bytes:
         """The content of the image `index`."""
@@ -84,15 +100,15 @@ class ArchiveTree:
 
     def videos(self, component: str) -> dict[str, int]:
         """Number of images of each video, by its name as it is written there."""
-        return {name: count for name, _, count in self._videos.get(component, {}).values()}
+        return {name: count for name, _, count, _ in self._videos.get(component, {}).values()}
 
     def images(self, component: str, video: str) -> ArchiveImages | None:
         """The images of a video, whatever the case of its name; None if there are none."""
         entry = self._videos.get(component, {}).get(video.lower())
         if entry is None:
             return None
-        name, start, count = entry
-        return ArchiveImages(self.archive, self._rows, start, count, name)
+        name, start, count, beyond = entry
+        return ArchiveImages(self.archive, self._rows, start, count, name, beyond)
 
 
 def _goes_with(rows: npt.NDArray, kept: dict[str, Any]) -> bool:
@@ -101,7 +117,7 @@ def _goes_with(rows: npt.NDArray, kept: dict[str, Any]) -> bool:
         return False
     try:
         spans = [span for found in kept["videos"].values() for _, *span in found.values()]
-        return all(0 <= start < start + count <= len(rows) for start, count in spans)
+        return all(0 <= start < start + count <= len(rows) - more for start, count, more in spans)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
@@ -141,5 +157,5 @@ def _index(archive: Archive) -> tuple[Videos, npt.NDArray[np.void]]:
             )
         start, end = int(starts[group]), int(starts[group + 1])
         count = unbroken(table[start:end, 1])
-        videos.setdefault(component, {})[video.lower()] = [video, start, count]
+        videos.setdefault(component, {})[video.lower()] = [video, start, count, end - start - count]
     return videos, rows

@@ -4,15 +4,14 @@ import os
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from src.data.find_videos import leads_back
-from src.data.image_names import NUMBERED, component_of, unbroken
-from src.data.index_files import load_json, save_json
+from src.data.image_index import NUMBERED, component_of, load_json, save_json, unbroken
 from src.errors import UserError
 
 _SCANNERS = 16  # folders listed at once: a network file system answers slowly, but many at a time
@@ -29,6 +28,7 @@ class FolderImages:
     suffix: str
     first: int
     count: int
+    beyond: int = 0  # images after a gap in the numbers, which are not counted
 
     def __len__(self) -> int:
         return self.count
@@ -36,6 +36,11 @@ class FolderImages:
     def where(self, index: int) -> str:
         """The file `index`, from 0."""
         return f"{self.folder}/{self.prefix}{self.first + index:0{self.digits}d}{self.suffix}"
+
+    def state(self) -> list[Any]:
+        """What changes with the images; a file written over in place leaves it as it was."""
+        changed = os.stat(self.folder).st_mtime_ns
+        return [os.path.abspath(self.where(0)), changed, self.count, self.beyond]
 
     def read(self, index: int) -> bytes:
         """The content of the file `index`."""
@@ -49,31 +54,23 @@ class FolderImages:
             ) from error
 
 
-@dataclass
 class FolderTree:
     """Images in a folder for each video; listed in parallel, and not again while unchanged.
 
     Args:
         root: the folder above all.
-        found: the images of each component and video (its name in lower case).
+        cache: a file to keep the listing in; a folder is listed again when it has changed.
+
+    Raises:
+        UserError: the folder does not exist, or a video lies in it twice.
     """
 
-    root: Path
-    found: dict[tuple[str, str], tuple[str, FolderImages]] = field(default_factory=dict)
-
-    @classmethod
-    def scan(cls, root: Path, cache: Path | None = None) -> Self:
-        """List all folders below `root`.
-
-        Args:
-            root: the folder above all.
-            cache: a file to keep the result in; a folder is listed again when it has changed.
-
-        Raises:
-            UserError: the folder does not exist, or a video lies in it twice.
-        """
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
         if not root.is_dir():
             raise UserError(f"folder of images {root} does not exist")
+        self.root = root
+        # By component and name of the video in lower case: its name, and its images.
+        self._found: dict[tuple[str, str], tuple[str, FolderImages]] = {}
         known = {folder: one for folder, one in load_json(cache).items() if _lies_in(one, folder)}
         listings: dict[str, Any] = {}
         level = [""]
@@ -85,15 +82,13 @@ class FolderTree:
                 level = [sub for listing in new.values() for sub in listing["folders"]]
         if cache and listings != known:
             save_json(cache, listings)
-        tree = cls(root)
         for folder, listing in listings.items():
             for prefix, about in listing["images"].items():
-                tree._add(folder or root.name, FolderImages(str(root / folder), prefix, *about))
-        return tree
+                self._add(folder or root.name, FolderImages(str(root / folder), prefix, *about))
 
     def _add(self, folder: str, images: FolderImages) -> None:
         component, video = component_of(folder, images.prefix)
-        twin = self.found.setdefault((component, video.lower()), (video, images))[1]
+        twin = self._found.setdefault((component, video.lower()), (video, images))[1]
         if twin is not images:
             raise UserError(
                 f"{self.root} holds {component} images of video {video} twice, {twin.where(0)} "
@@ -104,13 +99,13 @@ class FolderTree:
         """Number of images of each video, by its name as it is written there."""
         return {
             name: len(images)
-            for (kind, _), (name, images) in self.found.items()
+            for (kind, _), (name, images) in self._found.items()
             if kind == component
         }
 
     def images(self, component: str, video: str) -> FolderImages | None:
         """The images of a video, whatever the case of its name; None if there are none."""
-        return self.found.get((component, video.lower()), ("", None))[1]
+        return self._found.get((component, video.lower()), ("", None))[1]
 
 
 def _below(folder: str, name: str) -> str:
@@ -125,8 +120,10 @@ def _lies_in(listing: Any, folder: str) -> bool:
             listing["folders"] == [_below(folder, name) for name in subs if name != ".."]
             and isinstance(listing["changed"], int)
             and all(
-                "/" not in prefix + suffix and type(digits) is type(first) is int and count > 0
-                for prefix, (digits, suffix, first, count) in listing["images"].items()
+                "/" not in prefix + suffix
+                and type(digits) is type(first) is int
+                and count > 0 <= more
+                for prefix, (digits, suffix, first, count, more) in listing["images"].items()
             )
         )
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -158,5 +155,5 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
     for prefix, all_numbers in numbered.items():
         first, digits, suffix = min(all_numbers)
         count = unbroken(np.sort([number for number, _, _ in all_numbers]))
-        images[prefix] = [digits, suffix, first, count]
+        images[prefix] = [digits, suffix, first, count, len(all_numbers) - count]
     return {"changed": changed, "folders": sorted(folders), "images": images}

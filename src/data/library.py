@@ -4,14 +4,13 @@ A library finds the listed videos among what is there, and opens one at a time. 
 together: RGB from videos with flow from an archive, or everything from archives.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from src.commands import shown_override
-from src.data.image_sources import FlowImages, FrameImages
-from src.data.images import ImageTree, open_images
+from src.data.images import FlowImages, FrameImages, ImageTree, open_images
 from src.data.sources import FlowSource, RGBSource
 from src.data.splits import Video
 from src.data.video_file import VideoFile
@@ -22,10 +21,11 @@ from src.flow.settings import FlowSettings
 
 VIDEOS = "videos"  # data.rgb: the dataset's own video files
 ON_THE_FLY = "on_the_fly"  # data.flow: computed from the frames
+Source = TypeVar("Source", covariant=True)
 
 
-class RGBLibrary(Protocol):
-    """Frames of many videos; `place` says where, for messages."""
+class Library(Protocol[Source]):
+    """Frames or flow of many videos; `place` says where, for messages."""
 
     place: str
 
@@ -33,28 +33,13 @@ class RGBLibrary(Protocol):
         """The videos as they are there, None for those that are not."""
         ...
 
-    def open(self, video: Video) -> RGBSource:
-        """The frames of one of the videos found."""
+    def open(self, video: Video) -> Source:
+        """The frames or the flow of one of the videos found."""
         ...
 
 
-class FlowLibrary(Protocol):
-    """Flow of many videos; `place` says where; `settings` are None where nobody knows them."""
-
-    place: str
-
-    @property
-    def settings(self) -> FlowSettings | None:
-        """How the flow was made."""
-        ...
-
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos as they are there, None for those that are not."""
-        ...
-
-    def open(self, video: Video) -> FlowSource | FramesForFlow:
-        """The flow of one of the videos found, or what it is computed from."""
-        ...
+RGBLibrary = Library[RGBSource]
+FlowLibrary = Library[FlowSource | FramesForFlow]  # or what it is computed from on the device
 
 
 class VideoFiles:
@@ -84,31 +69,33 @@ class VideoFiles:
         return VideoFile(video.path, self.decoder)
 
 
-class FrameFolders:
-    """Frames as JPEG images, in folders or in archives."""
+class ImageLibrary:
+    """Videos as JPEG images, in folders or in archives."""
+
+    component: str  # that a video must have
 
     def __init__(self, tree: ImageTree) -> None:
         self.tree, self.place = tree, str(tree.root)
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos that have frames."""
-        return _with_images(videos, self.tree, "rgb")
+        """The videos that have images."""
+        return [video if self.tree.images(self.component, video.name) else None for video in videos]
+
+
+class FrameFolders(ImageLibrary):
+    """Frames as JPEG images."""
+
+    component = "rgb"
 
     def open(self, video: Video) -> FrameImages:
         """The frames of a video."""
         return FrameImages(self.tree, video.name)
 
 
-class FlowFolders:
-    """Flow as JPEG images, in folders or in archives."""
+class FlowFolders(ImageLibrary):
+    """Flow as JPEG images."""
 
-    def __init__(self, tree: ImageTree) -> None:
-        self.tree, self.place = tree, str(tree.root)
-        self.settings = FlowSettings.beside(tree.root)
-
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos that have flow."""
-        return _with_images(videos, self.tree, "u")
+    component = "u"
 
     def open(self, video: Video) -> FlowImages:
         """The flow of a video."""
@@ -133,10 +120,6 @@ class FlowOnTheFly:
         if settings.uses_torch:
             return FramesForFlow(frames, settings)
         return ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
-
-
-def _with_images(videos: Iterable[Video], tree: ImageTree, component: str) -> list[Video | None]:
-    return [video if tree.images(component, video.name) else None for video in videos]
 
 
 def open_rgb(place: str, decoder: str, cache_dir: str | None) -> RGBLibrary:

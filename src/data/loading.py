@@ -2,85 +2,38 @@
 
 import gc
 import logging
-import math
 import multiprocessing
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import cycle, islice
 from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.dataset import MODALITIES, Draw, Sample
-from src.data.faults import FAILED, FaultTolerant, too_many_files
-from src.data.splits import Video
+from src.data.faults import FAILED, SkipBrokenVideos, too_many_files
 from src.errors import UserError
 from src.workers import leave_signals_to_parent
 
 log = logging.getLogger(__name__)
-IDLE = -1
 _TIMED_OUT = "DataLoader timed out"  # what torch says
-
-
-class UnderWay(Dataset[dict[str, Any]]):
-    """A dataset of videos that keeps a record, shared by all processes, of what is being read.
-
-    Args:
-        dataset: takes (video, pass) and has `videos`.
-        workers: number of reading processes.
-    """
-
-    def __init__(self, dataset: Any, workers: int) -> None:
-        self.dataset = dataset
-        self._reading = torch.full((max(workers, 1),), IDLE).share_memory_()
-        never = torch.full((max(workers, 1),), -math.inf, dtype=torch.float64)
-        self._since = never.share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        """Read a sample."""
-        info = get_worker_info()
-        worker = info.id if info else 0
-        self._note(worker, draw[0])
-        try:
-            sample: dict[str, Any] = self.dataset[draw]
-        finally:
-            self._note(worker, IDLE)
-        return sample
-
-    def _note(self, worker: int, reading: int) -> None:
-        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
-        self._reading[worker] = reading
-
-    def under_way(self, seconds: float = 0) -> list[Video]:
-        """The videos that have been read for so many seconds or more, and are still."""
-        videos: Sequence[Video] = self.dataset.videos
-        long_enough = (time.monotonic() - self._since >= seconds).tolist()
-        reading = zip(self._reading.tolist(), long_enough, strict=True)
-        return [videos[index] for index, long in reading if long and index != IDLE]
-
-    def quiet(self) -> float:
-        """Seconds since a video was last begun or ended."""
-        return time.monotonic() - float(self._since.max())
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
     """A DataLoader over videos that lists those it cannot read, and goes on within a pass.
 
     A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
-    file it was; then the error names the videos that `UnderWay` knows of.
+    file it was; then the error names the videos that `SkipBrokenVideos` knows of.
 
     Lightning keeps `state_dict` in checkpoints: how many batches of the pass have been given. They
     are not read again after `load_state_dict`, whatever the number of workers.
 
     Args:
-        dataset: `UnderWay`, or `FaultTolerant` around it.
+        dataset: knows what is being read.
         failed: gets the videos that could not be read, and why; batches are without them.
         options: those of a DataLoader.
 
@@ -89,15 +42,12 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             worker died, too many files are open, or no video of the whole list could be read.
     """
 
-    dataset: UnderWay | FaultTolerant
+    dataset: SkipBrokenVideos
     given = 0  # batches of this pass
     waited = 0.0  # seconds that somebody waited for a batch, see `take_waited`
 
     def __init__(
-        self,
-        dataset: UnderWay | FaultTolerant,
-        failed: dict[str, str] | None = None,
-        **options: Any,
+        self, dataset: SkipBrokenVideos, failed: dict[str, str] | None = None, **options: Any
     ) -> None:
         self.failed = {} if failed is None else failed
         if options.get("num_workers"):
@@ -121,7 +71,9 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         """Whether no batch came in time although no video hangs: several of it took long."""
         if _TIMED_OUT not in str(error):
             return False
-        return self.dataset.quiet() < self.timeout and not self.dataset.under_way(self.timeout)
+        return self.dataset.tracker.quiet() < self.timeout and not self.dataset.under_way(
+            self.timeout
+        )
 
     def explain(self, error: RuntimeError) -> UserError | None:
         """The line for an error that tells of the workers, None for another.
@@ -133,7 +85,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             return too_many_files("take batches from workers")
         if _TIMED_OUT in str(error):
             suspects = self.dataset.under_way(self.timeout)
-            what = f"no batch came within data.timeout={self.timeout:g} seconds"
+            what = f"no batch came within data.loader.timeout={self.timeout:g} seconds"
         elif re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
             what = "a loader's worker process died, of memory or of a video"
         else:
@@ -141,7 +93,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         names = ", ".join(str(video.path) for video in suspects)
         return UserError(
             f"{what}; under way: {names or 'no video'}. Look at them with "
-            "python -m src.verify_data, or set data.num_workers=0 to see where it stops"
+            "python -m src.verify_data, or set data.loader.num_workers=0 to see where it stops"
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -296,6 +248,6 @@ def collate(samples: list[Sample]) -> Sample:
         if len(shapes) > 1:
             raise UserError(
                 f"videos of different sizes {sorted(shapes)} do not fit one batch: "
-                "set data.test_batch_size=1"
+                "set data.test.batch_size=1"
             )
     return default_collate(samples) | told

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from src.errors import UserError
 
 Indices = npt.NDArray[np.int64]
+Stride = tuple[int, int]  # smallest and largest tau
 
 
 def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[int, int]:
@@ -42,33 +43,6 @@ def evenly_spaced(first: int, last: int, count: int) -> Indices:
     return np.rint(np.linspace(first, last, count)).astype(np.int64)
 
 
-def training_clip(
-    first: int, last: int, count: int, stride: tuple[int, int], rng: np.random.Generator
-) -> Indices:
-    """A random run of `count` consecutive points of the grid first : tau : last.
-
-    tau is uniform in stride[0]..stride[1]. A grid of fewer points gives evenly spaced frames.
-    A single frame (count 1) is uniform over first..last. Source: ST-ResNet's released
-    implementation, but for the start of a run, which never was the first grid point there.
-    """
-    if count == 1:
-        return rng.integers(first, last, size=1, endpoint=True)
-    tau = int(rng.integers(stride[0], stride[1], endpoint=True))
-    grid = np.arange(first, last + 1, tau)
-    if len(grid) < count:
-        return evenly_spaced(first, last, count)
-    start = int(rng.integers(0, len(grid) - count, endpoint=True))
-    return grid[start : start + count]
-
-
-def central_clip(first: int, last: int, count: int, stride: tuple[int, int]) -> Indices:
-    """`count` frames around the middle, at the mean stride or as far apart as there is room."""
-    tau = sum(stride) / 2
-    reach = min(tau * (count - 1), last - first) / 2
-    middle = (first + last) / 2
-    return np.rint(np.linspace(middle - reach, middle + reach, count)).astype(np.int64)
-
-
 class ClipSampler(Protocol):
     """Chooses the `count` frames of a clip, ascending, out of the valid range first..last.
 
@@ -77,12 +51,7 @@ class ClipSampler(Protocol):
     """
 
     def __call__(
-        self,
-        first: int,
-        last: int,
-        count: int,
-        stride: tuple[int, int],
-        rng: np.random.Generator | None,
+        self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
     ) -> Indices:
         """Choose the frames of one clip."""
         ...
@@ -90,20 +59,29 @@ class ClipSampler(Protocol):
 
 @dataclass(frozen=True)
 class StridedRun:
-    """A run at the data's stride, the papers' clip (Feichtenhofer et al. 2016); the default."""
+    """A run at the data's stride, the papers' clip (Feichtenhofer et al. 2016); the default.
+
+    The run is of consecutive points of the grid first : tau : last, with tau uniform in the stride;
+    a grid of fewer points gives evenly spaced frames. Source: ST-ResNet's released implementation,
+    but for the start of a run, which never was the first grid point there.
+    """
 
     def __call__(
-        self,
-        first: int,
-        last: int,
-        count: int,
-        stride: tuple[int, int],
-        rng: np.random.Generator | None,
+        self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
     ) -> Indices:
         """A random run, or the one in the middle of the video at the mean stride."""
         if rng is None:
-            return central_clip(first, last, count, stride)
-        return training_clip(first, last, count, stride, rng)
+            reach = min(sum(stride) / 2 * (count - 1), last - first) / 2
+            middle = (first + last) / 2
+            return np.rint(np.linspace(middle - reach, middle + reach, count)).astype(np.int64)
+        if count == 1:
+            return rng.integers(first, last, size=1, endpoint=True)
+        tau = int(rng.integers(stride[0], stride[1], endpoint=True))
+        grid = np.arange(first, last + 1, tau)
+        if len(grid) < count:
+            return evenly_spaced(first, last, count)
+        start = int(rng.integers(0, len(grid) - count, endpoint=True))
+        return grid[start : start + count]
 
 
 STRIDED_RUN = StridedRun()
@@ -114,12 +92,7 @@ class Segments:
     """One frame of each of `count` equal segments of the video (TSN, Wang et al. 2016)."""
 
     def __call__(
-        self,
-        first: int,
-        last: int,
-        count: int,
-        stride: tuple[int, int],
-        rng: np.random.Generator | None,
+        self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
     ) -> Indices:
         """A random frame of each segment, or its middle one; the stride plays no part."""
         place = np.full(count, 0.5) if rng is None else rng.random(count)
@@ -142,12 +115,7 @@ class Dense:
             raise UserError(f"data.sampler.stride={self.stride}: needs a whole number from 1")
 
     def __call__(
-        self,
-        first: int,
-        last: int,
-        count: int,
-        stride: tuple[int, int],
-        rng: np.random.Generator | None,
+        self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
     ) -> Indices:
         """A clip with a random start, or the central one; its own stride counts."""
         latest = last - self.stride * (count - 1)

@@ -1,4 +1,4 @@
-"""Random access to a video's RGB frames and to its flow fields, as uint8 images.
+"""Random access to a video's RGB frames and to its flow fields, as uint8 images; their resizing.
 
 Two small interfaces, so that any mix works: frames from a video file with flow from an archive of
 JPEG images, or with flow computed on the spot. Images come one at a time: what is cut out of one
@@ -8,12 +8,15 @@ and stored elsewhere never has to wait in memory for the rest of the clip.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 Uint8 = npt.NDArray[np.uint8]
 Size = tuple[int, int]  # height, width
 Image = TypeVar("Image")
+# Beyond this factor interpolation would miss pixels between those it looks at.
+_AVERAGE_FROM = 1.5
 
 
 class RGBSource(Protocol):
@@ -59,3 +62,24 @@ def in_order(
     else:
         images = dict(zip(distinct, ascending(distinct), strict=True))
         yield from (images[index] for index in indices)
+
+
+def size_at(size: Size, short_side: int) -> Size:
+    """The size (height, width) scaled so that its smaller side is `short_side`."""
+    scale = short_side / min(size)
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def resize(image: Uint8, size: Size, out: Uint8 | None = None) -> Uint8:
+    """Resize an image (H, W) or (H, W, C): bilinear, or area averaging when much smaller.
+
+    With `out` the result is written there, else an image that has the size is returned itself.
+    """
+    if image.shape[:2] == size:
+        if out is not None:
+            np.copyto(out, image)
+        return image if out is None else out
+    height, width = image.shape[:2]
+    shrinks = height >= _AVERAGE_FROM * size[0] and width >= _AVERAGE_FROM * size[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], dst=out, interpolation=interpolation)

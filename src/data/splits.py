@@ -1,9 +1,13 @@
-"""The official train and test lists of HMDB51 and UCF101, read from where they were downloaded."""
+"""Train and test lists: the official ones of HMDB51 and UCF101, and how groups are divided."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from src.errors import UserError
 
@@ -11,7 +15,38 @@ from src.errors import UserError
 UCF101_NAME = re.compile(r"(?P<group>v_.+_g\d+)_c\d+")
 HMDB51_NAME = re.compile(r"(?P<group>.+)_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+")
 
+_HMDB51 = """
+brush_hair cartwheel catch chew clap climb climb_stairs dive draw_sword dribble drink eat
+fall_floor fencing flic_flac golf handstand hit hug jump kick kick_ball kiss laugh pick pour pullup
+punch push pushup ride_bike ride_horse run shake_hands shoot_ball shoot_bow shoot_gun sit situp
+smile smoke somersault stand swing_baseball sword sword_exercise talk throw turn walk wave
+"""
+_UCF101 = """
+ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
+BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
+BoxingPunchingBag BoxingSpeedBag BreastStroke BrushingTeeth CleanAndJerk CliffDiving CricketBowling
+CricketShot CuttingInKitchen Diving Drumming Fencing FieldHockeyPenalty FloorGymnastics
+FrisbeeCatch FrontCrawl GolfSwing Haircut Hammering HammerThrow HandstandPushups HandstandWalking
+HeadMassage HighJump HorseRace HorseRiding HulaHoop IceDancing JavelinThrow JugglingBalls
+JumpingJack JumpRope Kayaking Knitting LongJump Lunges MilitaryParade Mixing MoppingFloor Nunchucks
+ParallelBars PizzaTossing PlayingCello PlayingDaf PlayingDhol PlayingFlute PlayingGuitar
+PlayingPiano PlayingSitar PlayingTabla PlayingViolin PoleVault PommelHorse PullUps Punch PushUps
+Rafting RockClimbingIndoor RopeClimbing Rowing SalsaSpin ShavingBeard Shotput SkateBoarding Skiing
+Skijet SkyDiving SoccerJuggling SoccerPenalty StillRings SumoWrestling Surfing Swing
+TableTennisShot TaiChi TennisSwing ThrowDiscus TrampolineJumping Typing UnevenBars
+VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
+"""
+# Classes in the order of the logits, where the lists are not at hand.
+HMDB51 = tuple(_HMDB51.split())  # as `read_hmdb51` finds them: alphabetical
+UCF101 = tuple(_UCF101.split())  # as `read_ucf101` finds them: in the order of classInd.txt
+
 PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a split, in words
+
+
+Label = TypeVar("Label", int, str)
+_DIGITS = 9  # that shares are compared to: sums of them depend on the order
+# The same for every run: what is chosen between must be validated on the same videos.
+_VALIDATION_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -32,12 +67,22 @@ class Video:
     label: int
     group: str | None = field(default=None, compare=False)
 
+    @property
+    def alike(self) -> str:
+        """What it shares with videos of its class that look like it, or its own name."""
+        return self.group or self.name
+
+
+def key_of(video: Video) -> str:
+    """`<class folder>/<file>`, as the lists have it."""
+    return f"{video.path.parent.name}/{video.path.name}"
+
 
 @dataclass(frozen=True)
 class Split:
     """The videos of one official split, and the classes their labels index.
 
-    `val` is empty until `src.data.validation` takes it out of `train`.
+    `val` is empty until `with_validation` takes it out of `train`.
     """
 
     classes: tuple[str, ...]
@@ -172,3 +217,82 @@ def _inside(entry: str, lists: Path) -> Path:
             "folder of videos: download the lists again"
         )
     return path
+
+
+# --- dividing by groups --------------------------------------------------------------------------
+
+
+def fold_of_groups(
+    counts: Mapping[str, Mapping[Label, int]], share: float, seed: int
+) -> dict[str, int]:
+    """The split, from 1, that tests each group of videos; 0 for none.
+
+    There are as many splits as have tests of that share without a common video. Groups stay
+    together, classes are divided in equal shares as far as groups allow. A group that a class has
+    nothing beside is never tested; what a class of fewer groups than splits has is tested in the
+    first splits.
+
+    Args:
+        counts: how many videos of each class a group has.
+        share: of every class that a split tests, in 0..1.
+        seed: of the order in which groups of the same size are dealt.
+    """
+    # One group after the other, large ones first, goes where its classes lack most.
+    classes = sorted({label for of in counts.values() for label in of})
+    groups = sorted(counts)
+    members = np.array([[counts[group].get(label, 0) for label in classes] for group in groups])
+    shares = members / members.sum(0)  # (groups, classes): of each class
+    groups_of_class = (members > 0).sum(0)
+    splits: int = int(1 / share + 1e-9)
+    rest = max(0.0, 1 - splits * share)
+    # What is there less what should be, of each class; 0 is for those that are never tested.
+    filled = np.repeat([[-rest], *[[-share]] * splits], len(classes), axis=1)
+    first = 0 if rest > 1e-9 else 1
+
+    fold_of = {}
+    order = np.random.default_rng(seed).permutation(len(groups))
+    for place in sorted(order, key=lambda place: -round(shares[place].sum(), _DIGITS)):
+        own, has = shares[place], members[place] > 0
+        lacking = (filled @ own).round(_DIGITS)
+        # The first splits test all classes that can be tested; else all splits grow alike.
+        scarce = bool((groups_of_class[has] < splits).any())
+        sizes = np.zeros(len(filled)) if scarce else filled.sum(1).round(_DIGITS)
+        best = min(range(first, len(filled)), key=lambda fold: (lacking[fold], sizes[fold], fold))
+        fold = 0 if (groups_of_class[has] == 1).any() else best
+        filled[fold] += own
+        fold_of[groups[place]] = fold
+    return fold_of
+
+
+def with_validation(split: Split, fraction: float) -> Split:
+    """Move a part of the training list to the validation part; the test list stays as it is.
+
+    Of each class whole groups are moved, those of one film or scene, as near to this fraction of
+    its videos as they allow; one group is always trained on.
+
+    Args:
+        split: of a dataset.
+        fraction: of each class's training videos, in 0..1.
+    """
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for video in split.train:
+        counts[_group(video)][video.label] += 1
+    moved = {
+        group
+        for group, fold in fold_of_groups(counts, fraction, _VALIDATION_SEED).items()
+        if fold == 1
+    }
+    for label in range(len(split.classes)):
+        own = sorted(group for group in counts if label in counts[group])
+        if own and moved.issuperset(own):  # of a fraction near 1
+            moved.remove(min(own, key=lambda group: counts[group].total()))
+    return replace(
+        split,
+        train=tuple(video for video in split.train if _group(video) not in moved),
+        val=tuple(video for video in split.train if _group(video) in moved),
+    )
+
+
+def _group(video: Video) -> str:
+    """Within its class: official lists divide a film's clips of two classes, too."""
+    return f"{video.label}/{video.alike}"

@@ -1,22 +1,19 @@
-"""One crop and one flip for all frames of a clip and for both modalities, on uint8.
+"""One crop, one flip and one change of colors for all frames of a clip, on uint8.
 
 A crop is chosen in the coordinates of the frame at its training size (smaller side `short_side`)
 and kept as fractions, so that it cuts the same region out of RGB and flow images whatever size
 they are stored at. Cutting comes before resizing, and each image is resized once.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.resize import resize
-from src.data.sources import Size, Uint8
+from src.data.sources import Size, Uint8, resize
 from src.errors import UserError
 
 
@@ -32,6 +29,7 @@ class Box:
 
 WHOLE_FRAME = Box(0.0, 0.0, 1.0, 1.0)
 CropPolicy = Callable[[Size, np.random.Generator], Box]
+ColorTransform = Callable[[Tensor], Tensor]  # one of torchvision.transforms.v2
 
 
 @dataclass(frozen=True)
@@ -117,59 +115,24 @@ def _fractions(offset: np.ndarray, sides: np.ndarray, frame: Size) -> Box:
     return Box(float(top), float(left), float(height), float(width))
 
 
-class Cut(Protocol):
-    """What is made of each image of a clip, uint8 in and out."""
-
-    @property
-    def size(self) -> Size:
-        """Height and width of what comes out."""
-        ...
-
-    def rgb(self, image: Uint8) -> Uint8:
-        """Cut a frame (H, W, 3)."""
-        ...
-
-    def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
-        """Cut a quantised field, u and v (H, W), into `out` (2, *size) or a new array."""
-        ...
-
-    def flow_lengths(self, stored: Size) -> tuple[float, float]:
-        """What v and u seen in the cut are multiplied by to be those that `flow` gives.
-
-        Args:
-            stored: the size of stored flow of the same video.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Geometry:
     """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror.
 
-    With `rescale_flow`, flow is in pixels of what comes out, not of the stored images (the papers
-    leave it).
+    Flow stays in pixels of the stored images, as in the papers.
     """
 
     box: Box
     size: Size
     mirror: bool = False
-    rescale_flow: bool = False
-
-    def rgb(self, image: Uint8) -> Uint8:
-        """Cut a frame (H, W, 3)."""
-        return self.cut(image)
 
     def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
-        """Cut a quantised field, u and v (H, W), into `out` (2, *size) or a new array."""
+        """Cut a quantized field, u and v (H, W), into `out` (2, *size) or a new array."""
         field = np.empty((2, *self.size), dtype=np.uint8) if out is None else out
         self.cut(u, field[0])
         self.cut(v, field[1])
         if self.mirror:  # to the left is to the right in a mirror: 255 - u
             cv2.bitwise_not(field[0], dst=field[0])
-        if self.rescale_flow:
-            factor_v, factor_u = self.scale(u.shape)
-            rescale_levels(field[0], factor_u)
-            rescale_levels(field[1], factor_v)
         return field
 
     def cut(self, image: Uint8, out: Uint8 | None = None) -> Uint8:
@@ -182,36 +145,22 @@ class Geometry:
         return cv2.flip(cut, 1, dst=out) if self.mirror else cut
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
-        """What v and u seen in the cut are multiplied by to be those that `flow` gives."""
-        height, width = (1.0, 1.0) if self.rescale_flow else self.scale(stored)
-        return 1 / height, 1 / width
+        """What v and u seen in the cut are multiplied by to be those of stored flow.
 
-    def scale(self, stored: Size) -> tuple[float, float]:
-        """By how much a cut out of images of the size `stored` is enlarged: height, width."""
+        Args:
+            stored: the size of stored flow of the same video.
+        """
         return (
-            self.size[0] / (self.box.height * stored[0]),
-            self.size[1] / (self.box.width * stored[1]),
+            self.box.height * stored[0] / self.size[0],
+            self.box.width * stored[1] / self.size[1],
         )
 
 
-def rescale_levels(image: Uint8, factor: float) -> None:
-    """Multiply quantised flow by a factor around its zero, 127.5, limited to 0..255, in place."""
-    cv2.LUT(image, _rescaled(factor), dst=image)
-
-
-@lru_cache(maxsize=16)  # a clip has one or two factors
-def _rescaled(factor: float) -> Uint8:
-    offset = np.arange(256) - 127.5
-    # Levels lie halfway between whole numbers of steps from zero, and stay so: -x gives -y.
-    offset = np.sign(offset) * (np.floor(np.abs(factor * offset)) + 0.5)
-    return np.clip(127.5 + offset, 0, 255).astype(np.uint8)
-
-
-def rgb_clip(frames: Iterable[Uint8], count: int, cut: Cut) -> Tensor:
+def rgb_clip(frames: Iterable[Uint8], count: int, geometry: Geometry) -> Tensor:
     """Cut `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
-    clip = np.empty((3, count, *cut.size), dtype=np.uint8)
+    clip = np.empty((3, count, *geometry.size), dtype=np.uint8)
     for t, frame in enumerate(frames):
-        image = cut.rgb(frame)
+        image = geometry.cut(frame)
         cv2.mixChannels([image], [clip[channel, t] for channel in range(3)], [0, 0, 1, 1, 2, 2])
     return torch.from_numpy(clip)
 
@@ -220,7 +169,7 @@ def flow_clip(
     fields: Iterable[tuple[Uint8, Uint8]],
     places: Sequence[Sequence[tuple[int, int]]],
     shape: tuple[int, int],
-    cut: Cut,
+    geometry: Geometry,
 ) -> Tensor:
     """Cut fields u, v (H, W) into a clip of flow stacks, one field at a time.
 
@@ -228,15 +177,15 @@ def flow_clip(
         fields: each field once.
         places: of each field, its places (frame, position in the stack): stacks may overlap.
         shape: T and L.
-        cut: what is made of each field.
+        geometry: how each field is cut.
 
     Returns:
         A tensor (2L, T, *size), channels u1, v1, u2, v2, ...
     """
     frames, stack = shape
-    clip = np.empty((stack, 2, frames, *cut.size), dtype=np.uint8)
+    clip = np.empty((stack, 2, frames, *geometry.size), dtype=np.uint8)
     for (u, v), ((t, position), *others) in zip(fields, places, strict=True):
-        field = cut.flow(u, v, clip[position, :, t])
+        field = geometry.flow(u, v, clip[position, :, t])
         for t, position in others:
             clip[position, :, t] = field
     return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
@@ -253,3 +202,47 @@ def mirror_flow(flow: Tensor) -> Tensor:
     u = mirrored[..., 0::2, :, :, :]
     u.copy_(255 - u)
     return mirrored
+
+
+def check_colors(transform: ColorTransform) -> None:
+    """Refuse a transform of torchvision that would do more than change colors.
+
+    Flow would not follow what moves pixels, and batches are of uint8 clips of one size.
+
+    Raises:
+        UserError: names the transform, or what it makes of a clip.
+    """
+    for part in _parts(transform):
+        kind = type(part)
+        if kind.__module__.endswith(("._geometry", "._auto_augment")):
+            raise UserError(
+                f"data.augment={kind.__name__}: moves pixels, which flow would not follow: give a "
+                "transform of colors, such as torchvision.transforms.v2.ColorJitter"
+            )
+    clip = torch.zeros((3, 2, 16, 16), dtype=torch.uint8)
+    changed = augment_colors(clip, transform, np.random.default_rng(0))
+    if changed.shape != clip.shape or changed.dtype != clip.dtype:
+        raise UserError(
+            f"data.augment: makes {changed.dtype} {tuple(changed.shape)} of a clip of uint8 "
+            f"{tuple(clip.shape)}: give a transform that changes colors alone"
+        )
+
+
+def _parts(transform: ColorTransform) -> Iterator[object]:
+    """A transform, and those that it is composed of."""
+    yield transform
+    for part in getattr(transform, "transforms", ()):
+        yield from _parts(part)
+
+
+def augment_colors(clip: Tensor, transform: ColorTransform, rng: np.random.Generator) -> Tensor:
+    """Change the colors of a clip (3, T, H, W) by one draw, the same for all of its frames.
+
+    Args:
+        clip: uint8.
+        transform: one of torchvision's, of images (T, 3, H, W).
+        rng: what the draw follows from.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        return transform(clip.transpose(0, 1)).transpose(0, 1)

@@ -26,6 +26,7 @@ from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.hardware import usable_cores
 from src.locks import exclusive_lock
+from src.values import NULL, check_values, whole
 from src.workers import worker_pool
 
 if TYPE_CHECKING:
@@ -62,10 +63,8 @@ def read_two_movers(
     """
     if split != 1:
         raise UserError(f"data.split={split} does not exist: two_movers has split 1 only")
-    _require("num_train", num_train, 1)
-    _require("num_test", num_test, 1)
-    _require("seed", seed, 0)
-    _require("workers", 1 if workers is None else workers, 1)
+    needs = {"num_train": whole(1), "num_test": whole(1), "seed": whole(0)}
+    check_values(locals(), needs | {"workers": whole(1) | NULL}, "two_movers: ")
     recipe = {"version": VERSION, "num_train": num_train, "num_test": num_test, "seed": seed}
     folder = Path(root)
     try:
@@ -84,11 +83,6 @@ def flow_settings() -> "FlowSettings":
 
     parameters = {"preset": "medium", "finest_scale": 0}
     return FlowSettings(algorithm="dis", parameters=parameters, short_side=SIZE)
-
-
-def _require(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"two_movers: {name}={value!r} is not a whole number from {least}")
 
 
 def _jobs(folder: Path, recipe: dict[str, int]) -> tuple[list[_Job], list[_Job]]:

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
-from src.data.containers import open_container, stream_of
 from src.data.sources import Size, Uint8, in_order
 from src.errors import UserError
 
@@ -27,10 +26,27 @@ except ImportError:  # no wheel for this platform: PyAV reads everything
     decord = None
 av.logging.set_level(av.logging.PANIC)
 
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
+DECODERS = ("auto", "pyav", "decord")
 LARGE = 64 * 2**20  # bytes; PyAV holds a file's packets in memory
 _ONE_FRAME_PER_PACKET = ("mpeg4", "h264", "hevc", "mpeg2video", "vp9", "libdav1d", "mjpeg")
-CHUNK = 8  # frames that decord and torchcodec decode at once
+CHUNK = 8  # frames that decord decodes at once
+
+
+# Titles in old files are not in UTF-8. From 19 on PyAV puts up with them by itself.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(source: str, **options: Any) -> av.container.InputContainer:
+    """Open a file, URL or device; `options` as of `av.open`."""
+    container: av.container.InputContainer = av.open(source, "r", **_LENIENT, **options)
+    return container
+
+
+def stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video of a file; None if there is none, or of an unknown codec."""
+    stream = container.streams.best("video")  # decord's choice among several, too
+    known = isinstance(stream, av.VideoStream) and stream.codec_context is not None
+    return stream if known else None
 
 
 class _Unsuitable(Exception):
@@ -58,7 +74,7 @@ class VideoFile:
 
     Args:
         path: the file.
-        decoder: auto, decord, pyav, or torchcodec (if that is installed).
+        decoder: auto, decord or pyav.
 
     Raises:
         UserError: no reader finds a frame in the file.
@@ -98,8 +114,6 @@ class VideoFile:
             yield from self._reader.rgb(indices[read:])
 
     def _open(self, decoder: str) -> tuple[_Reader, str]:
-        if decoder == "torchcodec":
-            return _TorchCodec(self.path), decoder
         if decoder == "decord":
             with suppress(_Unsuitable):
                 return _Decord(self.path), decoder
@@ -288,34 +302,6 @@ class _Decord:
             for start in range(0, len(indices), CHUNK):
                 yield from self._reader.get_batch(indices[start : start + CHUNK]).asnumpy()
         except (decord.DECORDError, RuntimeError) as error:
-            raise _Unsuitable from error
-
-
-class _TorchCodec:
-    def __init__(self, path: Path) -> None:
-        try:
-            from torchcodec.decoders import VideoDecoder
-        except (ImportError, RuntimeError, OSError) as error:
-            raise UserError(
-                "decoder=torchcodec: torchcodec does not load "
-                f"({str(error).splitlines()[0]}); install it and FFmpeg, or take decoder=auto"
-            ) from error
-        try:
-            self._decoder = VideoDecoder(
-                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
-            )
-            about = self._decoder.metadata
-            self.num_frames = about.num_frames
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"video {path} cannot be decoded: {error}") from error
-        self.size, self.fps = (about.height, about.width), float(about.average_fps or 25)
-
-    def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
-        try:
-            for start in range(0, len(indices), CHUNK):
-                some = list(indices[start : start + CHUNK])
-                yield from self._decoder.get_frames_at(some).data.numpy()
-        except (RuntimeError, IndexError) as error:
             raise _Unsuitable from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from src.data.frames_in_order import TimedFrame
+from src.data.images import encode_jpeg
 from src.data.sources import Uint8
 from src.data.video_writer import VideoWriter
 from src.plotting.clips import color_flow
@@ -18,7 +19,6 @@ from src.plotting.clips import color_flow
 SMALLEST = 240  # pixels of the smaller side: text is not legible on less
 TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
 CRF = 20
-JPEG_QUALITY = 95
 Labels = Sequence[tuple[str, float]]  # class and probability, the most probable first
 Fields = Mapping[int, tuple[Uint8, Uint8]]  # flow u, v by its place in the video
 
@@ -36,23 +36,22 @@ class AnnotatedVideo:
         self.path = path
         self._part = path.with_name(f".{path.name}.part")
         self._writer: VideoWriter | None = None
-        self._waiting: deque[tuple[int, float, Uint8]] = deque()
+        self._waiting: deque[tuple[int, float, bytes]] = deque()
         self._begin = 0.0
         self._inset: Uint8 | None = None
         self._labels: Labels = ()
 
     def wait(self, frame: TimedFrame) -> None:
         """Take a frame about which nothing is known yet."""
-        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        self._waiting.append((frame.index, frame.time, jpeg))
+        self._waiting.append((frame.index, frame.time, encode_jpeg(frame.image)))
 
     def label(self, labels: Labels, fields: Fields, until: float) -> None:
         """Write the waiting frames before `until` seconds with these labels and flow."""
         self._labels = labels
         while self._waiting and self._waiting[0][1] < until:
             index, time, jpeg = self._waiting.popleft()
-            self.write(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB), index, time, labels, fields)
+            image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+            self.write(image, index, time, labels, fields)
 
     def write(self, image: Uint8, index: int, time: float, labels: Labels, fields: Fields) -> None:
         """Write a frame at once; flow that is not there is the last one that was."""

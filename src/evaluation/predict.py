@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.data.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
-from src.data.windows import sliding_windows
 from src.errors import UserError
 from src.evaluation.annotate import AnnotatedVideo, Labels
 from src.evaluation.inputs import output_names
 from src.evaluation.prediction_files import Prediction, PredictionFile, show_predictions
 from src.evaluation.predictor import HeldFrame, Memory, Predictor
 from src.evaluation.timeline import Timeline
+from src.evaluation.windows import sliding_windows
 from src.plotting.charts import draw_timeline, to_png
 from src.text import visible
 

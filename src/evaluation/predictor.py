@@ -10,11 +10,10 @@ from torch import Tensor
 
 from src.data.dataset import read_view
 from src.data.frames_in_order import TimedFrame
-from src.data.resize import resize, size_at
-from src.data.sources import FlowSource, RGBSource, Uint8
-from src.data.windows import HeldFrames, RememberedFlow, Window
+from src.data.sources import FlowSource, RGBSource, Uint8, resize, size_at
 from src.evaluation.annotate import Labels
 from src.evaluation.evaluate import load_module
+from src.evaluation.windows import HeldFrames, RememberedFlow, Window
 from src.experiment.build import build_datamodule
 from src.experiment.checkpoint import Description
 from src.flow.computed import ComputedFlow

@@ -22,7 +22,7 @@ class TestProtocol:
     """The views of a video, and the mean over them, over time and (by the module) over streams.
 
     Args:
-        frames: of a video, evenly spaced (data.test_frames).
+        frames: of a video, evenly spaced (data.test.frames).
         short_side: smaller side of a frame in pixels.
         crop_size: side of a crop in pixels.
         crop: "whole" takes whole frames, which networks read fully convolutionally (ST-ResNet's

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from src.data.datamodule import VideoDataModule
+from src.data.images import encode_jpeg
 from src.data.video_writer import VideoWriter
 from src.errors import UserError
 from src.evaluation.analysis import UNREADABLE, predictions
@@ -171,9 +172,7 @@ def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:
     picture = draw_clip(clip.get("rgb"), clip.get("flow"))
     rows = ("rgb" in clip) + ("flow" in clip)
     picture = _resized(picture, rows * HEIGHT)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    path.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())
+    path.write_bytes(encode_jpeg(picture, quality=88))
 
 
 def _write_film(path: Path, clip: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
-from src.data.faults import Faults
-from src.data.splits import PARTS
+from src.data.faults import COUNT_AS_WRONG, Faults
 from src.errors import UserError
 from src.experiment.run_dir import scores_file
 from src.models.metrics import judge, scores_of_wrong
@@ -204,7 +203,7 @@ class CollectScores(pl.Callback):
     """Keeps the scores of every tested video, of all ranks, as `scores`.
 
     A test replaces nothing: videos that are missing or cannot be read are counted as wrong, if
-    `data.missing` says so, or else the test ends with an error that names all of them.
+    `data.videos.missing` says so, or else the test ends with an error that names all of them.
 
     Args:
         data: that is tested on; None for other loaders than its own.
@@ -223,7 +222,7 @@ class CollectScores(pl.Callback):
         """Forget an earlier test."""
         self.scores = self._nothing()
         if self.data:
-            self.data.unreadable["test"].clear()
+            self.data.errors.unreadable["test"].clear()
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -240,27 +239,23 @@ class CollectScores(pl.Callback):
         self.scores = self.scores.gathered()
         if self.data is None:
             return
-        ranks = of_all_ranks(self.data.unreadable["test"])
-        unreadable = {name: reason for own in ranks for name, reason in sorted(own.items())}
-        part = self.data.test_part
-        listed, absent = getattr(self.data.listed, part), self.data.absent[part]
-        of, videos = len(listed), f"{PARTS[part]} videos"
-        if unreadable and self.data.missing != "wrong":
-            raise UserError(
-                f"{Faults(f'{videos} cannot be read', of, unreadable)}: mend them (python -m "
-                "src.verify_data tells what is wrong with them), or count them as wrong with "
-                "data.missing=wrong; the same command goes on with the test"
-            )
-        if self.data.missing != "wrong":
-            left_out = Faults(f"{videos} are not there and were left out", of, absent)
-            self.scores.faults = (left_out,) if absent else ()
+        errors, part = self.data.errors, self.data.test_part
+        unreadable = errors.of_all_ranks("test")["test"]
+        if self.data.reading.missing != COUNT_AS_WRONG:
+            for faults in errors.faults(part, "cannot be read", unreadable):
+                raise UserError(
+                    f"{faults}: mend them (python -m src.verify_data tells what is wrong with "
+                    "them), or count them as wrong with data.videos.missing=count_as_wrong; the "
+                    "same command goes on with the test"
+                )
+            self.scores.faults = errors.left_out(part)
             return
-        wrong = absent | unreadable
+        wrong = errors.missing[part] | unreadable
         if not wrong:
             return
-        labels = {v.name: v.label for v in listed if v.name in wrong}
+        labels = {v.name: v.label for v in getattr(self.data.listed, part) if v.name in wrong}
         self.scores = self.scores.with_unreadable(labels)
-        self.scores.faults = (Faults(f"{videos} could not be read and count as wrong", of, wrong),)
+        self.scores.faults = errors.faults(part, "could not be read and count as wrong", wrong)
         if trainer.is_global_zero:  # the metrics are summed over ranks
             target = torch.tensor(list(labels.values()), device=pl_module.device)
             module: Any = pl_module

@@ -94,7 +94,7 @@ def build_protocol(config: StageConfig) -> VideoProtocol:
     data, protocol = config["data"], config["protocol"]
     return instantiate(
         protocol,
-        frames=data["test_frames"],
+        frames=data["test"]["frames"],
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         mirror=protocol["mirror"] and data["mirror"],
@@ -104,6 +104,6 @@ def build_protocol(config: StageConfig) -> VideoProtocol:
 
 
 def _tested_on(data: Mapping[str, Any]) -> str | None:
-    if data["test_part"] == "test":
+    if data["test"]["part"] == "test":
         return None
     return f"the validation part ({100 * (data['val_fraction'] or 0):g} % of the training list)"

@@ -53,16 +53,9 @@ CANNOT_MATTER = (
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
     "data.dataset.root",
-    "data.num_workers",
-    "data.test_batch_size",
-    "data.prefetch",
-    "data.timeout",
-    "data.start_method",
-    "data.decoder",
-    "data.cache_dir",
-    "data.manifest",
-    "data.missing",
-    "data.max_broken",
+    "data.loader.*",
+    "data.videos.*",
+    "data.test.batch_size",
 )
 # Places: that the data are elsewhere does not matter, that flow is computed on the fly does.
 _PLACES = ("data.rgb", "data.flow", "data.dataset.videos", "data.dataset.lists")

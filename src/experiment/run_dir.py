@@ -166,11 +166,11 @@ class StageDir:
         if not changed or force:
             return
         mend = "give a new paths.run_dir, or resume=force to use it all the same"
-        tested_otherwise = changed.startswith(("protocol.", "data.test_part"))
+        tested_otherwise = changed.startswith(("protocol.", "data.test.part"))
         if tested_otherwise and self.record.is_file():
             mend = (
                 f"{shown_command('evaluate', ('ckpt_path', self.final))} with protocol=... or "
-                "+data.test_part=... tests it again, resume=force uses the results that are there"
+                "+data.test.part=... tests it again, resume=force uses the results that are there"
             )
         raise UserError(f"{self.path} was trained with another config ({changed} there): {mend}")
 

@@ -212,7 +212,7 @@ class _Extractor(pl.LightningModule):
         self.rows: list[tuple[str, str, int, dict[str, Tensor]]] = []
 
     def on_test_epoch_start(self) -> None:
-        self.data.unreadable["test"].clear()
+        self.data.errors.unreadable["test"].clear()
 
     def test_step(self, batch: Batch, _: int) -> None:  # noqa: PT019
         streams = {name: rows.cpu() for name, rows in self.module.video_scores(batch).items()}
@@ -224,10 +224,6 @@ class _Extractor(pl.LightningModule):
         part = self.data.test_part
         rows = [row for rows in of_all_ranks(self.rows) for row in rows]
         self.features.rows += sorted(rows, key=lambda row: row[0])
-        unreadable = dict(self.data.absent[part])
-        for one in of_all_ranks(self.data.unreadable["test"]):
-            unreadable |= one
-        if unreadable:
-            of = len(getattr(self.data.listed, part))
-            what = f"videos of the {part} list are missing or cannot be read"
-            self.features.faults.append(Faults(what, of, unreadable))
+        errors = self.data.errors
+        unreadable = errors.missing[part] | errors.of_all_ranks("test")["test"]
+        self.features.faults += errors.faults(part, "are missing or cannot be read", unreadable)

@@ -6,21 +6,36 @@ vectors are brought to the length that they have in stored flow. What stored flo
 does not is the image beyond the cut's border.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from src.data.resize import size_at
-from src.data.sampling import Indices
-from src.data.sources import RGBSource
-from src.data.transforms import Cut
+from src.data.sources import RGBSource, Size, Uint8, size_at
 from src.errors import UserError
 from src.flow.algorithm import levels, prepare
 from src.flow.settings import FlowSettings
 
 FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and label
 Batch = dict[str, Any]
+
+
+class Cut(Protocol):
+    """How all frames of a clip are cut."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of what comes out."""
+        ...
+
+    def cut(self, image: Uint8) -> Uint8:
+        """Cut a frame (H, W, 3)."""
+        ...
+
+    def flow_lengths(self, stored: Size) -> tuple[float, float]:
+        """What v and u seen in the cut are multiplied by to be those of flow of this size."""
+        ...
 
 
 class FramesForFlow:
@@ -40,7 +55,7 @@ class FramesForFlow:
         self.frames, self.num_fields = frames, frames.num_frames - 1
         self._short_side, self._color = settings.short_side, settings.color
 
-    def read(self, frames: Indices, stack: int, cut: Cut) -> Batch:
+    def read(self, frames: npt.NDArray[np.int64], stack: int, geometry: Cut) -> Batch:
         """Read what the flow of a clip's frames needs.
 
         Returns:
@@ -54,8 +69,8 @@ class FramesForFlow:
         images = []
         for image in self.frames.rgb(wanted.tolist()):
             stored = size_at(image.shape[:2], self._short_side)
-            images.append(prepare(cut.rgb(image), min(cut.size), self._color))
-        v, u = cut.flow_lengths(stored)
+            images.append(prepare(geometry.cut(image), min(geometry.size), self._color))
+        v, u = geometry.flow_lengths(stored)
         return {
             FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
             LENGTHS: torch.tensor([u, v], dtype=torch.float32),

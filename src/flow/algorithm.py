@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from src.data.resize import resize, size_at
+from src.data.sources import resize, size_at
 from src.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported where it is used: who computes with OpenCV does not wait

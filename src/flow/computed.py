@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from src.data.resize import size_at
-from src.data.sources import RGBSource, Size, Uint8, in_order
+from src.data.sources import RGBSource, Size, Uint8, in_order, size_at
 from src.errors import UserError
 from src.flow.algorithm import Fields, FlowAlgorithm, quantize
 

@@ -13,17 +13,13 @@ from pathlib import Path
 
 import cv2
 
-from src.data.images import open_images
-from src.data.sources import Uint8
+from src.data.images import encode_jpeg, open_images
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 
-# OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a gray
-# level on average, in half the bytes of a lossless file.
-JPEG_QUALITY = 95
 VIDEOS_PER_ARCHIVE = 200
 Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order
 
@@ -159,13 +155,9 @@ def extract_video(video: Path, part: Path) -> int:
         frames = VideoFile(video)
         source = ComputedFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
         fields = source.flow(range(source.num_fields))
-        _worker.format.write(part, video.stem, ((jpeg(u), jpeg(v)) for u, v in fields))
+        encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
+        _worker.format.write(part, video.stem, encoded)
         return frames.num_frames
     except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"video {video} has no flow: {reason}") from error
-
-
-def jpeg(image: Uint8) -> bytes:
-    """An image (H, W) as the content of a JPEG file."""
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.class_names import HMDB51, UCF101
+from src.data.splits import HMDB51, UCF101
 from src.errors import UserError
 from src.importing.architecture import Architecture
 

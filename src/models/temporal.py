@@ -92,7 +92,7 @@ class TemporalPool:
         if frames < self.size:
             raise ValueError(
                 f"a clip of {frames} frames is shorter than the temporal pool of {self.size}: "
-                "give more (data.frames, data.test_frames) or a smaller temporal_pool.size"
+                "give more (data.frames, data.test.frames) or a smaller temporal_pool.size"
             )
         pool = F.max_pool3d if self.kind == "max" else F.avg_pool3d
         return pool(clips, (self.size, 1, 1), (self.stride, 1, 1))

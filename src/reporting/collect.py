@@ -187,7 +187,7 @@ def _read_run(folder: Path) -> Run:
         data = config["data"]
         dataset = _dataset(data["dataset"])
         listed = _listed(dataset, data)
-        validated = data["test_part"] == "val"  # its protocol says so
+        validated = data["test"]["part"] == "val"  # its protocol says so
         partly = not validated and listed is not None and accuracy.videos != listed
         # Such numbers are no number of the dataset's, and must not meet those that are.
         protocol = record["protocol"] + (f"; {accuracy.videos} of {listed} videos" * partly)

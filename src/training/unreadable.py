@@ -8,9 +8,7 @@ import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
-from src.data.splits import PARTS
 from src.errors import UserError
-from src.ranks import of_all_ranks
 from src.text import visible
 from src.training.loggers import log_text
 
@@ -39,29 +37,24 @@ class UnreadableVideos(pl.Callback):
         self.known: dict[str, dict[str, str]] = {phase: {} for phase in _DONE}
 
     @property
-    def replaced(self) -> Faults:
-        """The training videos that could not be read so far, of all ranks and passes."""
-        what = "training videos could not be read and were replaced"
-        return Faults(what, len(self.data.videos.train), self.known["train"])
+    def replaced(self) -> tuple[Faults, ...]:
+        """The training videos that could not be read so far, of all ranks and epochs."""
+        what = "could not be read and were replaced"
+        return self.data.errors.faults("train", what, self.known["train"], there=True)
 
     @property
     def faults(self) -> list[Faults]:
         """What was wrong with training and validation videos, for the record."""
-        left_out = [
-            Faults(
-                f"{PARTS[part]} videos are not there and were left out",
-                len(getattr(self.data.listed, part)),
-                self.data.absent[part],
-            )
-            for part in ("train", "val")
-            if part != self.data.test_part  # of which the test tells
-        ]
-        return [one for one in (*left_out, self.replaced) if one.videos]
+        parts = [part for part in ("train", "val") if part != self.data.test_part]  # as the test's
+        left_out = [one for part in parts for one in self.data.errors.left_out(part)]
+        return [*left_out, *self.replaced]
 
     def state_dict(self) -> dict[str, Any]:
         """What is known, so that a run that goes on still knows it."""
         # Within a pass there may be some of which nobody has been told yet.
-        return {phase: self.data.unreadable[phase] | known for phase, known in self.known.items()}
+        return {
+            phase: self.data.errors.unreadable[phase] | known for phase, known in self.known.items()
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what an earlier start has found out."""
@@ -83,10 +76,9 @@ class UnreadableVideos(pl.Callback):
             pl_module.log(f"{phase}/skipped_videos", float(len(known)), sync_dist=True)
 
     def _agree(self, trainer: pl.Trainer) -> None:
-        met = of_all_ranks({phase: self.data.unreadable[phase] for phase in self.known})
-        news = False
+        met, news = self.data.errors.of_all_ranks(*self.known), False
         for phase, known in self.known.items():
-            everywhere = {name: why for one in met for name, why in one[phase].items()}
+            everywhere = met[phase]
             for name in sorted(everywhere.keys() - known.keys()):
                 known[name], news = everywhere[name], True
                 if trainer.is_global_zero:
@@ -94,12 +86,12 @@ class UnreadableVideos(pl.Callback):
                     log.warning("video %s: %s; %s", visible(name), why, _DONE[phase])
         if news and trainer.is_global_zero:
             self._tell(trainer)
+        allowed = self.data.reading.max_unreadable_fraction
         # As a quotient, for 0.57 * 100 is less than 57.
-        if len(self.known["train"]) / len(self.data.videos.train) > self.data.max_broken:
+        if len(self.known["train"]) / len(self.data.videos.train) > allowed:
             raise UserError(
-                f"{self.replaced}; all are in {self.file}. data.max_broken="
-                f"{self.data.max_broken:g} is the share that is let pass: python -m "
-                "src.verify_data tells what is wrong with them"
+                f"{self.replaced[0]}; all are in {self.file}. data.videos.max_unreadable_fraction="
+                f"{allowed:g} is let pass: python -m src.verify_data tells what is wrong with them"
             )
 
     def _tell(self, trainer: pl.Trainer) -> None:

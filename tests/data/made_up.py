@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 
 from src.data.sources import Size
-from src.data.splits import Split, Video, read_hmdb51, read_ucf101
-from src.data.verification.inspection import Inspector, Job, Look
-from src.data.verification.lists import key_of, read_lists
-from src.data.verification.scan import in_parallel
+from src.data.splits import Split, Video, key_of, read_hmdb51, read_ucf101
+from src.data.verification.inspection import Job, VideoChecker
+from src.data.verification.manifest import VideoCheck
+from src.data.verification.verify import read_lists
 from src.data.video_file import VideoFile
 from src.errors import UserError
+from src.workers import in_parallel
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 
@@ -303,11 +304,12 @@ FOLDER_FAULTS: dict[str, Callable[[MadeUp, Video], None]] = {
 # --- what happens in worker processes ------------------------------------------------------------
 
 
-class CrashingInspector(Inspector):
+class CrashingChecker(VideoChecker):
     """Dies of Film5 of the first class."""
 
-    def __call__(self, job: Job) -> Look:
-        if job.modality == "rgb" and "Film5_" in job.video.name and job.video.label == 0:
+    def __call__(self, job: Job) -> VideoCheck:
+        modality, video = job
+        if modality == "rgb" and "Film5_" in video.name and video.label == 0:
             os._exit(3)
         return super().__call__(job)
 

@@ -13,15 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data import dataset
-from src.data.datamodule import VideoDataModule
-from src.data.dataset import Sample, VideoDataset
+from src.data.datamodule import VideoDataModule, VideoTest
+from src.data.dataset import CentralClip, RandomClip, Sample, VideoDataset, WholeVideo
 from src.data.images import open_images
 from src.data.library import FlowFolders, VideoFiles
 from src.data.loading import DrawSampler, collate
 from src.data.sources import Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop
-from src.data.views import CentralClip, RandomClip, WholeVideo
 from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.settings import FlowSettings
@@ -81,10 +80,9 @@ def datamodule(root: Path, **changes: Any) -> VideoDataModule:
         "crop": CornerJitterCrop(24),
         "crop_size": 24,
         "mirror": True,
-        "test_frames": 5,
+        "test": VideoTest(5, 1),
         "batch_size": 2,
-        "test_batch_size": 1,
-        "num_workers": 0,
+        "loader": {"num_workers": 0},
         "seed": 7,
     }
     module = VideoDataModule(**arguments | changes)
@@ -144,10 +142,12 @@ class TestBatches:
     def test_same_for_any_number_of_workers(self, epoch: int, tiny: Path) -> None:
         alone = training_batches(datamodule(tiny), epoch)
         for workers in (1, 2):
-            assert same(alone, training_batches(datamodule(tiny, num_workers=workers), epoch))
+            assert same(
+                alone, training_batches(datamodule(tiny, loader={"num_workers": workers}), epoch)
+            )
 
     def test_persistent_workers_hear_of_the_next_epoch(self, tiny: Path) -> None:
-        loader = datamodule(tiny, num_workers=1).train_dataloader()
+        loader = datamodule(tiny, loader={"num_workers": 1}).train_dataloader()
         assert isinstance(loader.sampler, DrawSampler)
         list(loader)
         loader.sampler.set_epoch(1)
@@ -348,7 +348,7 @@ class TestCollate:
         assert batch["video"] == ["v", "v"]
 
     def test_different_sizes(self) -> None:
-        with pytest.raises(UserError, match=r"\(4, 6\), \(4, 8\).*data\.test_batch_size=1"):
+        with pytest.raises(UserError, match=r"\(4, 6\), \(4, 8\).*data\.test\.batch_size=1"):
             collate(self.samples(6, 8))
 
 

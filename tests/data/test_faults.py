@@ -14,10 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from src.data.faults import TRIES, Faults, FaultTolerant
-from src.data.image_sources import FrameImages
-from src.data.images import open_images
-from src.data.loading import UnderWay, VideoLoader, collate
+from src.data.faults import TRIES, Faults, SkipBrokenVideos
+from src.data.images import FrameImages, open_images
+from src.data.loading import VideoLoader, collate
 from src.data.splits import Video
 from src.data.video_file import VideoFile
 from src.errors import UserError
@@ -68,9 +67,7 @@ def read(
 ) -> tuple[list[int], dict[str, str]]:
     """What a loader gives in batches of 3, and what it could not read."""
     videos = Videos(fates)
-    dataset = FaultTolerant(
-        UnderWay(videos, workers), videos.videos, replace, seed=1, time_limit=time_limit
-    )
+    dataset = SkipBrokenVideos(videos, workers, replace, seed=1, time_limit=time_limit)
     loader = VideoLoader(
         dataset,
         batch_size=3,
@@ -155,7 +152,7 @@ def test_a_video_in_time_is_not_given_up_later() -> None:
     videos, rung = Videos({}), []
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
     try:
-        FaultTolerant(videos, videos.videos, True, 0, time_limit=0.1)[0, 0]
+        SkipBrokenVideos(videos, 0, True, 0, time_limit=0.1)[0, 0]
         time.sleep(0.3)
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -242,7 +242,7 @@ def overrides(root: Path, output: Path) -> list[str]:
         "data.crop_size=56",
         "data.crop.size=56",
         "stages.motion.data.crop.sides=[64,56]",
-        "data.test_frames=3",
+        "data.test.frames=3",
     ]
 
 
@@ -272,7 +272,7 @@ def test_from_a_folder_to_a_tested_checkpoint(
     [dataset] = {run.dataset for run in collect([str(tmp_path)])[0]}
     assert dataset.startswith(f"{root.name} 12-")
 
-    on_cpu = ["trainer.accelerator=cpu", "+data.num_workers=0"]
+    on_cpu = ["trainer.accelerator=cpu", "+data.loader.num_workers=0"]
     capfd.readouterr()
     assert call(evaluate.main, f"ckpt_path={checkpoint}", *on_cpu) == 0
     assert "motion" in capfd.readouterr().out
@@ -282,7 +282,11 @@ def test_from_a_folder_to_a_tested_checkpoint(
 
 
 def test_flow_on_the_fly(root: Path, tmp_path: Path) -> None:
-    on_the_fly = ["data.flow=on_the_fly", "data.flow_settings.short_side=64", "data.manifest=null"]
+    on_the_fly = [
+        "data.flow=on_the_fly",
+        "data.flow_settings.short_side=64",
+        "data.videos.manifest=null",
+    ]
     cfg = compose_config("train", *overrides(root, tmp_path), *on_the_fly, "only=motion")
     run_experiment(cfg)
     assert (tmp_path / "two_stream_folder" / "split1_seed0" / "motion" / "stage.json").is_file()

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data import image_archives, image_folders, index_files
+from src.data import image_archives, image_folders, image_index
 from src.data.find_videos import videos_below
-from src.data.image_sources import FlowImages, FrameImages
-from src.data.images import ImageTree, is_archive, open_images
+from src.data.images import FlowImages, FrameImages, ImageTree, is_archive, open_images
 from src.data.sources import Uint8
 from src.errors import UserError
 from tests.helpers import fields_of, frames_of
@@ -329,7 +328,7 @@ class TestIndex:
     def test_no_right_to_write(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(index_files, "_warned", set())
+        monkeypatch.setattr(image_index, "_warned", set())
         (tmp_path / "file").touch()  # where a folder would have to be; root may write anywhere
         root = in_shards(tmp_path / "images", released)
         for _ in range(2):

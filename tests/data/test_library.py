@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.datamodule import VideoDataModule
+from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
 from src.data.dataset import Sample
-from src.data.image_sources import FlowImages, FrameImages
+from src.data.images import FlowImages, FrameImages
 from src.data.library import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
 from src.data.loading import DrawSampler
 from src.data.splits import Split, Video, read_ucf101
@@ -89,10 +89,9 @@ def datamodule(
         "crop": CornerJitterCrop(24),
         "crop_size": 24,
         "mirror": True,
-        "test_frames": 5,
+        "test": VideoTest(5, 2),
         "batch_size": 2,
-        "test_batch_size": 2,
-        "num_workers": 0,
+        "loader": {"num_workers": 0},
         "seed": 7,
     }
     module = VideoDataModule(**arguments | changes)
@@ -123,7 +122,7 @@ RGB, FLOW = ("videos", "jpegs", "jpegs.zip"), ("flow", "flow.zip", "on_the_fly")
 @pytest.mark.parametrize("flow", FLOW)
 @pytest.mark.parametrize("rgb", RGB)
 def test_any_mix(rgb: str, flow: str, root: Path, tmp_path: Path) -> None:
-    module = datamodule(root, rgb, flow, cache_dir=str(tmp_path))
+    module = datamodule(root, rgb, flow, videos=VideoReading(cache_dir=str(tmp_path)))
     kinds: dict[str, tuple[type, type]] = {"videos": (VideoFiles, VideoFile)}
     kind, source = kinds.get(rgb, (FrameFolders, FrameImages))
     assert module.rgb is not None
@@ -175,8 +174,10 @@ def _fork_server_of_its_own() -> Iterator[None]:
     ("method", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1), ("forkserver", 1)]
 )
 def test_any_way_to_start_workers(method: str, workers: int, root: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"rgb": "jpegs.zip", "flow": "flow.zip", "cache_dir": str(tmp_path)}
-    module = datamodule(root, num_workers=workers, start_method=method, **options)
+    options: dict[str, Any] = {"rgb": "jpegs.zip", "flow": "flow.zip"}
+    options["videos"] = VideoReading(cache_dir=str(tmp_path))
+    loader = {"num_workers": workers, "multiprocessing_context": method}
+    module = datamodule(root, loader=loader, **options)
     alone = list(datamodule(root, **options).train_dataloader())
     assert same(list(module.train_dataloader()), alone)
 
@@ -221,7 +222,9 @@ class TestMissing:
     @pytest.mark.parametrize("flow", FLOW)
     def test_skipped(self, rgb: str, flow: str, root: Path) -> None:
         listed = self.listed(root)
-        found = datamodule(root, rgb, flow, dataset=lambda: listed, missing="skip").videos
+        found = datamodule(
+            root, rgb, flow, dataset=lambda: listed, videos=VideoReading(missing="skip")
+        ).videos
         assert [video.name for video in found.train] == [Path(v).name for v in LISTED[:4]]
         assert len(found.test) == 2
 
@@ -236,7 +239,7 @@ class TestMissing:
     def test_all_of_them(self, root: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match="4 of 4 listed videos are missing"):
-            datamodule(root, flow=str(tmp_path / "empty"), missing="skip")
+            datamodule(root, flow=str(tmp_path / "empty"), videos=VideoReading(missing="skip"))
 
     def test_in_one_library_only(self, root: Path, tmp_path: Path) -> None:
         name = Path(on_disk(LISTED[1])).name
@@ -245,13 +248,17 @@ class TestMissing:
             for folder in (root / "flow" / component).iterdir():
                 if folder.name != name:
                     (tmp_path / component / folder.name).symlink_to(folder)
-        found = datamodule(root, flow=str(tmp_path), missing="skip").videos.train
+        found = datamodule(
+            root, flow=str(tmp_path), videos=VideoReading(missing="skip")
+        ).videos.train
         assert [v.name for v in found] == [Path(v).name for v in LISTED[:4] if v != LISTED[1]]
         assert all(video.path.is_file() for video in found)
 
-    def test_any_other_way_is_refused(self, root: Path) -> None:
-        with pytest.raises(UserError, match=r"data\.missing=ignore: choose from error, skip"):
-            datamodule(root, missing="ignore")
+    def test_any_other_way_is_refused(self) -> None:
+        with pytest.raises(
+            UserError, match=r"data\.videos\.missing=ignore: needs error or skip or "
+        ):
+            VideoReading(missing="ignore")
 
 
 def test_files_are_found_whatever_their_case(root: Path) -> None:
@@ -269,13 +276,12 @@ def test_settings_beside_the_flow(place: str, root: Path, tmp_path: Path) -> Non
     settings = FlowSettings("dis", {"preset": "fast"}, short_side=128, bound=8.0)
     module = datamodule(root, flow=str(tmp_path / place))
     assert isinstance(module.flow, FlowFolders)
-    assert module.flow.settings is None
     assert module.flow_made_by == FlowSettings()
     folder = root / "flow" if place == "flow" else tmp_path
     settings.save(folder)
     try:
         module = datamodule(root, flow=str(tmp_path / place))
         assert isinstance(module.flow, FlowFolders)
-        assert module.flow.settings == module.flow_made_by == settings
+        assert module.flow_made_by == settings
     finally:
         (folder / "flow.json").unlink()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from src.data.loading import UnderWay, VideoLoader
+from src.data.faults import SkipBrokenVideos
+from src.data.loading import VideoLoader
 from src.data.splits import Video
 from src.errors import UserError
 
@@ -39,15 +40,14 @@ class Videos:
 
 def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
     draws = [(index, 0) for index in range(6)]
-    return VideoLoader(
-        UnderWay(Videos(fate), workers), sampler=draws, num_workers=workers, **options
-    )
+    dataset = SkipBrokenVideos(Videos(fate), workers, replace=False, seed=0)
+    return VideoLoader(dataset, sampler=draws, num_workers=workers, **options)
 
 
 @pytest.mark.parametrize(
     ("fate", "what", "method", "timeout"),
     [
-        ("hangs", "within data.timeout=3 seconds", "fork", 3),
+        ("hangs", "within data.loader.timeout=3 seconds", "fork", 3),
         ("crashes", "process died", "fork", 60),
         ("crashes", "process died", "spawn", 60),  # a new process, which shares by other means
     ],

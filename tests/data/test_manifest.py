@@ -4,28 +4,22 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.data.datamodule import VideoDataModule
-from src.data.image_folders import FolderTree
-from src.data.library import FlowFolders
-from src.data.splits import Split, Video
+from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
+from src.data.splits import Split, Video, key_of
 from src.data.transforms import CornerJitterCrop
-from src.data.verification.lists import key_of
-from src.data.verification.manifest import Manifest
-from src.data.verification.problems import PROBLEMS
+from src.data.verification.manifest import PROBLEMS, Manifest
 from src.data.verification.verify import verify
 from src.errors import UserError
 from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
 from tests.conftest import compose_config
 from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
-from tests.helpers import frames_of
 
 # The lists' case differs from the files', as in UCF101.
 NAMES = [f"v_HandstandPushups_g{n:02}_c01[HD]#(&;!" for n in range(6)]
@@ -56,13 +50,17 @@ def check(tree: MadeUp, **changes: Any) -> Manifest:
         "rgb": "videos",
         "flow": str(tree.flow),
         "stack": 4,
-        "manifest": str(tree.root / "manifest.csv"),
+        "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 1,
     }
     verify(partial(read, tree.root), **arguments | changes)
-    manifest = Manifest.load(tree.root / "manifest.csv")
+    manifest = Manifest.load(tree.root / "manifest.jsonl")
     assert manifest
     return manifest
+
+
+def reading(tree: MadeUp, name: str = "manifest", **changes: Any) -> VideoReading:
+    return VideoReading(manifest=str(tree.root / f"{name}.jsonl"), **changes)
 
 
 def datamodule(tree: MadeUp, **changes: Any) -> VideoDataModule:
@@ -79,12 +77,11 @@ def datamodule(tree: MadeUp, **changes: Any) -> VideoDataModule:
         "crop": CornerJitterCrop(24),
         "crop_size": 24,
         "mirror": True,
-        "test_frames": 5,
+        "test": VideoTest(5, 1),
         "batch_size": 2,
-        "test_batch_size": 1,
-        "num_workers": 0,
+        "loader": {"num_workers": 0},
         "seed": 7,
-        "manifest": str(tree.root / "manifest.csv"),
+        "videos": reading(tree),
     }
     module = VideoDataModule(**arguments | changes)
     module.setup()
@@ -96,16 +93,15 @@ def names(videos: Sequence[Video]) -> list[str]:
 
 
 class TestFile:
-    def test_rows_tell_what_is_there(self, tree: MadeUp) -> None:
+    def test_lines_tell_what_is_there(self, tree: MadeUp) -> None:
         manifest = check(tree)
-        assert len(manifest.rows) == 6
-        row = manifest.rows[f"HandstandPushups/{NAMES[4]}.avi"]
-        assert (row.name, row.label, row.splits) == (NAMES[4], "HandstandPushups", "1:test")
-        assert (row.frames, row.fields, row.height, row.width) == (14, 13, 48, 64)
-        assert (row.flow_height, row.flow_width, row.fps, row.decoder) == (48, 64, 25.0, "pyav")
-        assert row.rgb == f"{NAMES[4].replace('stand', 'Stand')}.avi"
-        assert row.u == f"u/{NAMES[4]}/frame[000001-000013].jpg"
-        assert row.problems == ""
+        assert len(manifest.checks) == 12
+        key = f"HandstandPushups/{NAMES[4]}.avi"
+        frames, flow = manifest.checks["rgb", key], manifest.checks["flow", key]
+        assert (frames.count, frames.size, frames.fps) == (14, (48, 64), 25.0)
+        assert (flow.count, flow.size, flow.decoder) == (13, (48, 64), "jpeg")
+        assert frames.decoder == "pyav"
+        assert not {*frames.problems, *frames.others, *flow.problems, *flow.others}
 
     def test_places_are_kept_whatever_the_working_directory(
         self, tree: MadeUp, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +109,7 @@ class TestFile:
         monkeypatch.chdir(tree.root)
         check(tree, flow="tvl1_flow")
         known = Manifest.fitting(
-            "manifest.csv", {"rgb": "videos", "flow": str(tree.flow)}, read(tree.root).train
+            "manifest.jsonl", {"rgb": "videos", "flow": str(tree.flow)}, read(tree.root).train
         )
         assert known
 
@@ -122,28 +118,12 @@ class TestFile:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("rgb", ["videos", "jpegs"])
-    def test_nothing_is_listed_and_the_same_is_read(
-        self, rgb: str, tree: MadeUp, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        place = rgb if rgb == "videos" else str(tree.jpegs)
-        check(tree, rgb=place)
-        expected = datamodule(tree, rgb=place, manifest=None)
-        monkeypatch.setattr(FolderTree, "scan", lambda *_: pytest.fail("folders were listed"))
-        module = datamodule(tree, rgb=place)
+    def test_sound_videos_are_those_without_a_manifest(self, tree: MadeUp) -> None:
+        check(tree)
+        module = datamodule(tree)
         assert names(module.videos.train) == NAMES[:4]
         assert names(module.videos.test) == NAMES[4:]
-        assert module.videos == expected.videos
-        assert module.rgb
-        assert expected.rgb
-        for video in module.videos.test:
-            ours, theirs = module.rgb.open(video), expected.rgb.open(video)
-            assert (frames_of(ours, [0, 13]) == frames_of(theirs, [0, 13])).all()
-        (batch, other) = (
-            next(iter(module.train_dataloader())),
-            next(iter(expected.train_dataloader())),
-        )
-        assert (batch["flow"] == other["flow"]).all()
+        assert module.videos == datamodule(tree, videos=VideoReading()).videos
 
     def test_broken_is_as_missing(self, tree: MadeUp) -> None:
         broken = image(tree.flow / "u" / NAMES[1], -1)
@@ -152,13 +132,15 @@ class TestTraining:
         with pytest.raises(
             UserError,
             match=r"1 of 4 listed videos are missing or broken .*tvl1_flow.* the first is .*g01.*"
-            r"files of flow without content according to .*manifest.csv.*data.missing=skip",
+            r"files of flow without content according to .*manifest.jsonl.*missing=skip",
         ):
             datamodule(tree)
-        assert names(datamodule(tree, missing="skip").videos.train) == [NAMES[0], *NAMES[2:4]]
+        skipping = datamodule(tree, videos=reading(tree, missing="skip"))
+        assert names(skipping.videos.train) == [NAMES[0], *NAMES[2:4]]
+        assert list(skipping.errors.missing["train"]) == [NAMES[1]]
         # A network that sees frames alone does not mind, and without a manifest nobody knows.
         assert names(datamodule(tree, modalities=["rgb"]).videos.train) == NAMES[:4]
-        assert names(datamodule(tree, manifest=None).videos.train) == NAMES[:4]
+        assert names(datamodule(tree, videos=VideoReading()).videos.train) == NAMES[:4]
 
     def test_flow_on_the_fly_asks_for_frames_alone(self, tree: MadeUp) -> None:
         (
@@ -170,7 +152,7 @@ class TestTraining:
             tree,
             flow="on_the_fly",
             flow_settings=FlowSettings("dis", short_side=32),
-            missing="skip",
+            videos=reading(tree, missing="skip"),
             modalities=["flow"],
         )
         assert names(module.videos.train + module.videos.test) == [*NAMES[:4], NAMES[5]]
@@ -181,12 +163,13 @@ class TestTraining:
         for component in "uv":
             image(tree.flow / component / NAMES[0], -1).unlink()
         manifest = check(tree)
-        assert manifest.rows[f"HandstandPushups/{NAMES[0]}.avi"].problems == "flow_uneven"
+        noted = manifest.checks["flow", f"HandstandPushups/{NAMES[0]}.avi"]
+        assert (list(noted.others), noted.fatal) == (["flow_uneven"], [])
         assert len(datamodule(tree).videos.train) == 4
 
     def test_it_makes_no_other_config(self) -> None:
         one, other = (
-            stage_config(compose_config("train", f"data.manifest={file}"), "joint")
+            stage_config(compose_config("train", f"data.videos.manifest={file}"), "joint")
             for file in ("a.csv", "null")
         )
         assert one != other
@@ -215,7 +198,7 @@ class TestUnfit:
         return "".join(lines)
 
     def test_absent(self, broken: MadeUp, caplog: pytest.LogCaptureFixture) -> None:
-        assert self.ignored(broken, caplog, manifest=str(broken.root / "none.csv")) == ""
+        assert self.ignored(broken, caplog, videos=reading(broken, "none")) == ""
 
     def test_of_other_places(self, broken: MadeUp, caplog: pytest.LogCaptureFixture) -> None:
         other = shutil.copytree(broken.flow, broken.root / "other")
@@ -228,56 +211,37 @@ class TestUnfit:
         assert "flow in None, not" in self.ignored(broken, caplog)
 
     def test_of_other_lists(self, broken: MadeUp, caplog: pytest.LogCaptureFixture) -> None:
-        file = broken.root / "manifest.csv"
+        file = broken.root / "manifest.jsonl"
         lines = file.read_text().splitlines(keepends=True)
-        head = json.loads(file.with_suffix(".json").read_text())
         file.write_text("".join(lines[:-1]))
-        assert "5 of 6 rows" in self.ignored(broken, caplog)
-        file.with_suffix(".json").write_text(json.dumps(head | {"rows": 5}))
-        assert "other lists" in self.ignored(broken, caplog)
+        assert "for other lists" in self.ignored(broken, caplog)
 
-    @pytest.mark.parametrize("damage", ["version", "no head", "no column", "no number"])
+    def test_of_a_run_that_was_killed(
+        self, broken: MadeUp, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        manifest = Manifest.load(broken.root / "manifest.jsonl")
+        assert manifest
+        manifest.complete = False
+        manifest.save()
+        assert "is not complete" in self.ignored(broken, caplog)
+
+    @pytest.mark.parametrize("damage", ["version", "no head", "no field", "no number"])
     def test_of_another_format(
         self, damage: str, broken: MadeUp, caplog: pytest.LogCaptureFixture
     ) -> None:
-        file = broken.root / "manifest.csv"
-        head = file.with_suffix(".json")
+        file = broken.root / "manifest.jsonl"
+        head, *lines = file.read_text().splitlines()
         if damage == "version":
-            head.write_text(json.dumps(json.loads(head.read_text()) | {"version": 0}))
+            head = json.dumps(json.loads(head) | {"version": 0})
         elif damage == "no head":
-            head.unlink()
-        elif damage == "no column":
-            file.write_text(file.read_text().replace("fields", "something", 1))
+            head = ""
+        elif damage == "no field":
+            lines[0] = lines[0].replace('"fps"', '"something"')
         else:
-            file.write_text(file.read_text().replace(",14,", ",many,", 1))
-        assert "of another format" in self.ignored(broken, caplog)
+            lines[0] = lines[0].replace('"size": [48, 64]', '"size": 48')
+        file.write_text("\n".join([head, *lines]))
+        assert "is not used" in self.ignored(broken, caplog)
 
 
 def test_key_is_that_of_the_lists() -> None:
     assert key_of(Video("a", Path("/data/videos/wave/a.avi"), 0)) == "wave/a.avi"
-
-
-@pytest.mark.parametrize(
-    "where", ["../secret/frame[1-13].jpg", "{root}/secret/frame[1-13].jpg", "u/../../x/f[1-13].jpg"]
-)
-def test_a_manifest_leads_nowhere_else(where: str, tree: MadeUp) -> None:
-    """A row that points out of the folder of images is not believed: the folder is listed."""
-    manifest = check(tree)
-    key, row = next(iter(manifest.rows.items()))
-    rows = {**manifest.rows, key: replace(row, u=where.format(root=tree.root))}
-    replace(manifest, rows=rows).save()
-    flow = datamodule(tree).flow
-    assert isinstance(flow, FlowFolders)
-    images = flow.tree.images("u", row.name)
-    assert images
-    assert images.where(0) == str(tree.flow / "u" / row.name / "frame000001.jpg")
-
-
-def test_a_manifest_of_endless_fields_is_not_used(
-    tree: MadeUp, caplog: pytest.LogCaptureFixture
-) -> None:
-    manifest = check(tree)
-    with manifest.file.open("a") as file:
-        file.write("x" * 200_000)
-    assert Manifest.load(manifest.file) is None
-    assert "field larger than field limit" in caplog.text

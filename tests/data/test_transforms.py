@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.resize import resize, size_at
 from src.data.sampling import stack_places
-from src.data.sources import Size, Uint8
+from src.data.sources import Size, Uint8, resize, size_at
 from src.data.transforms import (
     WHOLE_FRAME,
     Box,
@@ -22,7 +21,6 @@ from src.data.transforms import (
     flow_clip,
     mirror_flow,
     mirror_rgb,
-    rescale_levels,
     rgb_clip,
 )
 from src.errors import UserError
@@ -187,7 +185,7 @@ class TestCut:
         u, v = image[..., 0], image[..., 1]
         box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 20)
         straight, mirrored = Geometry(box, size), Geometry(box, size, mirror=True)
-        assert (mirrored.rgb(image) == straight.rgb(image)[:, ::-1]).all()
+        assert (mirrored.cut(image) == straight.cut(image)[:, ::-1]).all()
         (straight_u, straight_v), (mirrored_u, mirrored_v) = (
             straight.flow(u, v),
             mirrored.flow(u, v),
@@ -207,35 +205,6 @@ class TestCut:
 )
 def test_size_at(size: Size, short_side: int, expected: Size) -> None:
     assert size_at(size, short_side) == expected
-
-
-class TestRescaledFlow:
-    @pytest.mark.parametrize("mirror", [False, True])
-    @pytest.mark.parametrize("size", [(24, 96), (48, 32), (96, 64)])
-    def test_a_shift_grows_with_the_image(self, size: Size, mirror: bool) -> None:
-        """Twice the width of a region is twice the pixels that something in it moves by."""
-        box = Box(0.25, 0.5, 0.5, 0.25)  # 24 x 16 of 48 x 64
-        u, v = np.full((48, 64), 127 + 11, np.uint8), np.full((48, 64), 127 - 7, np.uint8)
-        cut_u, cut_v = Geometry(box, size, mirror, rescale_flow=True).flow(u, v)
-        expected_u = (-1 if mirror else 1) * 10.5 * size[1] / 16
-        assert np.abs(cut_u - 127.5 - expected_u).max() <= 0.5
-        assert np.abs(cut_v - 127.5 - -7.5 * size[0] / 24).max() <= 0.5
-
-    def test_only_when_asked_for(self) -> None:
-        u = np.full((48, 64), 150, np.uint8)
-        assert (Geometry(WHOLE_FRAME, (96, 32)).flow(u, u)[0] == 150).all()
-
-    @pytest.mark.parametrize("factor", [0.3, 0.75, 1, 4 / 3, 2, 3.5, 1000])
-    def test_levels(self, factor: float) -> None:
-        levels = np.arange(256, dtype=np.uint8)
-        image = levels.copy()
-        rescale_levels(image, factor)
-        scaled = image.astype(float)
-        exact = np.clip(127.5 + factor * (levels - 127.5), 0, 255)
-        assert np.abs(scaled - exact).max() <= 0.5
-        assert (scaled + scaled[::-1] == 255).all()  # so that it commutes with the mirror
-        if factor == 1:
-            assert (scaled == levels).all()
 
 
 class TestLayout:
@@ -304,13 +273,12 @@ class TestMirror:
         mirrored_first = rgb_clip(images[:, :, ::-1], 2, Geometry(mirrored_box, size))
         assert difference(cut_first.numpy(), mirrored_first.numpy()) <= 1
 
-    @pytest.mark.parametrize("rescale", [False, True])
-    def test_of_images_is_that_of_clips(self, rescale: bool, rng: np.random.Generator) -> None:
+    def test_of_images_is_that_of_clips(self, rng: np.random.Generator) -> None:
         """Training mirrors images as they are cut, testing mirrors whole clips."""
         images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
         fields, places = [(i[..., 0], i[..., 1]) for i in images], [[(0, 0)], [(0, 1)]]
         box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 40)
-        straight, mirrored = (Geometry(box, size, mirror, rescale) for mirror in (False, True))
+        straight, mirrored = (Geometry(box, size, mirror) for mirror in (False, True))
         rgb = [rgb_clip(images, 2, cut) for cut in (straight, mirrored)]
         flow = [flow_clip(fields, places, (1, 2), cut) for cut in (straight, mirrored)]
         assert torch.equal(mirror_rgb(rgb[0]), rgb[1])

@@ -10,8 +10,7 @@ import pytest
 from hydra.errors import InstantiationException
 
 from src.data.datamodule import VideoDataModule
-from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
-from src.data.validation import with_validation
+from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101, with_validation
 from src.errors import UserError
 from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config
@@ -94,7 +93,7 @@ def test_three_parts_are_trained_validated_and_tested_on(tiny: tuple[str, ...]) 
     assert not train & val
     assert test == names(plain.test_dataloader()) == names(plain.val_dataloader())
 
-    chosen = data_of(tiny, "data.val_fraction=0.5", "data.test_part=val")
+    chosen = data_of(tiny, "data.val_fraction=0.5", "data.test.part=val")
     assert names(chosen.test_dataloader()) == names(chosen.val_dataloader()) == val
     assert chosen.test_video(min(val))["video"] == min(val)
     with pytest.raises(UserError, match="is not on the val list"):
@@ -107,7 +106,7 @@ def test_three_parts_are_trained_validated_and_tested_on(tiny: tuple[str, ...]) 
         ((), None),
         (("data.val_fraction=0.1",), None),
         (
-            ("data.val_fraction=0.1", "data.test_part=val"),
+            ("data.val_fraction=0.1", "data.test.part=val"),
             "; on the validation part (10 % of the training list)",
         ),
     ],
@@ -123,8 +122,8 @@ def test_the_protocol_tells_the_part(
     ("override", "told"),
     [
         *((f"data.val_fraction={share}", "needs a fraction") for share in ("0", "1", "-0.2", "x")),
-        ("data.test_part=val", "there is no such part without data.val_fraction"),
-        ("data.test_part=train", "choose from test, val"),
+        ("data.test.part=val", "there is no such part without data.val_fraction"),
+        ("data.test.part=train", "needs test or val"),
     ],
 )
 def test_parts_that_are_none_are_refused(tiny: tuple[str, ...], override: str, told: str) -> None:

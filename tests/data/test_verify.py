@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 
 from src import verify_data
-from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101
-from src.data.verification.lists import Lists, key_of, read_lists
+from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
 from src.data.verification.report import report, write_report
-from src.data.verification.scan import Lost, in_parallel
-from src.data.verification.verify import Verification, verify
+from src.data.verification.verify import Lists, Verification, read_lists, verify
 from src.errors import UserError
+from src.workers import WorkerCrashed, in_parallel
 from tests.data.made_up import (
     FRAMES,
     SMALL,
-    CrashingInspector,
+    CrashingChecker,
     MadeUp,
     Names,
     crash_hang_or_double,
@@ -54,7 +53,7 @@ def run(dataset: Any, tree: MadeUp, **changes: Any) -> Verification:
         "rgb": "videos",
         "flow": str(tree.flow),
         "stack": STACK,
-        "manifest": str(tree.root / "manifest.csv"),
+        "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 2,
     }
     return verify(dataset, **arguments | changes)
@@ -234,17 +233,17 @@ class TestCache:
 
     def test_a_line_that_was_cut_off_costs_one_look(self, small: Small) -> None:
         small.verify()
-        (file,) = small.tree.root.glob(".*.jsonl")
+        file = small.tree.root / "manifest.jsonl"
         file.write_bytes(file.read_bytes()[:-20])
         assert small.verify().checked == 1
         assert small.verify().checked == 0
 
-    def test_looks_of_other_places_are_dropped(self, small: Small) -> None:
+    def test_checks_of_other_places_are_dropped(self, small: Small) -> None:
         small.verify()
-        (file,) = small.tree.root.glob(".*.jsonl")
+        file = small.tree.root / "manifest.jsonl"
         lines = len(file.read_text().splitlines())
         small.verify(flow=None)
-        assert len(file.read_text().splitlines()) == lines // 2
+        assert len(file.read_text().splitlines()) == lines // 2 + 1
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
@@ -262,14 +261,16 @@ def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) 
         "    module.in_parallel = slow\n"
         f"    root = {str(small.tree.root)!r}\n"
         "    verify(partial(read_small, root=root), 'videos', root + '/tvl1_flow', 10,"
-        " root + '/manifest.csv', workers=2)\n"
+        " root + '/manifest.jsonl', workers=2)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, start_new_session=True
     )
-    cache = small.tree.root / ".manifest.looks.jsonl"
+    manifest = small.tree.root / "manifest.jsonl"
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (not cache.is_file() or cache.stat().st_size < 1500):
+    while time.monotonic() < deadline and (
+        not manifest.is_file() or manifest.stat().st_size < 1500
+    ):
         time.sleep(0.02)
     os.kill(process.pid, stop)
     process.communicate(timeout=10)
@@ -295,7 +296,7 @@ class TestInParallel:
     def test_a_crash_and_a_hang_end_nothing_but_themselves(self) -> None:
         jobs = [*range(20), "crash", *range(20, 40), "hang", "raise", *range(40, 60)]
         results = dict(in_parallel(crash_hang_or_double, jobs, 2, timeout=5))
-        assert {job for job, result in results.items() if isinstance(result, Lost)} == {
+        assert {job for job, result in results.items() if isinstance(result, WorkerCrashed)} == {
             "crash",
             "hang",
         }
@@ -305,7 +306,7 @@ class TestInParallel:
     def test_a_crash_is_reported_with_its_video(
         self, small: Small, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("src.data.verification.verify.Inspector", CrashingInspector)
+        monkeypatch.setattr("src.data.verification.verify.VideoChecker", CrashingChecker)
         verification = small.verify()
         assert found(verification) == {"rgb_crash": {key_of(small.videos[5])}}
         assert verification.failed
@@ -377,7 +378,7 @@ def test_official_names(
         tree.write_flow(other, FRAMES - 1)
     planted = plant(tree, videos)
     run_command = ["verify_data", f"data={name}", f"data.dataset.root={tmp_path}", "workers=2"]
-    monkeypatch.setattr(sys, "argv", [*run_command, f"data.cache_dir={tmp_path / 'index'}"])
+    monkeypatch.setattr(sys, "argv", [*run_command, f"data.videos.cache_dir={tmp_path / 'index'}"])
     with pytest.raises(SystemExit) as stop:
         verify_data.main()
     assert stop.value.code == 1
@@ -391,4 +392,4 @@ def test_official_names(
     assert "note extra" not in printed
     assert "note leak" not in printed
     assert f"input={tmp_path / 'videos'} output={tmp_path / 'tvl1_flow'}" in printed
-    assert on_disk(videos[0]).name in (tmp_path / "manifest.csv").read_text()
+    assert key_of(videos[0]) in (tmp_path / "manifest.jsonl").read_text()

@@ -23,7 +23,6 @@ from tests.helpers import CLIPS, write_video
 
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 needs_decord = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
-needs_torchcodec = pytest.mark.skipif(find_spec("torchcodec") is None, reason="no torchcodec here")
 # demo_skeleton.mp4 is only larger, nasa_13013.mp4 only longer, which takes long.
 REAL = ("test.avi", "part_0.mp4", "demo_spatiotemporal_det.mp4", "unordered.mov")
 COUNT = 41
@@ -169,7 +168,6 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         "auto",
         "pyav",
         pytest.param("decord", marks=needs_decord),
-        pytest.param("torchcodec", marks=needs_torchcodec),
         "without decord",
     ]
 )

@@ -1,4 +1,4 @@
-"""What views make of videos: samplers, crops, augmentation and rescaled flow, put together."""
+"""What views make of videos: samplers, crops and colors, put together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,18 +9,26 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import ColorJitter
 
-from src.data.augment import Augmentation, AugmentedCut, ColourJitter, RandAugment, rotation
-from src.data.datamodule import VideoDataModule
-from src.data.dataset import Sample, VideoDataset, read_view
+from src.data.datamodule import VideoDataModule, VideoTest
+from src.data.dataset import (
+    CentralClip,
+    RandomClip,
+    Sample,
+    VideoDataset,
+    View,
+    WholeVideo,
+    read_view,
+)
 from src.data.loading import DrawSampler, collate
 from src.data.sampling import ClipSampler, Dense, Segments, StridedRun
 from src.data.sources import Size, Uint8
 from src.data.splits import Split, Video
-from src.data.transforms import CentreCrop, CornerJitterCrop, CropPolicy, Cut, RandomResizedCrop
-from src.data.views import CentralClip, RandomClip, View, WholeVideo
+from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
 
 STACK, SIZE = 4, (96, 128)
+JITTER = ColorJitter(0.4, 0.4, 0.4, 0.1)
 VIEW = RandomClip(4, (2, 4), CornerJitterCrop(40), crop_size=48, short_side=48, mirror=True)
 
 
@@ -57,21 +65,12 @@ class Scenes:
     """A library of RGB and flow with one scene under every name."""
 
     place: str = "memory"
-    settings: None = None
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
         return list(videos)
 
     def open(self, video: Video) -> Scene:
         return Scene()
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An augmentation by any angle."""
-
-    def __call__(self, cut: Cut, rng: np.random.Generator) -> Cut:
-        return AugmentedCut(cut, warp=rotation(rng.uniform(-60, 60)))
 
 
 def read(view: View, seed: int) -> Sample:
@@ -93,57 +92,25 @@ def test_training_draws_frames_and_validation_does_not(sampler: ClipSampler) -> 
     assert len(drawn) > 10
 
 
-def test_augmentation_leaves_crop_and_mirroring_as_they_are() -> None:
-    for seed in range(20):
-        plain, augmented = (
-            view.geometry(SIZE, np.random.default_rng(seed))
-            for view in (VIEW, replace(VIEW, augment=RandAugment()))
-        )
-        assert isinstance(augmented, AugmentedCut)
-        assert augmented.cut == plain
-
-
 @pytest.mark.parametrize("crop", [CornerJitterCrop(40), RandomResizedCrop((0.3, 1))])
-@pytest.mark.parametrize("augment", [None, ColourJitter(0, 0, 0, 0), Turn()])
-def test_both_modalities_show_the_same_pixels(
-    augment: Augmentation | None, crop: CropPolicy
-) -> None:
-    """However flow is turned, its length is that of the grey at the same pixel."""
-    turned = []
+def test_both_modalities_show_the_same_pixels(crop: CropPolicy) -> None:
+    """u is the grey at the same pixel, or what is left of it to 255 in a mirror."""
+    mirrored = set()
     for seed in range(20):
-        sample = read(replace(VIEW, crop=crop, augment=augment), seed)
-        grey = sample["rgb"][0].float()
+        sample = read(replace(VIEW, crop=crop), seed)
         # The stack's field number L/2 starts from the frame.
-        u, v = (sample["flow"][STACK + component].float() - 127.5 for component in (0, 1))
-        seen = (sample["rgb"] == sample["rgb"][:1]).all(0)  # beyond the border it is not grey
-        away = (torch.hypot(u, v) - (127.5 - grey)).abs()[seen]
-        assert seen.float().mean() > 0.5
+        u = sample["flow"][STACK].float()
+        mirrored.add(bool(u.mean() > 127.5))
+        away = (127.5 - (u - 127.5).abs() - sample["rgb"][0].float()).abs()
         assert away.mean() < 1  # a frame differs from the next by 1.5
         assert away.quantile(0.97) < 2.5  # edges blur
-        turned.append(float(v[seen].abs().max()))
-    assert (max(turned) > 20) == isinstance(augment, Turn)
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        replace(VIEW, crop=CentreCrop(96), crop_size=96, short_side=96, mirror=False),
-        CentralClip(4, (2, 4), crop_size=96, short_side=96),
-        WholeVideo(4, short_side=96),
-    ],
-)
-def test_every_view_rescales_flow(view: RandomClip | CentralClip | WholeVideo) -> None:
-    """Flow is stored at half the size of what comes out."""
-    stored, rescaled = read(view, 0)["flow"], read(replace(view, rescale_flow=True), 0)["flow"]
-    assert (stored[0::2] < 127).all()
-    expected = (127.5 + 2 * (stored[0::2].float() - 127.5)).clip(0, 255)
-    assert (rescaled[0::2] - expected).abs().max() <= 0.5
+    assert mirrored == {True, False}
 
 
 def test_same_for_any_number_of_workers() -> None:
-    view = replace(VIEW, crop=RandomResizedCrop(), sampler=Segments(), augment=RandAugment())
+    view = replace(VIEW, crop=RandomResizedCrop(), sampler=Segments())
     videos = [Video(f"v{number}", Scenes().place, number) for number in range(6)]  # type: ignore[arg-type]
-    data = VideoDataset(videos, Scenes(), Scenes(), view, STACK, seed=3)
+    data = VideoDataset(videos, Scenes(), Scenes(), view, STACK, 3, JITTER)
 
     def epoch(workers: int, number: int) -> Sample:
         sampler = DrawSampler(len(videos), seed=3, shuffle=False)
@@ -162,12 +129,6 @@ def test_same_for_any_number_of_workers() -> None:
 
 
 def test_datamodule_hands_choices_to_its_views() -> None:
-    choices: dict[str, Any] = {
-        "sampler": Dense(3),
-        "augment": RandAugment(),
-        "rescale_flow": True,
-    }
-
     def module(**changes: Any) -> VideoDataModule:
         return VideoDataModule(
             dataset=lambda: Split((), (), ()),
@@ -182,19 +143,16 @@ def test_datamodule_hands_choices_to_its_views() -> None:
             crop=VIEW.crop,
             crop_size=48,
             mirror=True,
-            test_frames=5,
+            test=VideoTest(5),
             batch_size=2,
-            test_batch_size=1,
-            num_workers=0,
             seed=7,
             stride=(2, 4),
             **changes,
         )
 
-    plain, chosen = module(), module(**choices)
-    assert plain.train_view == VIEW
-    assert chosen.train_view == replace(VIEW, **choices)
+    plain, chosen = module(), module(sampler=Dense(3), augment=JITTER)
+    assert (plain.train_view, plain.augment) == (VIEW, None)
+    assert (chosen.train_view, chosen.augment) == (replace(VIEW, sampler=Dense(3)), JITTER)
     assert plain.val_view == CentralClip(4, (2, 4), 48, 48)
-    assert chosen.val_view == CentralClip(4, (2, 4), 48, 48, Dense(3), rescale_flow=True)
-    assert chosen.test_view == WholeVideo(5, 48, rescale_flow=True)
+    assert chosen.val_view == CentralClip(4, (2, 4), 48, 48, Dense(3))
     assert plain.test_view == WholeVideo(5, 48)

@@ -325,8 +325,8 @@ def test_a_key_without_a_value_is_named_with_the_override_that_gives_it() -> Non
     assert key is not None
     config = stage_config(composed(SMALL, chosen, f"{key[1]}[2,3]"), "joint")
     assert config["lr_scheduler"]["milestones"] == [2, 3]
-    with pytest.raises(UserError, match=r"stage joint: data\.decoder has no value: give data\.d"):
-        stage_config(composed(SMALL, "data.decoder=???"), "joint")
+    with pytest.raises(UserError, match=r"stage joint: data\.crop_size has no value: give data\.c"):
+        stage_config(composed(SMALL, "data.crop_size=???"), "joint")
 
 
 MAY_DIFFER = {
@@ -337,9 +337,11 @@ MAY_DIFFER = {
     *(f"logger.tensorboard.{key}" for key in ("_target_", "name", "version")),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
     *(f"trainer.{key}" for key in ("benchmark", "log_every_n_steps", "enable_progress_bar")),
-    *("data.dataset.root", "data.num_workers", "data.test_batch_size", "data.prefetch"),
-    *("data.timeout", "data.start_method", "data.decoder", "data.cache_dir", "data.manifest"),
-    *("data.missing", "data.max_broken"),
+    *("data.dataset.root", "data.test.batch_size"),
+    *(f"data.loader.{key}" for key in ("num_workers", "prefetch_factor", "timeout")),
+    *(f"data.loader.{key}" for key in ("multiprocessing_context", "pin_memory")),
+    *(f"data.videos.{key}" for key in ("_target_", "decoder", "cache_dir", "manifest")),
+    *(f"data.videos.{key}" for key in ("missing", "max_unreadable_fraction")),
     *("callbacks.lr_monitor._target_", "callbacks.lr_monitor.logging_interval"),
 }
 PLACES = {"data.rgb", "data.flow"}
@@ -476,7 +478,7 @@ class TestIdentity:
         assert found["data.flow"] is False
         assert not any(key.startswith(("paths.", "logger.", "stages.")) for key in found)
         assert cannot_matter("logger")
-        assert cannot_matter("data/decoder")
+        assert cannot_matter("data/videos/decoder")
         assert not cannot_matter("trainer.precision")
 
 
@@ -499,7 +501,7 @@ class TestSweepSubdir:
             (["+trainer.max_steps=1"], "+trainer.max_steps-1"),
             # where, how fast and for whom
             (
-                ["seed=1", "data.num_workers=2", "logger=wandb", "+logger.wandb.entity=me"],
+                ["seed=1", "data.loader.num_workers=2", "logger=wandb", "+logger.wandb.entity=me"],
                 "seed-1",
             ),
             (["trainer=ddp", "trainer.devices=4", "++paths.output_dir=/a", "seed=1"], "seed-1"),

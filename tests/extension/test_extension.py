@@ -45,7 +45,7 @@ def test_in_a_room_of_the_project_its_checkpoints_are_trusted(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Elsewhere they are refused, in one line; in src/models they need to be named nowhere."""
-    on_cpu = ["trainer.accelerator=cpu", "+data.num_workers=0"]
+    on_cpu = ["trainer.accelerator=cpu", "+data.loader.num_workers=0"]
     arguments = three_streams(finished_run, tmp_path, tiny)
     checkpoint = "three_streams/split1_seed0/joint/last.ckpt"
     assert call(train.main, *arguments) == 0

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.dataset import Sample, VideoDataset
+from src.data.dataset import RandomClip, Sample, VideoDataset, View, WholeVideo
 from src.data.images import open_images
 from src.data.library import FlowFolders, FlowOnTheFly, VideoFiles
 from src.data.splits import Video
 from src.data.transforms import CornerJitterCrop
-from src.data.views import RandomClip, View, WholeVideo
 from src.errors import UserError
 from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer, FramesForFlow
 from src.flow.extract import extract_flow
@@ -55,15 +54,13 @@ def test_whole_frames_have_the_flow_that_would_be_stored(video: Video, tmp_path:
     assert difference.float().mean() < 0.5  # JPEG only
 
 
-@pytest.mark.parametrize(("modalities", "rescale"), [("both", False), ("flow", True)])
-def test_vectors_have_the_length_of_stored_flow(
-    modalities: str, rescale: bool, video: Video
-) -> None:
-    """A crop is enlarged by half: its vectors are longer, and are brought back unless asked not."""
+@pytest.mark.parametrize("modalities", ["both", "flow"])
+def test_vectors_have_the_length_of_stored_flow(modalities: str, video: Video) -> None:
+    """A crop is enlarged by half: its vectors are longer, and are brought back."""
     seen = set()
     for seed in range(4):
         crop = CornerJitterCrop(32, jitter=0)
-        view = RandomClip(1, (1, 2), crop, 48, SIZE[0], mirror=True, rescale_flow=rescale)
+        view = RandomClip(1, (1, 2), crop, 48, SIZE[0], mirror=True)
         flow = FlowOnTheFly(VideoFiles(), SETTINGS)
         rgb = VideoFiles() if modalities == "both" else None
         sample = VideoDataset([video], rgb, flow, view, STACK, seed)[0, 0]
@@ -71,9 +68,8 @@ def test_vectors_have_the_length_of_stored_flow(
         levels = FlowAfterTransfer(SETTINGS)(sample)["flow"][0].float()
         inside = levels[..., 10:-10, 10:-10] * 40 / 255 - 20
         u, v = inside[0::2].median().item(), inside[1::2].median().item()
-        factor = 1.5 if rescale else 1
-        assert v == pytest.approx(SHIFT[1] * factor, abs=0.3)
-        assert abs(u) == pytest.approx(SHIFT[0] * factor, abs=0.3)
+        assert v == pytest.approx(SHIFT[1], abs=0.3)
+        assert abs(u) == pytest.approx(SHIFT[0], abs=0.3)
         seen.add(u > 0)
     assert seen == {True, False}  # mirrored ones among them
 

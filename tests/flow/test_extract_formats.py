@@ -13,8 +13,7 @@ import pytest
 
 from src.data.archives import Archive
 from src.data.find_videos import find_videos
-from src.data.image_sources import FlowImages
-from src.data.images import open_images
+from src.data.images import FlowImages, open_images
 from src.errors import UserError
 from src.flow import worker
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames

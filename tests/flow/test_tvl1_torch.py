@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.data.resize import resize
+from src.data.sources import resize
 from src.errors import UserError
 from src.flow import tvl1_torch
 from src.flow.algorithm import Fields, Frames

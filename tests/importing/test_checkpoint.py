@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from src import evaluate, import_matconvnet
-from src.data.class_names import HMDB51, UCF101
-from src.data.splits import read_hmdb51, read_ucf101
+from src.data.splits import HMDB51, UCF101, read_hmdb51, read_ucf101
 from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.importing.checkpoint import import_model
@@ -191,10 +190,10 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
         f"output={scores}",
         f"+data.dataset.root={root}",
         f"+data.flow={root}/tvl1_flow",
-        f"+data.cache_dir={tmp_path / 'index'}",
-        "+data.num_workers=0",
+        f"+data.videos.cache_dir={tmp_path / 'index'}",
+        "+data.loader.num_workers=0",
         "+data.short_side=64",
-        "+data.test_frames=8",
+        "+data.test.frames=8",
         "trainer.accelerator=cpu",
     )
     assert status == 0, error
@@ -210,7 +209,7 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
         f"ckpt_path={checkpoint}",
         *other,
         "+data.dataset.split=2",
-        f"+data.cache_dir={tmp_path / 'index'}",
+        f"+data.videos.cache_dir={tmp_path / 'index'}",
         "trainer.accelerator=cpu",
     )
     assert status == 1

@@ -81,8 +81,8 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "src.evaluation.protocol.LogProtocol",
         "src.flow.settings.FlowSettings.load",
         "src.data.library.Path",
-        "src.data.index_files.save_json",
-        "src.data.index_files.load_json",
+        "src.data.image_index.save_json",
+        "src.data.image_index.load_json",
         "src.data.verification.look_cache.LookCache",
         "src.data.splits._split",
         "src.models.weights.torch.load",  # what a module of ours has imported is not ours
@@ -114,15 +114,21 @@ def test_a_config_without_an_end() -> None:
         "experiment=st_multiplier_ucf101",
         "experiment=st_resnet_two_movers",
         "experiment=st_resnet_ucf101 mixing=mixup optimizer=adamw "
-        "data/sampler=segments data/crop=multi_scale data/augment=colour_jitter",
+        "data/sampler=segments data/crop=multi_scale data/augment=color_jitter",
         "experiment=st_resnet_ucf101 mixing=cutmix optimizer=sgd_nesterov protocol=ten_crops "
-        "data/sampler=dense data/crop=random_resized data/augment=rand_augment",
+        "data/sampler=dense data/crop=random_resized",
         "experiment=motion_ucf101 model/backbone=resnet50_caffe",
     ],
 )
 def test_what_experiments_choose_is_trusted(choices: str) -> None:
     for config in stage_configs(compose_config("train", *choices.split())).values():
         check_trusted(built_without_training(config))
+
+
+def test_a_transform_of_torchvision_is_trusted() -> None:
+    blur = {"_target_": "torchvision.transforms.v2.GaussianBlur", "kernel_size": 5}
+    target = "torchvision.transforms.v2.Compose"
+    check_trusted({"augment": {"_target_": target, "transforms": [blur]}})
 
 
 def test_training_tells_that_its_checkpoints_will_be_refused(

@@ -40,8 +40,8 @@ def config_of(stage: str, split: int = 1, seed: int = 0, **changes: Any) -> dict
             "split": split,
             "seed": seed,
             "val_fraction": None,
-            "test_part": "test",
-            "num_workers": seed,
+            "test": {"part": "test"},
+            "loader": {"num_workers": seed},
             "batch_size": 20,
         }
         | changes.pop("data", {}),

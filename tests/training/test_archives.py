@@ -68,12 +68,12 @@ def test_published_archives_to_a_table(tmp_path: Path) -> None:
         f"data.dataset.root={root}",
         f"data.rgb={root}/ucf101_jpegs_256.zip.001",
         f"data.flow={root}/ucf101_tvl1_flow.zip.001",
-        f"data.cache_dir={tmp_path}/index",
+        f"data.videos.cache_dir={tmp_path}/index",
         "data.short_side=64",
         "data.crop_size=56",
         "stages.motion.data.crop.sides=[64,56,48]",
-        "data.num_workers=0",
-        "data.test_frames=5",
+        "data.loader.num_workers=0",
+        "data.test.frames=5",
         f"paths.run_dir={tmp_path}/run",
     ]
     run_experiment(compose_config("train", *overrides))

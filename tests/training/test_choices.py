@@ -169,7 +169,7 @@ def test_a_changed_choice_is_noticed(
             ["checkpoint=best", "data.val_fraction=0.1", "trainer.limit_val_batches=0"],
             r"stage appearance: checkpoint=best is chosen in validation, which trainer\.limit_val",
         ),
-        (["data.test_frames=4"], "stage joint_pooled: a clip of 4 frames is shorter than the te"),
+        (["data.test.frames=4"], "stage joint_pooled: a clip of 4 frames is shorter than the te"),
         (["mixing=mixup", "stages.joint.data.batch_size=1"], "stage joint: mixing needs 2 clips"),
         (
             [*TWO_PROCESSES, "trainer.sync_batchnorm=true"],

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.data.datamodule import VideoDataModule
+from src.data.datamodule import VideoDataModule, VideoReading
+from src.data.faults import VideoErrors
 from src.data.splits import Video
 from src.data.two_movers import read_two_movers
 from src.errors import UserError
@@ -49,7 +50,13 @@ def truncate(video: Video) -> None:
 
 def overrides(data: Path, run: Path, *more: str) -> list[str]:
     places = (f"data.dataset.root={data}", f"paths.run_dir={run}")
-    return [*TINY, "experiment=appearance_two_movers", "data.max_broken=0.2", *places, *more]
+    return [
+        *TINY,
+        "experiment=appearance_two_movers",
+        "data.videos.max_unreadable_fraction=0.2",
+        *places,
+        *more,
+    ]
 
 
 def train(data: Path, run: Path, *more: str) -> dict[str, Any]:
@@ -94,13 +101,13 @@ def test_training_goes_on_and_tells(
 
 def test_clips_are_the_same_whatever_the_workers(data: Path) -> None:
     """One video is broken, one vanishes after the lists have been checked."""
-    module = set_up(data, "data.timeout=240")
+    module = set_up(data, "data.loader.timeout=240")
     gone, broken, *_ = module.videos.train
     gone.path.unlink()
     truncate(broken)
     passes = []
     for workers in (0, 2):
-        module.num_workers = workers
+        module.loader["num_workers"] = workers
         loader: Any = module.train_dataloader()
         loader.sampler.set_epoch(3)
         assert loader.dataset.time_limit == 120  # so that the loader does not give up before
@@ -115,11 +122,11 @@ def test_clips_are_the_same_whatever_the_workers(data: Path) -> None:
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 def test_a_real_broken_clip_is_replaced(data: Path) -> None:
-    module = set_up(data, "data.test_batch_size=1")
+    module = set_up(data, "data.test.batch_size=1")
     bad = module.videos.train[3]
     shutil.copyfile(CLIPS / "corrupted.mp4", bad.path)
     batches = list(module.train_dataloader())
-    assert list(module.unreadable["train"]) == [bad.name]
+    assert list(module.errors.unreadable["train"]) == [bad.name]
     assert sum(len(batch["video"]) for batch in batches) == TRAIN
 
 
@@ -127,7 +134,9 @@ def test_too_many_stop_the_run_with_their_list(data: Path, tmp_path: Path) -> No
     broken = videos(data, "train")[:4]  # of 16, with a fifth allowed
     for video in broken:
         truncate(video)
-    with pytest.raises(UserError, match=r"4 of 16 training .*max_broken=0\.2.*verify_data") as stop:
+    with pytest.raises(
+        UserError, match=r"4 of 16 training .*max_unreadable_fraction=0\.2.*verify_data"
+    ) as stop:
         train(data, tmp_path / "run")
     listed = (tmp_path / "run" / "appearance" / "unreadable.txt").read_text()
     for video in broken:
@@ -135,8 +144,8 @@ def test_too_many_stop_the_run_with_their_list(data: Path, tmp_path: Path) -> No
         assert video.name in listed
     for video in broken[1:]:
         shutil.copyfile(videos(data, "train")[5].path, video.path)
-    with pytest.raises(UserError, match=r"1 of 16 training .*max_broken=0 "):
-        train(data, tmp_path / "strict", "data.max_broken=0")
+    with pytest.raises(UserError, match=r"1 of 16 training .*max_unreadable_fraction=0 "):
+        train(data, tmp_path / "strict", "data.videos.max_unreadable_fraction=0")
 
 
 def test_a_run_that_goes_on_still_knows(data: Path, tmp_path: Path) -> None:
@@ -161,13 +170,17 @@ def test_a_test_video_is_an_error_or_wrong(
     broken = videos(data, "test")[2:4]
     for video in broken:
         truncate(video)
-    with pytest.raises(UserError, match=r"2 of 8 test videos cannot be read: .*missing=wrong") as e:
+    with pytest.raises(
+        UserError, match=r"2 of 8 test videos cannot be read: .*missing=count_as_wrong"
+    ) as e:
         train(data, run)
     assert all(video.name in str(e.value) for video in broken)
     checkpoint = stage / "last.ckpt"
     trained = checkpoint.read_bytes()
 
-    record = train(data, run, "data.missing=wrong")  # the same command, which goes on to the test
+    record = train(
+        data, run, "data.videos.missing=count_as_wrong"
+    )  # the same command, which goes on to the test
     assert checkpoint.read_bytes() == trained
     accuracy = record["accuracy"]
     assert (accuracy["videos"], accuracy["unreadable"]) == (TEST, 2)
@@ -192,13 +205,13 @@ def test_a_test_video_is_an_error_or_wrong(
 
     broken[0].path.unlink()
     arguments = (f"ckpt_path={checkpoint}", f"output={tmp_path / 'scores.csv'}")
-    assert call(evaluate, *arguments, "+data.missing=wrong") == 0
+    assert call(evaluate, *arguments, "+data.videos.missing=count_as_wrong") == 0
     assert told in capsys.readouterr().out
     assert (tmp_path / "scores.csv").read_text() == (stage / "scores.csv").read_text()
-    assert call(evaluate, *arguments, "+data.missing=skip") == 1  # one is there, and broken
+    assert call(evaluate, *arguments, "+data.videos.missing=skip") == 1  # one is there, and broken
     assert "1 of 8 test videos cannot be read" in capsys.readouterr().err
     broken[1].path.unlink()
-    assert call(evaluate, *arguments, "+data.missing=skip") == 0
+    assert call(evaluate, *arguments, "+data.videos.missing=skip") == 0
     assert "2 of 8 test videos are not there and were left out: " in capsys.readouterr().out
     assert len(VideoScores.load(tmp_path / "scores.csv").videos) == TEST - 2
 
@@ -216,7 +229,12 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
     for video in (*broken, lost):
         truncate(video)
     batches = ("stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4")
-    two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1")
+    two = (
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+        "data.loader.num_workers=1",
+    )
     command = [sys.executable, "-m", "src.train", *overrides(data, tmp_path, *batches, *two)]
     stopped = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert stopped.returncode == 1
@@ -224,7 +242,7 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
     assert f"1 of 8 test videos cannot be read: {lost.name}" in line
     assert "Traceback" not in stopped.stderr
 
-    record = train(data, tmp_path, *batches, "data.missing=wrong")
+    record = train(data, tmp_path, *batches, "data.videos.missing=count_as_wrong")
     training, testing = record["faults"]
     assert set(training["videos"]) == {video.name for video in broken}
     assert list(testing["videos"]) == [lost.name]
@@ -235,9 +253,9 @@ def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_pat
     """57 of 100 are 0.57 of them, although 0.57 * 100 is less than 57."""
     broken = {f"v{number}": "a reason" for number in range(57)}
     data: Any = SimpleNamespace(
-        unreadable={"train": broken, "val": {}},
+        errors=VideoErrors({"train": broken, "val": {}}, listed={"train": 100}),
         videos=SimpleNamespace(train=range(100)),
-        max_broken=share,
+        reading=VideoReading(max_unreadable_fraction=share),
     )
     trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[])
     module: Any = SimpleNamespace(log=lambda *_, **__: None)
@@ -249,6 +267,8 @@ def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_pat
 def test_ranks_stop_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank without a broken video stops for those of another."""
     theirs = {"train": {f"v{number}": "cannot be decoded" for number in range(4)}, "val": {}}
-    monkeypatch.setattr("src.training.unreadable.of_all_ranks", lambda mine: [theirs, mine])
-    with pytest.raises(UserError, match=r"4 of 16 training .* v1, v2, v3; all are in .*max_broken"):
+    monkeypatch.setattr("src.data.faults.of_all_ranks", lambda mine: [theirs, mine])
+    with pytest.raises(
+        UserError, match=r"4 of 16 training .* v1, v2, v3; all are in .*max_unreadable_fraction"
+    ):
         train(data, tmp_path)

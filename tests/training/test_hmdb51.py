@@ -50,13 +50,13 @@ def overrides(root: Path, run_dir: Path) -> list[str]:
         "logger=[csv,tensorboard]",
         "model/backbone=narrow26",
         "model.backbone.width=4",
-        "data.missing=skip",
+        "data.videos.missing=skip",
         f"data.dataset.root={root}",
         "data.short_side=64",
         "data.crop_size=56",
         "stages.motion.data.crop.sides=[64,56,48]",
-        "data.num_workers=0",
-        "data.test_frames=11",
+        "data.loader.num_workers=0",
+        "data.test.frames=11",
         f"paths.run_dir={run_dir}",
     ]
 

@@ -38,7 +38,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += ["hydra/sweeper=optuna", "hydra.sweeper.trials=2"]
     command += ["hydra.sweeper.sampler=BruteForceSampler", "hydra.sweeper.pruner=ThresholdPruner"]
     command += ["hydra.sweeper.pruner_options={lower:2}"]
-    command += ["trainer.max_epochs=choice(1,2)", "data.val_fraction=0.5", "data.test_part=val"]
+    command += ["trainer.max_epochs=choice(1,2)", "data.val_fraction=0.5", "data.test.part=val"]
     command += [f"data.dataset.root={tmp_path / 'data'}", f"paths.output_dir={out}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -136,7 +136,7 @@ def test_compiled_units_are_computed_again(
         "compile=default",
         "optimizer.fused=true",
         "model.backbone.checkpointing=true",
-        "data.num_workers=3",
+        "data.loader.num_workers=3",
     ],
 )
 def test_a_run_goes_on_with_another_speed(option: str) -> None:

@@ -157,7 +157,7 @@ def test_a_stop_changes_nothing(
     if signal.Signals[number] not in SIGNALS:
         pytest.skip(f"these tests were started to ignore {number}")
     Clips.seen = {}
-    overrides = [*tiny, *SHORT, f"data.num_workers={workers}"]
+    overrides = [*tiny, *SHORT, f"data.loader.num_workers={workers}"]
     end(tmp_path, overrides, what, at, signal.Signals[number])
     assert capfd.readouterr().err.count(f"stopped by {number}: the same command goes on") == 1
     before = dict(Clips.seen)
@@ -175,7 +175,7 @@ def test_a_stop_changes_nothing(
 @pytest.mark.parametrize(
     "choices",
     [
-        ("callbacks=ema", "mixing=cutmix", "data/augment=rand_augment", "data/sampler=segments"),
+        ("callbacks=ema", "mixing=cutmix", "data/augment=color_jitter", "data/sampler=segments"),
         (
             *("optimizer=adamw", "stages.motion.optimizer.lr=1e-3"),
             "stages.motion.lr_scheduler.warmup=0.3",
@@ -230,8 +230,10 @@ def test_a_worker_that_is_killed_is_one_line(
     # Stops replace torch's handler, which it sets but once.
     monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
     try:
-        with pytest.raises(UserError, match=r"worker process died.*under way.*data\.num_workers=0"):
-            run(tmp_path, *tiny, *SHORT, "data.num_workers=2", kind=f"{HERE}.KillWorker")
+        with pytest.raises(
+            UserError, match=r"worker process died.*under way.*data\.loader\.num_workers=0"
+        ):
+            run(tmp_path, *tiny, *SHORT, "data.loader.num_workers=2", kind=f"{HERE}.KillWorker")
     finally:
         signal.signal(signal.SIGCHLD, before)
 

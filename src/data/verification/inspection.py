@@ -1,66 +1,34 @@
 """A look at one video: can its frames and its flow be decoded, how many and how large are they?"""
 
-import os
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 
-from src.data.containers import open_container
 from src.data.dataset import COUNT_TOLERANCE
-from src.data.image_archives import ArchiveImages, ArchiveTree
 from src.data.image_folders import FolderImages
-from src.data.image_names import NUMBERED
-from src.data.images import Images, ImageTree, JoinedTree
+from src.data.image_index import file_state
+from src.data.images import Images
 from src.data.library import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
 from src.data.sources import Size
 from src.data.splits import Video
-from src.data.video_file import VideoFile
+from src.data.verification.manifest import Modality, VideoCheck, size_text
+from src.data.video_file import VideoFile, open_container
 from src.errors import UserError
 
-VERSION = 1  # of what is looked at: raise it when a kept look would now be another
-Modality = Literal["rgb", "flow"]
 _JPEG_END = b"\xff\xd9"
 _PADDING = 64  # bytes that some writers add after the end
-
-
-@dataclass(frozen=True)
-class Look:
-    """What was seen of a video's frames or of its flow.
-
-    Args:
-        count: frames or fields.
-        size: height and width, of the first.
-        fps: frames per second, 0 where nobody knows.
-        decoder: what read it.
-        fingerprint: equal for equal content; "" where there is none.
-        problems: the first instance of each problem, by its code without "rgb_" or "flow_".
-    """
-
-    count: int = 0
-    size: Size = (0, 0)
-    fps: float = 0.0
-    decoder: str = ""
-    fingerprint: str = ""
-    problems: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A video, as a library has found it, and which of its two sides to look at."""
-
-    modality: Modality
-    video: Video
+Job = tuple[Modality, Video]  # which side to look at of a video, as a library has found it
 
 
 @dataclass
-class Inspector:
+class VideoChecker:
     """Looks at videos of two libraries; goes to worker processes.
 
     Args:
@@ -73,73 +41,40 @@ class Inspector:
     flow: FlowLibrary | None
     full: bool
 
-    def __post_init__(self) -> None:
-        self._starts: dict[Path, list[int]] = {}
-
-    def __call__(self, job: Job) -> Look:
+    def __call__(self, job: Job) -> VideoCheck:
         """Look at one video; what is wrong with it is in the result, nothing is raised for it."""
         cv2.setNumThreads(1)  # a process per core already
-        if job.modality == "rgb" and isinstance(self.rgb, VideoFiles):
-            return look_at_file(job.video.path, self.rgb.decoder, self.full)
-        tree, parts = self.images(job)
-        return look_at_images(parts, self.full, lambda images: self._beyond(tree, images))
+        modality, video = job
+        if isinstance(self.rgb, VideoFiles) and modality == "rgb":
+            check = check_file(video.path, self.rgb.decoder, self.full)
+        else:
+            check = check_images(self._images(job), self.full)
+        problems = {f"{modality}_{code}": what for code, what in check.problems.items()}
+        return replace(check, problems=problems, full=self.full)
 
-    def identity(self, job: Job) -> list[Any]:
-        """What a look depends on: while it stays the same, the look need not be repeated."""
-        if job.modality == "rgb" and isinstance(self.rgb, VideoFiles):
-            return [VERSION, *_file_identity(job.video.path), self.rgb.decoder]
-        return [VERSION, *(_identity(part) for part in self.images(job)[1].values())]
+    def state(self, job: Job) -> str:
+        """What a check depends on: while it is the same, the check need not be repeated."""
+        modality, video = job
+        try:
+            if isinstance(self.rgb, VideoFiles) and modality == "rgb":
+                state = [*file_state(video.path), self.rgb.decoder]
+            else:
+                state = [images.state() for images in self._images(job).values()]
+        except OSError:  # what is not there, such as a link's file
+            return ""
+        return blake2b(json.dumps(state).encode(), digest_size=16).hexdigest()
 
-    def images(self, job: Job) -> tuple[ImageTree, dict[str, Images]]:
-        """The images of a video by component, and the tree that they are in."""
-        library = self.rgb if job.modality == "rgb" else self.flow
+    def _images(self, job: Job) -> dict[str, Images]:
+        """The images of a video by component."""
+        modality, video = job
+        library = self.rgb if modality == "rgb" else self.flow
         assert isinstance(library, FrameFolders | FlowFolders)
-        components = ("rgb",) if job.modality == "rgb" else ("u", "v")
-        found = {c: library.tree.images(c, job.video.name) for c in components}
-        return library.tree, {c: images for c, images in found.items() if images is not None}
-
-    def _beyond(self, tree: ImageTree, images: Images) -> int:
-        """Images that follow a gap in the numbers: a listing counts up to the first gap."""
-        if isinstance(images, FolderImages):
-            matches = map(NUMBERED.fullmatch, os.listdir(images.folder))
-            return sum(m["prefix"] == images.prefix for m in matches if m) - len(images)
-        assert isinstance(images, ArchiveImages)
-        # The rows of a video end where those of another begin.
-        if images.archive.path not in self._starts:
-            self._starts[images.archive.path] = sorted(_starts(tree, images.archive.path))
-        starts, end = self._starts[images.archive.path], images.start + images.count
-        return starts[bisect_left(starts, end)] - end
+        components = ("rgb",) if modality == "rgb" else ("u", "v")
+        found = {c: library.tree.images(c, video.name) for c in components}
+        return {c: images for c, images in found.items() if images is not None}
 
 
-def _starts(tree: ImageTree, archive: Path) -> Iterable[int]:
-    if isinstance(tree, JoinedTree):
-        tree = next(one for one in tree.trees if one.root == archive)
-    assert isinstance(tree, ArchiveTree)
-    for component in ("rgb", "u", "v"):
-        for name in tree.videos(component):
-            images = tree.images(component, name)
-            assert images is not None
-            yield images.start
-            rows = len(images.rows)
-    yield rows
-
-
-def _file_identity(file: Path) -> list[Any]:
-    about = file.stat()
-    return [os.path.abspath(file), about.st_size, about.st_mtime_ns]
-
-
-def _identity(images: Images) -> list[Any]:
-    if isinstance(images, FolderImages):
-        # A file written over in place leaves its folder's time as it was.
-        changed = os.stat(images.folder).st_mtime_ns
-        return [os.path.abspath(images.where(0)), changed, len(images)]
-    assert isinstance(images, ArchiveImages)
-    parts = [_file_identity(part) for part in images.archive.parts]
-    return [parts, images.name, images.start, len(images)]
-
-
-def look_at_file(path: Path, decoder: str, full: bool) -> Look:
+def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
     """Look at a video file.
 
     Args:
@@ -148,20 +83,20 @@ def look_at_file(path: Path, decoder: str, full: bool) -> Look:
         full: decode every frame; else the first, the middle and the last.
     """
     if not path.stat().st_size:
-        return Look(problems={"empty": f"{path} has no content"})
+        return VideoCheck(problems={"empty": f"{path} has no content"})
     with path.open("rb") as file:
         fingerprint = file_digest(file, _digest).hexdigest()
     stated, there = _packets(path)
     if stated - there > COUNT_TOLERANCE:
         reason = f"{path} has {there} of the {stated} frames that it states"
-        return Look(fingerprint=fingerprint, problems={"truncated": reason})
+        return VideoCheck(fingerprint=fingerprint, problems={"truncated": reason})
     try:
         video = VideoFile(path, decoder)
         sizes = [image.shape[:2] for image in video.rgb(_chosen(video.num_frames, full))]
     except UserError as error:
-        return Look(fingerprint=fingerprint, problems={"broken": str(error)})
+        return VideoCheck(fingerprint=fingerprint, problems={"broken": str(error)})
     problems = _sizes_problem(str(path), sizes)
-    return Look(video.num_frames, sizes[0], video.fps, video.decoder, fingerprint, problems)
+    return VideoCheck(video.num_frames, sizes[0], video.fps, video.decoder, fingerprint, problems)
 
 
 def _packets(path: Path) -> tuple[int, int]:
@@ -177,15 +112,12 @@ def _packets(path: Path) -> tuple[int, int]:
         return 0, 0  # another library read it
 
 
-def look_at_images(
-    parts: Mapping[str, Images], full: bool, beyond: Callable[[Images], int]
-) -> Look:
+def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
     """Look at the images of a video: its frames, or u and v of its flow.
 
     Args:
         parts: its images by component.
         full: decode every image; else the first, the middle and the last.
-        beyond: how many images follow a gap in the numbers.
     """
     problems: dict[str, str] = {}
     digest = _digest()
@@ -209,16 +141,16 @@ def look_at_images(
         first = images.first if isinstance(images, FolderImages) else 1
         if first > 1:
             problems.setdefault("gap", f"{images.where(0)} is the first image")
-        after = beyond(images)
-        if after:
-            problems.setdefault("gap", f"{after} images after a gap at {images.where(count - 1)}")
+        if images.beyond:
+            where = images.where(count - 1)
+            problems.setdefault("gap", f"{images.beyond} images after a gap at {where}")
     problems |= _parts_problem(parts, sizes)
     first_part = next(iter(parts))
     if not problems.keys() & {"uv"}:
         where = parts[first_part].where(0)
         problems |= _sizes_problem(where, [size for part in sizes.values() for size in part])
     first_size = (sizes[first_part] or [(0, 0)])[0]
-    return Look(len(parts[first_part]), first_size, 0.0, "jpeg", digest.hexdigest(), problems)
+    return VideoCheck(len(parts[first_part]), first_size, 0.0, "jpeg", digest.hexdigest(), problems)
 
 
 def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:
@@ -259,11 +191,6 @@ def _sizes_problem(where: str, sizes: Sequence[Size]) -> dict[str, str]:
     if len(different) < 2:
         return {}
     return {"sizes": f"{where}: {', '.join(size_text(size) for size in different)}"}
-
-
-def size_text(size: Size) -> str:
-    """A size as people write it: width x height."""
-    return f"{size[1]}x{size[0]}"
 
 
 def _chosen(count: int, full: bool) -> Sequence[int]:

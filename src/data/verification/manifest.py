@@ -1,225 +1,240 @@
-"""What `src.verify_data` has found out about a dataset, in files that the datamodule reads.
+"""What `src.verify_data` has found out about a dataset: its own memory, and what training asks.
 
-manifest.csv     a row per listed video
-manifest.json    the places that it was made for; there only while it belongs to the .csv
+The manifest has a line of JSON for the frames and one for the flow of every listed video. A line is
+written as soon as a video has been checked, so that a killed run loses none but the last.
 """
 
-import csv
 import json
 import logging
 import os
-import re
+import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from src.data.image_archives import ArchiveImages
-from src.data.image_folders import FolderImages, FolderTree
-from src.data.images import Images
-from src.data.library import (
-    ON_THE_FLY,
-    VIDEOS,
-    FlowFolders,
-    FlowLibrary,
-    FrameFolders,
-    RGBLibrary,
-    open_flow,
-    open_rgb,
-)
-from src.data.splits import Video
-from src.data.verification.lists import key_of
-from src.data.verification.problems import PROBLEMS, is_fatal
+from src.data.dataset import COUNT_TOLERANCE
+from src.data.library import VIDEOS
+from src.data.sources import Size
+from src.data.splits import Video, key_of
 from src.errors import UserError
-from src.flow.settings import FlowSettings
 from src.whole_files import whole
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of the format
-_AGAIN = "python -m src.verify_data makes it anew"
-_NUMBERED = re.compile(
-    r"(?P<folder>.*)/(?P<prefix>[^/]*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)"
-)
+VERSION = 2  # of the format, and of what is looked at
+_ROUNDING = 2  # pixels by which the longer side of resized flow may be off
+Details = dict[str, dict[str, str]]  # by code and video: what exactly
+Modality = Literal["rgb", "flow"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One video; numbers of what could not be read are 0.
+class Problem:
+    """A kind of problem.
 
     Args:
-        video: `<class folder>/<file>`, as the lists have it.
-        name: the file's name without ending, which names frames and flow.
-        label: name of its class.
-        splits: such as "1:train 3:test".
-        frames: number of frames.
-        fields: number of flow fields.
-        height: of a frame.
-        width: of a frame.
-        flow_height: of a flow field.
-        flow_width: of a flow field.
-        fps: frames per second.
-        decoder: what read the frames.
-        problems: codes of `src.data.verification.problems`, apart by spaces.
-        rgb: where its frames lie: a file's name, `<folder>/frame[000001-000093].jpg`, or an
-            archive's name for it.
-        u: where u lies, "" if nowhere.
-        v: where v lies.
+        title: what is wrong.
+        hint: what to do about it; {flow} is its place, {extract} the command that makes it.
+        fatal: whether a video with it cannot be trained on.
     """
 
-    video: str
-    name: str
-    label: str
-    splits: str
-    frames: int = 0
-    fields: int = 0
-    height: int = 0
-    width: int = 0
-    flow_height: int = 0
-    flow_width: int = 0
-    fps: float = 0.0
-    decoder: str = ""
-    problems: str = ""
-    rgb: str = ""
-    u: str = ""
-    v: str = ""
+    title: str
+    hint: str
+    fatal: bool = True
 
-    def fatal(self, modality: str) -> list[str]:
-        """Why a network that sees "rgb" or "flow" cannot use this video."""
-        codes = self.problems.split()
-        return [code for code in codes if code.startswith(f"{modality}_") and is_fatal(code)]
+
+_SKIP = "or train without them: data.videos.missing=skip"
+_FRAMES = f"get them again (data/README.md says where from), {_SKIP}"
+_FLOW = (
+    "delete what is there of them in {flow}, then {extract} "
+    f"(of an archive: download it again), {_SKIP}"
+)
+_EXTRACT = f"{{extract}}, {_SKIP}"
+
+# The beginning of a code says which network it concerns: one that sees "rgb", or "flow".
+PROBLEMS = {
+    "rgb_missing": Problem("no frames", _FRAMES),
+    "rgb_empty": Problem("files of frames without content", _FRAMES),
+    "rgb_broken": Problem("frames cannot be decoded", _FRAMES),
+    "rgb_truncated": Problem("files of frames that break off", _FRAMES),
+    "rgb_gap": Problem("frames are missing in between", _FRAMES),
+    "rgb_crash": Problem(
+        "the decoder crashed or hung", f"try another data.videos.decoder, {_SKIP}"
+    ),
+    "flow_missing": Problem("no flow", _EXTRACT),
+    "flow_empty": Problem("files of flow without content", _FLOW),
+    "flow_broken": Problem("flow cannot be decoded", _FLOW),
+    "flow_truncated": Problem("files of flow that break off", _FLOW),
+    "flow_gap": Problem("flow is missing in between", _FLOW),
+    "flow_crash": Problem("the decoder of flow crashed or hung", _FLOW),
+    "flow_uv": Problem("u and v differ in number or size", _FLOW),
+    "flow_sizes": Problem("flow changes its size within a video", _FLOW),
+    "flow_count": Problem("flow of another video: it does not fit the number of frames", _FLOW),
+    "rgb_sizes": Problem("frames change their size within a video", "nothing: cut to fit", False),
+    "flow_uneven": Problem(
+        "not one flow field fewer than frames",
+        "nothing: released flow is like that, frames beyond the shorter are not used",
+        False,
+    ),
+    "flow_aspect": Problem(
+        "flow of another shape than the frames, as from extractors with a fixed size",
+        "nothing, if it is that: both are cut by fractions of their sides; else: " + _FLOW,
+        False,
+    ),
+    "flow_scale": Problem(
+        "flow of another size than most, so other units", f"to have all alike: {_FLOW}", False
+    ),
+    "short": Problem(
+        "shorter than a flow stack", "nothing: first and last fields are repeated", False
+    ),
+    "rgb_duplicate": Problem(
+        "the same frames under several names", "compare with a fresh download", False
+    ),
+    "flow_duplicate": Problem("the same flow for several videos", _FLOW, False),
+}
 
 
 @dataclass(frozen=True)
+class VideoCheck:
+    """What was seen of a video's frames or of its flow.
+
+    Args:
+        count: frames or fields; numbers of what could not be read are 0.
+        size: height and width, of the first.
+        fps: frames per second, 0 where nobody knows.
+        decoder: what read it.
+        fingerprint: equal for equal content; "" where there is none.
+        problems: seen in it alone, by code of `PROBLEMS`: the first instance of each.
+        others: problems seen beside other videos, or beside its frames.
+        state: of its files, such as their size and time; "" is not to be relied on.
+        full: whether everything was decoded.
+    """
+
+    count: int = 0
+    size: Size = (0, 0)
+    fps: float = 0.0
+    decoder: str = ""
+    fingerprint: str = ""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    state: str = ""
+    full: bool = False
+
+    @property
+    def fatal(self) -> list[str]:
+        """Why a video cannot be used; an unknown code is a reason."""
+        codes = [*self.problems, *self.others]
+        return [code for code in codes if code not in PROBLEMS or PROBLEMS[code].fatal]
+
+
+Checks = dict[tuple[Modality, str], VideoCheck]  # of both sides of a video, by its `key_of`
+
+
+@dataclass
 class Manifest:
     """What is known of a dataset's videos.
 
     Args:
-        file: the .csv.
+        file: where it is kept.
         places: where "rgb" and "flow" lie, see `place_of`.
-        rows: by `<class folder>/<file>`.
-        about: for the reader's information, such as the time.
+        checks: by modality and video.
+        complete: whether it is of all videos.
     """
 
     file: Path
-    places: Mapping[str, str | None]
-    rows: Mapping[str, Row]
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def save(self) -> None:
-        """Write both files.
-
-        Raises:
-            UserError: they cannot be written.
-        """
-        head = {"version": VERSION, "places": self.places, "rows": len(self.rows), **self.about}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            _head(self.file).unlink(missing_ok=True)
-            with whole(self.file) as draft, draft.open("w", newline="") as lines:
-                writer = csv.DictWriter(lines, [column.name for column in fields(Row)])
-                writer.writeheader()
-                writer.writerows(asdict(row) for row in self.rows.values())
-            _head(self.file).write_text(json.dumps(head, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"manifest {self.file} cannot be written ({error.strerror}): give another place "
-                "with data.manifest=<file>.csv"
-            ) from error
+    places: Mapping[Modality, str | None] = field(default_factory=dict)
+    checks: Checks = field(default_factory=dict)
+    complete: bool = False
 
     @classmethod
     def load(cls, file: Path) -> Self | None:
-        """Read a manifest; None where there is none, and with a line of log for an unknown one."""
-        if not file.is_file():
-            return None
+        """Read a manifest, without lines that are damaged; None where there is none of ours."""
+        manifest = None
         try:
-            head = json.loads(_head(file).read_text())
-            if head["version"] != VERSION:
-                raise ValueError(f"format {head['version']}")
-            with file.open(newline="") as lines:
-                rows = [_row(columns) for columns in csv.DictReader(lines)]
-            if len(rows) != head["rows"]:
-                raise ValueError(f"{len(rows)} of {head['rows']} rows")
-            return cls(file, dict(head["places"]), {row.video: row for row in rows})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-            log.warning("manifest %s is not used, of another format (%s): %s", file, error, _AGAIN)
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
             return None
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if manifest is None:
+                    if record["version"] != VERSION:
+                        return None
+                    manifest = cls(file, dict(record["places"]), complete=record["complete"])
+                else:
+                    key = record.pop("modality"), str(record.pop("video"))
+                    check = VideoCheck(**record | {"size": tuple(record["size"])})
+                    manifest.checks[key] = check
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
+        return manifest
 
     @classmethod
     def fitting(
-        cls, file: str | None, places: Mapping[str, str], videos: Sequence[Video]
+        cls, file: str | None, places: Mapping[Modality, str], videos: Sequence[Video]
     ) -> Self | None:
         """Read a manifest if it speaks of these places and videos; else say so and go without.
 
         Args:
-            file: the .csv, None for none.
+            file: of the manifest, None for none.
             places: those in use, by "rgb" and "flow", as the config has them.
             videos: all that are listed.
         """
-        known = cls.load(Path(file)) if file and videos else None
-        if known is None:
+        if not file or not videos or not Path(file).is_file():
             return None
-        other = [
-            f"{modality} in {known.places.get(modality)}, not {place}"
-            for modality, where in places.items()
-            if known.places.get(modality) != (place := place_of(where, videos))
-        ]
-        if not other and any(key_of(video) not in known.rows for video in videos):
-            other = ["other lists"]
-        if other:
-            log.warning("manifest %s is not used, it is for %s: %s", file, "; ".join(other), _AGAIN)
-            return None
-        return known
+        known = cls.load(Path(file))
+        if known and known.complete:
+            reasons = [
+                f"for {modality} in {known.places.get(modality)}, not {place}"
+                for modality, where in places.items()
+                if known.places.get(modality) != (place := place_of(where, videos))
+            ]
+            listed = {(modality, key_of(video)) for modality in places for video in videos}
+            if not reasons and not listed <= known.checks.keys():
+                reasons = ["for other lists"]
+            if not reasons:
+                return known
+        else:
+            reasons = ["not complete" if known else "of another format"]
+        again = "python -m src.verify_data makes it anew"
+        log.warning("manifest %s is not used, it is %s: %s", file, "; ".join(reasons), again)
+        return None
 
-    def find(self, videos: Sequence[Video], modality: str) -> list[Video | None]:
-        """The videos as they are there, None for those that are not or cannot be used."""
-        return [self._found(video, self.rows[key_of(video)], modality) for video in videos]
-
-    def _found(self, video: Video, row: Row, modality: str) -> Video | None:
-        if row.fatal(modality):
-            return None
-        if modality == "rgb" and row.rgb.lower() == video.path.name.lower():
-            return replace(video, path=video.path.with_name(row.rgb))  # its case on disk
-        return video
-
-    def reason(self, video: Video, modality: str) -> str:
-        """Why a video was not found, for messages."""
-        codes = self.rows[key_of(video)].fatal(modality)
+    def reason(self, video: Video, modality: Modality) -> str | None:
+        """Why a video's frames or flow cannot be used; None if they can."""
+        codes = self.checks[modality, key_of(video)].fatal
         titles = [PROBLEMS[code].title if code in PROBLEMS else code for code in codes]
-        return f"{', '.join(titles)} according to {self.file}"
+        return f"{', '.join(titles)} according to {self.file}" if titles else None
 
-    def tree(self, place: str, modality: str) -> FolderTree | None:
-        """The images of a folder of folders, without listing them; None for anything else."""
-        root = Path(place)
-        tree = FolderTree(root)
-        for row in self.rows.values():
-            for component in ("rgb",) if modality == "rgb" else ("u", "v"):
-                where = getattr(row, component)
-                images = _folder_images(root, where)
-                if images:
-                    tree.found[component, row.name.lower()] = (row.name, images)
-                elif where:
-                    return None
-        return tree if tree.found else None
+    def add(self, modality: Modality, video: str, check: VideoCheck) -> None:
+        """Add a line to the file that `save` has written."""
+        self.checks[modality, video] = check
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(_line(modality, video, check))
+
+    def save(self) -> None:
+        """Write all of it anew.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        head = {"version": VERSION, "complete": self.complete, "places": self.places}
+        made = {"made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with whole(self.file) as draft, draft.open("w", encoding="utf-8") as lines:
+                lines.write(json.dumps(head | made) + "\n")
+                lines.writelines(_line(*key, check) for key, check in self.checks.items())
+        except OSError as error:
+            raise UserError(
+                f"manifest {self.file} cannot be written ({error.strerror}): give another place "
+                "with data.videos.manifest=<file>.jsonl"
+            ) from error
 
 
-def open_known_rgb(
-    known: Manifest | None, place: str, decoder: str, cache_dir: str | None
-) -> RGBLibrary:
-    """As `open_rgb`, without listing folders that a manifest knows."""
-    tree = known.tree(place, "rgb") if known else None
-    return FrameFolders(tree) if tree else open_rgb(place, decoder, cache_dir)
-
-
-def open_known_flow(
-    known: Manifest | None,
-    place: str,
-    frames: RGBLibrary | None,
-    settings: FlowSettings | None,
-    cache_dir: str | None,
-) -> FlowLibrary:
-    """As `open_flow`, without listing folders that a manifest knows."""
-    tree = known.tree(place, "flow") if known and place != ON_THE_FLY else None
-    return FlowFolders(tree) if tree else open_flow(place, frames, settings, cache_dir)
+def _line(modality: Modality, video: str, check: VideoCheck) -> str:
+    about: dict[str, Any] = {"modality": modality, "video": video}
+    return json.dumps(about | asdict(check)) + "\n"
 
 
 def place_of(where: str, videos: Sequence[Video]) -> str:
@@ -232,37 +247,102 @@ def videos_folder(videos: Sequence[Video]) -> Path:
     return Path(os.path.commonpath({video.path.parent for video in videos}))
 
 
-def where_of(images: Images, root: Path) -> str:
-    """Where images lie, as a row's "rgb", "u" and "v" have it."""
-    if isinstance(images, FolderImages):
-        numbers = (images.first, images.first + images.count - 1)
-        first, last = (f"{number:0{images.digits}d}" for number in numbers)
-        folder = Path(images.folder).relative_to(root).as_posix()
-        return f"{folder}/{images.prefix}[{first}-{last}]{images.suffix}"
-    assert isinstance(images, ArchiveImages)
-    return images.name
+# --- what is wrong -------------------------------------------------------------------------------
 
 
-def _folder_images(root: Path, where: str) -> FolderImages | None:
-    match = _NUMBERED.fullmatch(where)
-    if match is None or os.path.isabs(match["folder"]) or ".." in match["folder"].split("/"):
-        return None  # of another kind; or made by hand, to lead out of the folder
-    first, last = int(match["first"]), int(match["last"])
-    if last < first:
+def complete(
+    known: Manifest, modalities: Sequence[Modality], videos: Sequence[Video], stack: int
+) -> Details:
+    """Add to the checks what is missing, and what shows beside others only; gives all problems."""
+    checks = known.checks
+    others: dict[tuple[Modality, str], dict[str, str]] = defaultdict(dict)
+    for video in videos:
+        key = key_of(video)
+        for modality in modalities:
+            if (modality, key) not in checks:
+                checks[modality, key] = VideoCheck()
+                others[modality, key] = {f"{modality}_missing": ""}
+        frames, flow = _sound(checks.get(("rgb", key))), _sound(checks.get(("flow", key)))
+        others[modalities[-1], key] |= _of_both(frames, flow, stack)
+    for key, detail in _duplicates("rgb", checks).items():
+        others["rgb", key]["rgb_duplicate"] = detail
+    for key, detail in _duplicates("flow", checks).items():
+        if "rgb_duplicate" not in others.get(("rgb", key), {}):  # flow of the same frames is
+            others["flow", key]["flow_duplicate"] = detail
+    for key, detail in _other_scale(checks).items():
+        others["flow", key]["flow_scale"] = detail
+    known.checks = {
+        (modality, key): replace(checks[modality, key], others=others[modality, key])
+        for modality in modalities
+        for key in map(key_of, videos)
+    }
+    known.complete = True
+    details: Details = defaultdict(dict)
+    for (_, key), check in known.checks.items():
+        for code, detail in {**check.problems, **check.others}.items():
+            details[code][key] = detail
+    return dict(details)
+
+
+def _sound(check: VideoCheck | None) -> VideoCheck | None:
+    """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
+    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.problems):
         return None
-    return FolderImages(
-        str(root / match["folder"]),
-        match["prefix"],
-        len(match["first"]),
-        match["suffix"],
-        first,
-        last - first + 1,
-    )
+    return check
 
 
-def _head(file: Path) -> Path:
-    return file.with_suffix(".json")
+def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
+    """What is wrong with frames and flow of one video that are each as they should be."""
+    found = {}
+    if frames and flow:
+        difference = flow.count - (frames.count - 1)
+        numbers = f"{frames.count} frames, {flow.count} flow fields"
+        if abs(difference) > COUNT_TOLERANCE:
+            found["flow_count"] = numbers
+        elif difference:
+            found["flow_uneven"] = numbers
+        if _other_shape(frames.size, flow.size):
+            found["flow_aspect"] = (
+                f"frames of {size_text(frames.size)}, flow of {size_text(flow.size)}"
+            )
+    lengths = [frames.count] if frames else []
+    if flow:
+        lengths.append(flow.count + 1)
+    if lengths and min(lengths) <= stack:
+        found["short"] = f"{min(lengths)} frames, a stack of {stack} flow fields"
+    return found
 
 
-def _row(columns: Mapping[str, Any]) -> Row:
-    return Row(**{column.name: column.type(columns[column.name]) for column in fields(Row)})  # type: ignore[operator]
+def _other_shape(frame: Size, field: Size) -> bool:
+    scale = min(field) / min(frame)
+    return any(abs(a * scale - b) > _ROUNDING for a, b in zip(frame, field, strict=True))
+
+
+def _duplicates(modality: Modality, checks: Checks) -> dict[str, str]:
+    """For each video with the content of others, the first of them."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for (which, key), check in checks.items():
+        if which == modality and check.fingerprint and not check.problems:
+            same[check.fingerprint].append(key)
+    return {
+        key: f"as {keys[0] if key != keys[0] else keys[1]}"
+        for keys in same.values()
+        if len(keys) > 1
+        for key in keys
+    }
+
+
+def _other_scale(checks: Checks) -> dict[str, str]:
+    """The videos whose flow has another smaller side than most have."""
+    sides = {key: min(check.size) for (which, key), check in checks.items() if which == "flow"}
+    usual = Counter(side for side in sides.values() if side).most_common(1)
+    return {
+        key: f"smaller side {side}, of most {usual[0][0]}"
+        for key, side in sides.items()
+        if side and side != usual[0][0]
+    }
+
+
+def size_text(size: Size) -> str:
+    """A size as people write it: width x height."""
+    return f"{size[1]}x{size[0]}"

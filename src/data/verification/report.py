@@ -1,11 +1,11 @@
-"""What `verify` has found, in words: what is there, what is wrong, and how to mend it."""
+"""What `verify` has found, in words: what is there, what is wrong, and what to do about it."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.commands import shown_command
-from src.data.verification.problems import PROBLEMS
+from src.data.verification.manifest import PROBLEMS, Modality
 from src.data.verification.verify import Verification
 from src.errors import UserError
 from src.text import visible
@@ -41,35 +41,28 @@ def write_report(verification: Verification) -> Path:
 
 
 def _summary(found: Verification) -> list[str]:
-    rows = found.manifest.rows.values()
     splits = ", ".join(map(str, found.lists.splits))
-    lines = [f"{len(rows)} videos in the lists of split {splits}"]
+    lines = [f"{len(found.lists.videos)} videos in the lists of split {splits}"]
     if found.lists.unused:
         lines[0] += f"; {len(found.lists.unused)} more are listed for no split"
-    seen = {
-        "rgb": "; ".join(
-            filter(
-                None,
-                (
-                    _counted(f"{row.width}x{row.height}" for row in rows if row.width),
-                    _counted(f"{row.fps:g} fps" for row in rows if row.fps),
-                    _counted(row.decoder for row in rows if row.decoder),
-                ),
-            )
-        ),
-        "flow": _counted(f"{row.flow_width}x{row.flow_height}" for row in rows if row.flow_width),
-    }
-    for modality, name in (("rgb", "frames"), ("flow", "flow")):
+    names: dict[Modality, str] = {"rgb": "frames", "flow": "flow"}
+    for modality, name in names.items():
         place = found.places[modality]
-        there = sum(bool(row.rgb if modality == "rgb" else row.u) for row in rows)
+        checks = [check for (which, _), check in found.manifest.checks.items() if which == modality]
+        there = sum(f"{modality}_missing" not in check.others for check in checks)
+        seen = [
+            _counted(f"{check.size[1]}x{check.size[0]}" for check in checks if check.size[0]),
+            _counted(f"{check.fps:g} fps" for check in checks if check.fps),
+            _counted(check.decoder for check in checks if check.fps),
+        ]
         if place is None:
             lines.append(f"no {name} yet" + (f": {_extract(found)}" if name == "flow" else ""))
         else:
             where = found.videos if place == "videos" else place
-            lines.append(f"{name} of {there} in {where}: {seen[modality]}")
+            lines.append(f"{name} of {there} in {where}: {'; '.join(filter(None, seen))}")
     how = "everything decoded" if found.full else "first, middle and last image of each decoded"
     lines.append(
-        f"{found.checked} looked at now, {found.cached} taken from the cache, "
+        f"{found.checked} looked at now, {found.cached} known from before, "
         f"{found.seconds:.1f} s ({how}{'' if found.full else '; full=true decodes everything'})"
     )
     return lines
@@ -94,13 +87,13 @@ def _problems(found: Verification, few: int | None) -> Iterable[list[str]]:
                 "",
                 f"{kind} {code}: {problem.title}: {len(details)}",
                 *_some([f"{key}  {detail}".rstrip() for key, detail in details.items()], few),
-                f"  mend: {problem.mend.format(flow=found.flow, extract=_extract(found))}",
+                f"  hint: {problem.hint.format(flow=found.flow, extract=_extract(found))}",
             ]
 
 
 def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
     across = _across(found)
-    for title, names, mend in (
+    for title, names, hint in (
         (
             "note leak: of one group in train and test",
             found.lists.leaks(),
@@ -111,7 +104,7 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
         ("note extra: flow that no list names", found.extra["flow"], "nothing: it is not used"),
     ):
         if names:
-            yield ["", f"{title}: {len(names)}", *_some(names, few), f"  mend: {mend}"]
+            yield ["", f"{title}: {len(names)}", *_some(names, few), f"  hint: {hint}"]
     shared = found.lists.shared_films()
     if shared:
         counts = ", ".join(f"{count} of split {number}" for number, count in shared.items())
@@ -120,7 +113,7 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
 
 def _across(found: Verification) -> list[str]:
     """Duplicates of which one is trained and the other tested on."""
-    parts = {key: set(row.splits.split()) for key, row in found.manifest.rows.items()}
+    parts = {key: set(where.split()) for key, where in found.lists.parts().items()}
     return [
         f"{key}  {detail}"
         for key, detail in found.details.get("rgb_duplicate", {}).items()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.data.sources import Uint8
-from src.data.windows import RememberedFlow, Window, sliding_windows
+from src.evaluation.windows import RememberedFlow, Window, sliding_windows
 
 
 @dataclass(frozen=True)
