@@ -31,14 +31,15 @@ def main(cfg: DictConfig) -> None:
     from src.data.verification.verify import verify
 
     data = cfg.data
+    reading = instantiate(data.videos)  # its values are checked before anything is read
     found = verify(
         instantiate(data.dataset),
         rgb=data.rgb,
         flow=data.flow,
         stack=data.stack,
         manifest=cfg.manifest,
-        decoder=data.videos.decoder,
-        cache_dir=data.videos.cache_dir,
+        decoder=reading.decoder,
+        cache_dir=reading.cache_dir,
         full=cfg.full,
         recheck=cfg.recheck,
         workers=cfg.workers,

@@ -1,8 +1,9 @@
 """What several tests need."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -10,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from src.data.datamodule import VideoDataModule, VideoTest
 from src.data.images import FlowImages, open_images
 from src.data.sources import FlowSource, RGBSource, Uint8
+from src.data.splits import Split
+from src.data.transforms import CornerJitterCrop
 
 # Real clips: not part of the project, the tests on them are skipped where they are absent.
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -74,3 +78,31 @@ def randomise(net: nn.Module) -> None:
         elif isinstance(module, nn.Linear):  # initially next to nothing
             module.weight.data.normal_()
             module.bias.data.normal_()
+
+
+# Arguments of `VideoDataModule` for small clips of both modalities.
+SMALL_DATA: dict[str, Any] = {
+    "rgb": "videos",
+    "flow": "flow",
+    "split": 1,
+    "num_classes": 2,
+    "modalities": ["rgb", "flow"],
+    "frames": 3,
+    "stack": 4,
+    "short_side": 32,
+    "crop": CornerJitterCrop(24),
+    "crop_size": 24,
+    "mirror": True,
+    "test": VideoTest(5),
+    "batch_size": 2,
+    "loader": {"num_workers": 0},
+    "seed": 7,
+}
+
+
+def small_datamodule(dataset: Callable[[], Split], **changes: Any) -> VideoDataModule:
+    """A data module of `SMALL_DATA` with some changes, set up."""
+    module = VideoDataModule(dataset, **SMALL_DATA | changes)
+    module.prepare_data()
+    module.setup()
+    return module

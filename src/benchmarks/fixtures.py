@@ -112,8 +112,7 @@ def _write_images(root: Path, name: str, frames: list[Uint8]) -> None:
     grey = np.stack([algorithm.prepare(frame, SHORT_SIDE) for frame in frames])
     flow = quantize(algorithm.fields(grey[:-1], grey[1:]))  # (N - 1, H, W, 2)
     for number, frame in enumerate(frames, start=1):
-        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        _write(root, bgr, f"jpegs_256/{name}/frame{number:06d}", f"{name}/img_{number:05d}")
+        _write(root, frame, f"jpegs_256/{name}/frame{number:06d}", f"{name}/img_{number:05d}")
     for number, field in enumerate(flow, start=1):
         for channel, (component, axis) in enumerate(zip("uv", "xy", strict=True)):
             place = f"flow/{component}/{name}/frame{number:06d}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data import dataset
-from src.data.datamodule import VideoDataModule, VideoTest
+from src.data.datamodule import VideoDataModule
 from src.data.dataset import CentralClip, RandomClip, Sample, VideoDataset, WholeVideo
 from src.data.images import open_images
 from src.data.library import FlowFolders, VideoFiles
@@ -25,7 +25,7 @@ from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
-from tests.helpers import write_flow, write_video
+from tests.helpers import small_datamodule, write_flow, write_video
 
 FRAMES, SIZE = 24, (48, 64)
 U, V = 5.0, -3.0  # the constant flow of every video, in pixels
@@ -66,29 +66,8 @@ def split(root: Path) -> Split:
 
 
 def datamodule(root: Path, **changes: Any) -> VideoDataModule:
-    arguments: dict[str, Any] = {
-        "dataset": lambda: split(root),
-        "rgb": "videos",
-        "flow": str(root / "flow"),
-        "split": 1,
-        "num_classes": 2,
-        "modalities": ["rgb", "flow"],
-        "frames": 3,
-        "stack": STACK,
-        "stride": (2, 4),
-        "short_side": 32,
-        "crop": CornerJitterCrop(24),
-        "crop_size": 24,
-        "mirror": True,
-        "test": VideoTest(5, 1),
-        "batch_size": 2,
-        "loader": {"num_workers": 0},
-        "seed": 7,
-    }
-    module = VideoDataModule(**arguments | changes)
-    module.prepare_data()
-    module.setup()
-    return module
+    options = {"flow": str(root / "flow"), "stack": STACK, "stride": (2, 4)}
+    return small_datamodule(lambda: split(root), **options | changes)
 
 
 def training_batches(module: VideoDataModule, epoch: int = 0) -> list[Sample]:

@@ -19,13 +19,12 @@ from src.data.images import FlowImages, FrameImages
 from src.data.library import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
 from src.data.loading import DrawSampler
 from src.data.splits import Split, Video, read_ucf101
-from src.data.transforms import CornerJitterCrop
 from src.data.video_file import VideoFile
 from src.errors import UserError
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
 from tests.flow.textures import moving_texture
-from tests.helpers import write_flow, write_video
+from tests.helpers import small_datamodule, write_flow, write_video
 
 FRAMES, SIZE, STACK = 16, (36, 48), 4
 CLASSES = ("HandstandPushups", "Archery")
@@ -74,30 +73,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def datamodule(
     root: Path, rgb: str = "videos", flow: str = "flow", **changes: Any
 ) -> VideoDataModule:
-    arguments: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dataset": lambda: read_ucf101(str(root), 1),
         "rgb": rgb if rgb == "videos" else str(root / rgb),
         "flow": flow if flow == "on_the_fly" else str(root / flow),
         "flow_settings": DIS,
-        "split": 1,
-        "num_classes": 2,
-        "modalities": ["rgb", "flow"],
-        "frames": 3,
         "stack": STACK,
         "stride": (1, 3),
         "short_side": 36,
-        "crop": CornerJitterCrop(24),
-        "crop_size": 24,
-        "mirror": True,
         "test": VideoTest(5, 2),
-        "batch_size": 2,
-        "loader": {"num_workers": 0},
-        "seed": 7,
     }
-    module = VideoDataModule(**arguments | changes)
-    module.prepare_data()
-    module.setup()
-    return module
+    return small_datamodule(**options | changes)
 
 
 def batches(module: VideoDataModule, epoch: int = 0) -> list[Sample]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
+from src.data.datamodule import VideoDataModule, VideoReading
 from src.data.splits import Split, Video, key_of
-from src.data.transforms import CornerJitterCrop
 from src.data.verification.manifest import PROBLEMS, Manifest
 from src.data.verification.verify import verify
 from src.errors import UserError
@@ -20,6 +19,7 @@ from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
 from tests.conftest import compose_config
 from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
+from tests.helpers import small_datamodule
 
 # The lists' case differs from the files', as in UCF101.
 NAMES = [f"v_HandstandPushups_g{n:02}_c01[HD]#(&;!" for n in range(6)]
@@ -64,28 +64,8 @@ def reading(tree: MadeUp, name: str = "manifest", **changes: Any) -> VideoReadin
 
 
 def datamodule(tree: MadeUp, **changes: Any) -> VideoDataModule:
-    arguments: dict[str, Any] = {
-        "dataset": lambda: read(tree.root),
-        "rgb": "videos",
-        "flow": str(tree.flow),
-        "split": 1,
-        "num_classes": 1,
-        "modalities": ["rgb", "flow"],
-        "frames": 3,
-        "stack": 4,
-        "short_side": 32,
-        "crop": CornerJitterCrop(24),
-        "crop_size": 24,
-        "mirror": True,
-        "test": VideoTest(5, 1),
-        "batch_size": 2,
-        "loader": {"num_workers": 0},
-        "seed": 7,
-        "videos": reading(tree),
-    }
-    module = VideoDataModule(**arguments | changes)
-    module.setup()
-    return module
+    options = {"flow": str(tree.flow), "num_classes": 1, "videos": reading(tree)}
+    return small_datamodule(lambda: read(tree.root), **options | changes)
 
 
 def names(videos: Sequence[Video]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import ColorJitter
 
-from src.data.datamodule import VideoDataModule, VideoTest
+from src.data.datamodule import VideoDataModule
 from src.data.dataset import (
     CentralClip,
     RandomClip,
@@ -26,6 +26,7 @@ from src.data.sampling import ClipSampler, Dense, Segments, StridedRun
 from src.data.sources import Size, Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
+from tests.helpers import SMALL_DATA
 
 STACK, SIZE = 4, (96, 128)
 JITTER = ColorJitter(0.4, 0.4, 0.4, 0.1)
@@ -130,24 +131,9 @@ def test_same_for_any_number_of_workers() -> None:
 
 def test_datamodule_hands_choices_to_its_views() -> None:
     def module(**changes: Any) -> VideoDataModule:
+        options = {"frames": 4, "short_side": 48, "crop": VIEW.crop, "crop_size": 48}
         return VideoDataModule(
-            dataset=lambda: Split((), (), ()),
-            rgb="videos",
-            flow="flow",
-            split=1,
-            num_classes=2,
-            modalities=["rgb", "flow"],
-            frames=4,
-            stack=STACK,
-            short_side=48,
-            crop=VIEW.crop,
-            crop_size=48,
-            mirror=True,
-            test=VideoTest(5),
-            batch_size=2,
-            seed=7,
-            stride=(2, 4),
-            **changes,
+            dataset=lambda: Split((), (), ()), **SMALL_DATA | options | {"stride": (2, 4)} | changes
         )
 
     plain, chosen = module(), module(sampler=Dense(3), augment=JITTER)
