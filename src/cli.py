@@ -28,10 +28,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from src.commands import expand_home, in_quotes
-from src.errors import UserError
 from src.experiment.config import sweep_subdir
-from src.values import Need, check_values
+from src.utils.commands import expand_home, in_quotes
+from src.utils.errors import UserError
+from src.utils.values import Need, check_values
 
 log = logging.getLogger(__name__)
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.values import NULL, PATH
+from src.utils.values import NULL, PATH
 
 if TYPE_CHECKING:
     from src.evaluation.table import Result

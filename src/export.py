@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.values import NULL, PATH, Need, number, one_of, whole
+from src.utils.values import NULL, PATH, Need, number, one_of, whole
 
 FORMATS, PIXELS = ("torch", "onnx"), whole(1)
 NEEDS = {

@@ -22,11 +22,11 @@ def extract(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
     from hydra.utils import instantiate
 
-    from src.data.find_videos import find_videos
-    from src.flow.extract import extract_flow
+    from src.extraction.extract import extract_flow
+    from src.extraction.shards import read_shard
     from src.flow.settings import FILE_NAME
-    from src.flow.shards import read_shard
-    from src.text import visible
+    from src.media.find_videos import find_videos
+    from src.utils.errors import visible
 
     source, output = Path(cfg.input), Path(cfg.output)
     result = extract_flow(
@@ -54,7 +54,7 @@ def main() -> None:
     """Run the command line."""
     # Imported here, because worker processes run this file again, and need none of this.
     from src.cli import command
-    from src.values import PATH
+    from src.utils.values import PATH
 
     command("extract_flow", input=PATH, output=PATH)(extract)()
 

@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.errors import UserError
-from src.values import NAMES, NULL, PATH
+from src.utils.errors import UserError
+from src.utils.values import NAMES, NULL, PATH
 
 
 @command("features", ckpt_path=PATH, output=PATH, lists=NAMES, input=NAMES | NULL)

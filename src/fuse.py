@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.errors import UserError
-from src.values import NAMES, PATH
+from src.utils.errors import UserError
+from src.utils.values import NAMES, PATH
 
 if TYPE_CHECKING:
     from src.evaluation.scores import VideoScores

@@ -15,7 +15,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.values import NULL, PATH
+from src.utils.values import NULL, PATH
 
 
 def main() -> None:

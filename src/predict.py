@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
-from src.errors import UserError
-from src.values import NAMES, NULL, PATH, whole
+from src.utils.errors import UserError
+from src.utils.values import NAMES, NULL, PATH, whole
 
 
 @command(
@@ -33,10 +33,10 @@ def main(cfg: DictConfig) -> None:
     # Imported here: --help and mistakes in the config do not wait for torch.
     import torch
 
-    from src.data.frames_in_order import is_stream
-    from src.evaluation.inputs import find_inputs
-    from src.evaluation.predict import Options, predict
-    from src.evaluation.predictor import Predictor
+    from src.media.frames_in_order import is_stream
+    from src.prediction.inputs import find_inputs
+    from src.prediction.predict import Options, predict
+    from src.prediction.predictor import Predictor
 
     options = Options(
         output=Path(cfg.output),

@@ -10,7 +10,7 @@ Prints the table, writes it with details as report.html, and every run as lines 
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.values import NAMES, NULL, PATH, TEXT, whole
+from src.utils.values import NAMES, NULL, PATH, TEXT, whole
 
 
 @command("report", runs=NAMES, output=PATH, details=whole(0), baseline=TEXT | NULL)

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import QUEUED, command
-from src.errors import UserError
+from src.utils.errors import UserError
 
 
 @command("train")

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.errors import UserError
+from src.utils.errors import UserError
 
 
 @command("verify_data")

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from torch import nn
 
 from src.data.datamodule import VideoDataModule, VideoTest
-from src.data.images import FlowImages, open_images
-from src.data.sources import FlowSource, RGBSource, Uint8
 from src.data.splits import Split
 from src.data.transforms import CornerJitterCrop
+from src.media.images import FlowImages, open_images
+from src.media.sources import FlowSource, RGBSource, Uint8
 
 # Real clips: not part of the project, the tests on them are skipped where they are absent.
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"

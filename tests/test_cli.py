@@ -13,7 +13,7 @@ import torch
 
 from src import evaluate, extract_flow, fuse, predict, report, train, verify_data
 from src.cli import CONF_DIR
-from src.evaluation.prediction_files import Prediction, show_predictions
+from src.prediction.output import Prediction, show_predictions
 from tests.helpers import CLIPS
 
 Main = Callable[[], None]

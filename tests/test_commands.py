@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src import report, train
-from src.commands import expand_home, shown_command, shown_override
 from src.experiment.run_dir import StageDir
+from src.utils.commands import expand_home, shown_command, shown_override
 
 NASTY = (
     *("a=b", "a b", "a  b", " a ", "a,b", "a(b)", "[a]", "{a:b}", "it's", 'q"q', 'it\'s "q"', ""),

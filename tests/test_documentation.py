@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import CONF_DIR, find_mistake
 from src.data.splits import HMDB51, UCF101
-from src.errors import UserError
 from src.experiment.build import build_module, build_net
 from src.experiment.config import stage_config, stage_configs
+from src.utils.errors import UserError
 from tests import documents
 from tests.conftest import TINY, compose_config
 from tests.documents import ROOT, Named

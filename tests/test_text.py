@@ -5,12 +5,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from src.data.faults import Faults
-from src.errors import UserError
-from src.evaluation.prediction_files import Prediction, show_predictions
 from src.evaluation.scores import Accuracy
 from src.evaluation.table import Result, show_results
 from src.plotting.charts import draw_confusion_matrix
-from src.text import visible
+from src.prediction.output import Prediction, show_predictions
+from src.utils.errors import UserError, visible
 
 ODD = ("\x1b[2J\u202eb", "line\nof \x07", "caf\udce9")
 

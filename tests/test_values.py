@@ -5,8 +5,8 @@ import math
 import pytest
 from omegaconf import OmegaConf
 
-from src.errors import UserError
-from src.values import NAMES, NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
+from src.utils.errors import UserError
+from src.utils.values import NAMES, NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from src.whole_files import whole
+from src.utils.files import whole
 
 
 def test_the_file_changes_only_when_all_is_written(tmp_path: Path) -> None:

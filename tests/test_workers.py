@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.workers import worker_pool
+from src.utils.processes import worker_pool
 
 _given: tuple[int, str] | None = None
 
@@ -55,7 +55,7 @@ def test_ctrl_c_is_left_to_the_parent() -> None:
 # A job started in the background of a script ignores SIGINT, and so would what it starts.
 SCRIPT = """
 import signal, time
-from src.workers import worker_pool
+from src.utils.processes import worker_pool
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with worker_pool(2, "time") as pool:
     pool.submit(abs, -1).result()

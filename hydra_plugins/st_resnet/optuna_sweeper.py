@@ -23,10 +23,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import find_mistake
-from src.commands import in_hydra
-from src.errors import UserError
 from src.experiment.config import cannot_matter
 from src.training.search import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
+from src.utils.commands import in_hydra
+from src.utils.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -10,13 +10,13 @@ import av
 import cv2
 import numpy as np
 
-from src.data.find_videos import find_videos
-from src.data.images import encode_jpeg
-from src.data.sources import Uint8, resize, size_at
-from src.data.video_file import VideoFile
-from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
+from src.media.find_videos import find_videos
+from src.media.images import encode_jpeg
+from src.media.sources import Uint8, resize, size_at
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 
 SHORT_SIDE = 256
 SHORTEST, LONGEST = 30, 200  # frames taken of a video

@@ -9,10 +9,10 @@ import torch
 
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
-from src.data.images import encode_jpeg
-from src.data.video_file import VideoFile
 from src.flow.algorithm import FlowAlgorithm, Frames, quantize
 from src.flow.algorithms import make_algorithm
+from src.media.images import encode_jpeg
+from src.media.video_file import VideoFile
 
 BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
 

@@ -15,11 +15,11 @@ import numpy as np
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
 from src.data.dataset import read_view
-from src.data.images import FlowImages, FrameImages, open_images
 from src.data.sampling import valid_range
-from src.data.sources import Size, Uint8, size_at
 from src.data.transforms import CornerJitterCrop, Geometry
-from src.data.video_file import VideoFile
+from src.media.images import FlowImages, FrameImages, open_images
+from src.media.sources import Size, Uint8, size_at
+from src.media.video_file import VideoFile
 
 FRAMES, STACK, TAU = 5, 10, 10  # at this tau stacks of 10 do not overlap: all images are different
 CROP, SHORT_SIDE = 224, 256

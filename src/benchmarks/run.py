@@ -26,7 +26,7 @@ from src.benchmarks.harness import Measurement, Speed
 from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
-from src.errors import UserError
+from src.utils.errors import UserError
 
 TARGETS = ("loader", "decode", "flow", "step", "startup")
 LIBRARIES = (

@@ -21,18 +21,18 @@ from src.data.dataset import (
     WholeVideo,
 )
 from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
-from src.data.library import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
 from src.data.loading import DrawSampler, VideoLoader, collate
 from src.data.sampling import STRIDED_RUN, ClipSampler
 from src.data.splits import PARTS, Split, Video, with_validation
+from src.data.stores import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
 from src.data.verification.manifest import Manifest, Modality
-from src.data.video_file import DECODERS
-from src.errors import UserError
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
-from src.hardware import usable_cores
-from src.values import NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
+from src.media.video_file import DECODERS
+from src.utils.errors import UserError
+from src.utils.machine import usable_cores
+from src.utils.values import NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
 
 _NEEDS: dict[str, Need] = {
     "split": whole(1),

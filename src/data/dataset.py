@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from src.data.library import FlowLibrary, RGBLibrary
 from src.data.sampling import (
     STRIDED_RUN,
     ClipSampler,
@@ -22,8 +21,8 @@ from src.data.sampling import (
     stack_places,
     valid_range,
 )
-from src.data.sources import FlowSource, RGBSource, Size, size_at
 from src.data.splits import Video
+from src.data.stores import FlowLibrary, RGBLibrary
 from src.data.transforms import (
     WHOLE_FRAME,
     CentreCrop,
@@ -34,8 +33,9 @@ from src.data.transforms import (
     flow_clip,
     rgb_clip,
 )
-from src.errors import UserError
 from src.flow.after_transfer import FramesForFlow
+from src.media.sources import FlowSource, RGBSource, Size, size_at
+from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 Sample = dict[str, Any]

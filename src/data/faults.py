@@ -20,9 +20,8 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from src.data.splits import PARTS, Video
-from src.errors import UserError
-from src.ranks import of_all_ranks
-from src.text import visible
+from src.utils.errors import UserError, visible
+from src.utils.ranks import of_all_ranks
 
 UNREADABLE = (UserError, OSError)
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # of the process, of the machine: of no video

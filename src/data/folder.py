@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from src.data.find_videos import ENDINGS, check_names, videos_below
 from src.data.splits import Split, Video, fold_of_groups
-from src.errors import UserError
+from src.media.find_videos import ENDINGS, check_names, videos_below
+from src.utils.errors import UserError
 
 _COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class

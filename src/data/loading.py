@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from src.data.dataset import MODALITIES, Draw, Sample
 from src.data.faults import FAILED, SkipBrokenVideos, too_many_files
-from src.errors import UserError
-from src.workers import leave_signals_to_parent
+from src.utils.errors import UserError
+from src.utils.processes import leave_signals_to_parent
 
 log = logging.getLogger(__name__)
 _TIMED_OUT = "DataLoader timed out"  # what torch says

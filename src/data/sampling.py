@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from src.errors import UserError
+from src.utils.errors import UserError
 
 Indices = npt.NDArray[np.int64]
 Stride = tuple[int, int]  # smallest and largest tau

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from src.errors import UserError
+from src.utils.errors import UserError
 
 # v_<Class>_g<group>_c<clip>; <film>_<action>_<body>_<camera>_np<people>_<side>_<quality>_<clip>
 UCF101_NAME = re.compile(r"(?P<group>v_.+_g\d+)_c\d+")
@@ -56,7 +56,7 @@ class Video:
     Args:
         name: its file name without ending, which also names its frames and flow.
         path: where the file is expected; its case, and whether it is there, is found out by
-            `src.data.library`, for it may lie in an archive instead.
+            `src.data.stores`, for it may lie in an archive instead.
         label: index of its class.
         group: what it shares with videos that look like it, such as their film; None if nobody
             knows. Where it is known, it follows from the name.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.sources import Size, Uint8, resize
-from src.errors import UserError
+from src.media.sources import Size, Uint8, resize
+from src.utils.errors import UserError
 
 
 @dataclass(frozen=True)

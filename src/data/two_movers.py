@@ -22,12 +22,12 @@ from rich.progress import track
 
 from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
-from src.data.video_writer import VideoWriter
-from src.errors import UserError
-from src.hardware import usable_cores
-from src.locks import exclusive_lock
-from src.values import NULL, check_values, whole
-from src.workers import worker_pool
+from src.media.video_writer import VideoWriter
+from src.utils.errors import UserError
+from src.utils.files import exclusive_lock
+from src.utils.machine import usable_cores
+from src.utils.processes import worker_pool
+from src.utils.values import NULL, check_values, whole
 
 if TYPE_CHECKING:
     from src.flow.settings import FlowSettings
@@ -126,7 +126,7 @@ def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
 
 
 def _make(folder: Path, recipe: dict[str, int], workers: int | None) -> None:
-    from src.flow.extract import extract_flow  # here for the reason given in `flow_settings`
+    from src.extraction.extract import extract_flow  # here for the reason given in `flow_settings`
 
     place = folder.resolve()  # a link stays one
     if place.is_mount():

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.errors import UserError
 from src.evaluation.scores import VideoScores
 from src.plotting.charts import draw_class_accuracies, draw_confusion_matrix
+from src.utils.errors import UserError
 
 BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class

@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
-from src.errors import UserError
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
 from src.evaluation.table import Result
 from src.experiment.build import (
@@ -21,6 +20,7 @@ from src.experiment.checkpoint import Description
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights
+from src.utils.errors import UserError
 
 
 def load_module(

@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from src.data.find_videos import ENDINGS
-from src.errors import UserError
 from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.protocol import AVERAGES
 from src.evaluation.scores import VideoScores, judge_videos
 from src.evaluation.table import Result
 from src.experiment.checkpoint import Description
+from src.media.find_videos import ENDINGS
 from src.models.modules import VideoClassifier
+from src.utils.errors import UserError
 
 
 def fuse(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from src.data.transforms import mirror_flow, mirror_rgb
-from src.errors import UserError
 from src.models.modules import Batch
-from src.values import check_choice
+from src.utils.errors import UserError
+from src.utils.values import check_choice
 
 CROPS = ("whole", "ten", "centre")
 AVERAGES = ("logits", "softmax")

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from src.data.datamodule import VideoDataModule
-from src.data.images import encode_jpeg
-from src.data.video_writer import VideoWriter
-from src.errors import UserError
 from src.evaluation.analysis import UNREADABLE, predictions
 from src.evaluation.scores import VideoScores
+from src.media.images import encode_jpeg
+from src.media.video_writer import VideoWriter
 from src.models.modules import VideoProtocol
 from src.plotting.clips import clip_frames, draw_clip, flow_pictures
-from src.whole_files import whole
+from src.utils.errors import UserError
+from src.utils.files import whole
 
 log = logging.getLogger(__name__)
 NET = "net"  # the whole network, beside the names of its streams

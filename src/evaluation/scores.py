@@ -13,10 +13,10 @@ from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
-from src.errors import UserError
 from src.experiment.run_dir import scores_file
 from src.models.metrics import judge, scores_of_wrong
-from src.ranks import of_all_ranks
+from src.utils.errors import UserError
+from src.utils.ranks import of_all_ranks
 
 EXTERNAL = "external"  # the protocol of scores that do not say how they were made
 

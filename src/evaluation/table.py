@@ -10,7 +10,7 @@ from rich.table import Table
 
 from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
-from src.text import visible
+from src.utils.errors import visible
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from src import __version__
 from src.data.datamodule import VideoDataModule
-from src.errors import UserError
 from src.experiment.config import StageConfig
 from src.flow.settings import FlowSettings
 from src.models.weights import read_checkpoint
+from src.utils.errors import UserError
 
 KEY = "experiment"
 _KINDS = {

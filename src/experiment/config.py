@@ -16,8 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
-from src.errors import UserError
-from src.text import short_name
+from src.utils.errors import UserError, short_name
 
 StageConfig = dict[str, Any]
 

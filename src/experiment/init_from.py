@@ -9,7 +9,6 @@ import numpy as np
 from torch import nn
 
 from src.data.datamodule import VideoDataModule
-from src.errors import UserError
 from src.experiment.checkpoint import KEY, Description
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
@@ -23,6 +22,7 @@ from src.models.weights import (
     of_part,
     read_checkpoint,
 )
+from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from src.commands import shown_command
-from src.errors import UserError
 from src.experiment.checkpoint import Description
 from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
-from src.whole_files import whole
+from src.utils.commands import shown_command
+from src.utils.errors import UserError
+from src.utils.files import whole
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last.ckpt", "best.ckpt"

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import UNREADABLE, Faults
-from src.data.frames_in_order import Upright, is_stream
-from src.errors import UserError
 from src.evaluation.evaluate import data_of, load_module
-from src.evaluation.inputs import find_inputs
-from src.evaluation.predictor import Predictor
 from src.experiment.checkpoint import Description
 from src.exporting.network import origin
 from src.flow.settings import FlowSettings
+from src.media.frames_in_order import Upright, is_stream
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
-from src.ranks import of_all_ranks
-from src.values import check_choices
-from src.whole_files import whole
+from src.prediction.inputs import find_inputs
+from src.prediction.predictor import Predictor
+from src.utils.errors import UserError
+from src.utils.files import whole
+from src.utils.ranks import of_all_ranks
+from src.utils.values import check_choices
 
 LISTS = ("train", "val", "test")
 NO_LABEL = -1

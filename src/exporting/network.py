@@ -22,11 +22,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.experiment.checkpoint import Description
 from src.models.modules import VideoClassifier
-from src.whole_files import whole
+from src.utils.errors import UserError
+from src.utils.files import whole
 
 log = logging.getLogger(__name__)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}

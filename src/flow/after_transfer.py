@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from src.data.sources import RGBSource, Size, Uint8, size_at
-from src.errors import UserError
 from src.flow.algorithm import levels, prepare
 from src.flow.settings import FlowSettings
+from src.media.sources import RGBSource, Size, Uint8, size_at
+from src.utils.errors import UserError
 
 FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and label
 Batch = dict[str, Any]

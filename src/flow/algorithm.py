@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from src.data.sources import resize, size_at
-from src.errors import UserError
+from src.media.sources import resize, size_at
+from src.utils.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported where it is used: who computes with OpenCV does not wait
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from src.errors import UserError
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames, TVL1Parameters
+from src.utils.errors import UserError
 
 DIS_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from src.data.sources import RGBSource, Size, Uint8, in_order, size_at
-from src.errors import UserError
 from src.flow.algorithm import Fields, FlowAlgorithm, quantize
+from src.media.sources import RGBSource, Size, Uint8, in_order, size_at
+from src.utils.errors import UserError
 
 
 class ComputedFlow:

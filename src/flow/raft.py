@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import optical_flow
 
-from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm, on_device
+from src.utils.errors import UserError
 
 MODELS = {
     "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights),

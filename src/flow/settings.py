@@ -12,9 +12,9 @@ from uuid import uuid4
 import cv2
 
 from src import __version__
-from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import ALGORITHMS, all_parameters, make_algorithm
+from src.utils.errors import UserError
 
 FILE_NAME = "flow.json"
 

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm, TVL1Parameters, on_device
+from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

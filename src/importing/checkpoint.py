@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from src.errors import UserError
 from src.experiment.build import build_module, build_net
 from src.experiment.checkpoint import KEY, Description
 from src.experiment.config import stage_config
@@ -20,7 +19,8 @@ from src.importing.mat_file import read_dag
 from src.importing.recognise import recognise
 from src.importing.released import dataset_of, overrides, split_of, stage_of
 from src.importing.weights import Weight, fill, means, weights
-from src.whole_files import whole
+from src.utils.errors import UserError
+from src.utils.files import whole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from src.errors import UserError, first_line
+from src.utils.errors import UserError, first_line
 
 Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.data.splits import HMDB51, UCF101
-from src.errors import UserError
 from src.importing.architecture import Architecture
+from src.utils.errors import UserError
 
 _SPLIT = re.compile(r"split=?([123])(?!\d)")
 _EXPERIMENTS = {"additive": "st_resnet", "multiplicative": "st_multiplier"}

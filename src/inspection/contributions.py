@@ -10,12 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.errors import UserError
 from src.models.connection import STAGES, Connection, Inputs
 from src.models.metrics import mean_of_streams
 from src.models.modules import Batch, VideoClassifier
 from src.models.two_stream import TwoStreamResNet
 from src.plotting.charts import COLORS
+from src.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.data.sources import Uint8
+from src.media.sources import Uint8
 from src.models.connection import STAGES
 from src.models.metrics import mean_of_streams
 from src.models.modules import Batch, VideoClassifier

@@ -9,13 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.errors import UserError
 from src.experiment.checkpoint import Description
 from src.experiment.init_from import weight_sources
 from src.experiment.run_dir import StageDir
 from src.models.temporal_conv import TemporalConv
 from src.models.weights import net_weights, of_part, read_checkpoint
 from src.plotting.charts import COLORS
+from src.utils.errors import UserError
 
 # Orthonormal: every filter of three taps is a sum of them, and so is its squared norm.
 BASIS = {

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.values import check_choice, check_choices
+from src.utils.values import check_choice, check_choices
 
 STAGES = (1, 2, 3, 4)  # conv2_x .. conv5_x, torchvision's layer1 .. layer4
 _INTO = {  # the streams that each direction changes

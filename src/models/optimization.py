@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 
 from src.models.resnet import ResNet
-from src.values import check_choice
+from src.utils.values import check_choice
 
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from src.models.temporal_conv import SpatialConv, TemporalConv
-from src.values import check_choice
+from src.utils.values import check_choice
 
 UNIT_B = 1  # the second unit of a stage: gets the connection and the temporal filters
 POOL_WINDOW = 7  # side of the final feature map at the 224 pixels that ResNets are trained at

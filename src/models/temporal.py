@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.models.resnet import UNIT_B, Bottleneck, ResNet
 from src.models.temporal_conv import TAPS, TemporalConv
-from src.values import check_choice, check_choices
+from src.utils.values import check_choice, check_choices
 
 STREAMS = ("appearance", "motion")
 

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from src.data.splits import Split
-from src.errors import UserError
+from src.utils.errors import UserError
 
 _ROOMS = ("src.data.", "src.models.")
 _ELSEWHERE = ("src.evaluation.protocol.TestProtocol", "src.flow.settings.FlowSettings")

@@ -17,9 +17,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from src.errors import UserError, first_line
 from src.models.resnet import ResNet, StemConv
 from src.models.temporal_conv import SpatialConv, TemporalConv
+from src.utils.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 CLASSIFIER = "fc."

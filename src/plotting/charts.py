@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from torch import Tensor
 
-from src.text import visible
+from src.utils.errors import visible
 
 COLORS = (  # told apart by color-blind readers (Okabe & Ito)
     "#0072b2",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from src.data.sources import Uint8
+from src.media.sources import Uint8
 from src.plotting.charts import plain
 
 REST = 2.0  # levels of quantized flow: zero lies between two of them

@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from src.commands import Shown, shown_command
 from src.data.faults import Faults
-from src.errors import UserError
 from src.evaluation.scores import Accuracy
 from src.experiment.config import what_matters
 from src.experiment.init_from import weight_sources
 from src.experiment.run_dir import StageDir
+from src.utils.commands import Shown, shown_command
+from src.utils.errors import UserError
 
 # Keys of a config, and of overrides, in which the repetitions of one experiment differ.
 REPEATED = ("seed", "data.seed", "data.split", "data.dataset.seed", "data.dataset.split")

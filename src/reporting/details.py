@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from src.errors import UserError
 from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores
@@ -16,6 +15,7 @@ from src.reporting.collect import Run
 from src.reporting.groups import ResultGroup
 from src.reporting.page import Picture, Section
 from src.training.late_fusion import LATE_FUSION, load_fused
+from src.utils.errors import UserError
 
 SVG = "image/svg+xml"
 # Keys of loggers and names of curves; {} is the part that was validated on: test or validation.

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from src.cli import compose_config
-from src.commands import shown_command
-from src.errors import UserError
 from src.experiment.config import cannot_matter, stage_config
 from src.experiment.init_from import weight_sources
 from src.flow.settings import FlowSettings
 from src.models.temporal import STREAMS
 from src.reporting.collect import REPEATED, Identity, Run, identity
 from src.training.late_fusion import LATE_FUSION, late_fusion_config
+from src.utils.commands import shown_command
+from src.utils.errors import UserError
 
 SPLITS = [1, 2, 3]
 _PUBLISHED = Path(__file__).with_name("published.csv")

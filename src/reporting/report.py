@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from src import __version__
-from src.commands import shown_command
-from src.errors import UserError
 from src.models.temporal import STREAMS
 from src.reporting.collect import Run, collect, starts
 from src.reporting.details import details
@@ -31,6 +29,8 @@ from src.reporting.groups import (
 )
 from src.reporting.page import Cell, Column, Section, show, to_page
 from src.training.search import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
+from src.utils.commands import shown_command
+from src.utils.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -13,9 +13,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
-from src.errors import UserError, first_line
 from src.experiment.run_dir import BEST, previous
 from src.training.stop import EndAtSignals
+from src.utils.errors import UserError, first_line
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.data.datamodule import VideoDataModule
-from src.errors import UserError
 from src.experiment.build import (
     build_datamodule,
     build_module,
@@ -24,7 +23,19 @@ from src.models.trust import check_trusted
 from src.models.weights import imagenet_entry, read_checkpoint
 from src.training.speed import check_speed
 from src.training.trainer import accumulation, build_callbacks, instantiate_trainer
-from src.values import NAMES, NULL, PATH, SWITCH, TEXT, Need, check_values, number, one_of, whole
+from src.utils.errors import UserError
+from src.utils.values import (
+    NAMES,
+    NULL,
+    PATH,
+    SWITCH,
+    TEXT,
+    Need,
+    check_values,
+    number,
+    one_of,
+    whole,
+)
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.cli import one_line_errors
-from src.errors import UserError
+from src.utils.errors import UserError
 
 
 @dataclass(frozen=True)

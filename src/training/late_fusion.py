@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from src.errors import UserError
 from src.evaluation.analysis import Fused
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, judge_videos
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir, scores_file
 from src.models.temporal import STREAMS
+from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 LATE_FUSION = "late_fusion"

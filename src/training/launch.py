@@ -28,13 +28,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import ParallelStrategy
 
 from src.cli import find_mistake
-from src.errors import UserError
-from src.ranks import leave_group, own_rank
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
 from src.training.stop import await_signals, end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
-from src.workers import SIGNALS
+from src.utils.errors import UserError
+from src.utils.processes import SIGNALS
+from src.utils.ranks import leave_group, own_rank
 
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 AT_ONCE = 0.3  # seconds in which processes meet the same bug; a lost connection takes longer

@@ -21,11 +21,10 @@ from wandb.env import DATA_DIR, get_data_dir
 
 from src import __version__
 from src.cli import find_mistake
-from src.errors import UserError
 from src.experiment.config import StageConfig
-from src.ranks import of_all_ranks, own_rank
-from src.text import short_name
-from src.whole_files import whole
+from src.utils.errors import UserError, short_name
+from src.utils.files import whole
+from src.utils.ranks import of_all_ranks, own_rank
 
 log = logging.getLogger(__name__)
 LONGEST = 128  # characters of a name on W&B

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from src.errors import UserError
 from src.models.modules import Batch, VideoClassifier
-from src.ranks import of_all_ranks
+from src.utils.errors import UserError
+from src.utils.ranks import of_all_ranks
 
 
 class NonFiniteGuard(pl.Callback):

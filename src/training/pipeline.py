@@ -24,7 +24,6 @@ from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.loading import VideoLoader
 from src.data.splits import PARTS
-from src.errors import UserError
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, judge_videos
@@ -33,11 +32,9 @@ from src.experiment.checkpoint import Description
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
 from src.experiment.init_from import check_continues, init_weights, weight_sources
 from src.experiment.run_dir import StageDir, stage_dirs
-from src.locks import exclusive_lock
 from src.models.modules import VideoClassifier
 from src.models.temporal import STREAMS
 from src.models.weights import read_checkpoint
-from src.ranks import of_first_rank, own_rank
 from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
@@ -50,6 +47,9 @@ from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncom
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
 from src.training.unreadable import UnreadableVideos
+from src.utils.errors import UserError
+from src.utils.files import exclusive_lock
+from src.utils.ranks import of_first_rank, own_rank
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from src.cli import one_line_errors, quieten
 from src.training.launch import MISTAKE, bug_of, work_as_rank
-from src.workers import end_with_parent
+from src.utils.processes import end_with_parent
 
 
 def main(config: str, result: str, alive: str) -> None:

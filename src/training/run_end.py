@@ -7,15 +7,15 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from src.commands import shown_command
 from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
 from src.evaluation.table import Result, save_results, show_results
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
-from src.hardware import peak_memory_gib
 from src.models.temporal import STREAMS
 from src.training.late_fusion import LATE_FUSION, late_fusion_dir
+from src.utils.commands import shown_command
+from src.utils.machine import peak_memory_gib
 
 WIDTH = 80  # of text; paths are never broken
 _BESIDE = {

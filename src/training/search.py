@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
-from src.errors import UserError
+from src.utils.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from src.errors import UserError, first_line
-from src.values import check_choice
+from src.utils.errors import UserError, first_line
+from src.utils.values import check_choice
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes that replay a step's kernels as one
 MODES = ("default", *CUDA_GRAPHS)  # of torch.compile

@@ -15,8 +15,8 @@ from types import FrameType
 
 import pytorch_lightning as pl
 
-from src.ranks import own_rank
-from src.workers import SIGNALS
+from src.utils.processes import SIGNALS
+from src.utils.ranks import own_rank
 
 TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from src.data.loading import VideoLoader
-from src.hardware import peak_memory_gib
 from src.models.modules import Batch
+from src.utils.machine import peak_memory_gib
 
 
 @dataclass(frozen=True)

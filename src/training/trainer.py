@@ -15,7 +15,6 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from src.cli import find_mistake, quieten
-from src.errors import UserError
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
@@ -23,7 +22,8 @@ from src.training.checkpointing import BestCheckpoint, StageCheckpoint, WholeFil
 from src.training.group import Group
 from src.training.speed import CUDA_GRAPHS
 from src.training.stop import EndAtSignals
-from src.values import NULL, SWITCH, Need, check_values, number, whole
+from src.utils.errors import UserError
+from src.utils.values import NULL, SWITCH, Need, check_values, number, whole
 
 _BATCHES = whole(1) | number("a share above 0", lambda share: 0 < share <= 1) | NULL
 # What Lightning takes without a look, or refuses without the name of the key.

@@ -8,9 +8,8 @@ import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
-from src.errors import UserError
-from src.text import visible
 from src.training.loggers import log_text
+from src.utils.errors import UserError, visible
 
 log = logging.getLogger(__name__)
 _DONE = {

@@ -7,7 +7,7 @@ import pytest
 
 from src.benchmarks.harness import Candidate, Timed, measure
 from src.benchmarks.run import load, machine, save, show
-from src.errors import UserError
+from src.utils.errors import UserError
 
 
 def taking(seconds: list[float], items: int = 10) -> Callable[[], Timed]:

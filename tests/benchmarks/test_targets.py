@@ -13,12 +13,12 @@ from src.benchmarks.fixtures import Fixtures, make_fixtures
 from src.benchmarks.flow import flow
 from src.benchmarks.harness import Measurement, Speed
 from src.benchmarks.startup import first_batches, make_dataset
-from src.data.images import FlowImages, FrameImages, open_images
-from src.data.library import FlowFolders
-from src.data.video_file import VideoFile
-from src.errors import UserError
+from src.data.stores import FlowFolders
 from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
+from src.media.images import FlowImages, FrameImages, open_images
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.helpers import frames_of
 

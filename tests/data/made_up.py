@@ -19,14 +19,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.data.sources import Size
 from src.data.splits import Split, Video, key_of, read_hmdb51, read_ucf101
 from src.data.verification.inspection import Job, VideoChecker
 from src.data.verification.manifest import VideoCheck
 from src.data.verification.verify import read_lists
-from src.data.video_file import VideoFile
-from src.errors import UserError
-from src.workers import in_parallel
+from src.media.sources import Size
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
+from src.utils.processes import in_parallel
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 

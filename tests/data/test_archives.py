@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.data import archives
-from src.data.archives import Archive, Entry, parts_of
-from src.errors import UserError
+from src.media import archives
+from src.media.archives import Archive, Entry, parts_of
+from src.utils.errors import UserError
 
 Files = dict[str, bytes]
 

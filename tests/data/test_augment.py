@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from src.data.transforms import ColorTransform, augment_colors, check_colors
-from src.errors import UserError
+from src.utils.errors import UserError
 
 JITTER = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
 COLORS: list[ColorTransform] = [

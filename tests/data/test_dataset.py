@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader
 from src.data import dataset
 from src.data.datamodule import VideoDataModule
 from src.data.dataset import CentralClip, RandomClip, Sample, VideoDataset, WholeVideo
-from src.data.images import open_images
-from src.data.library import FlowFolders, VideoFiles
 from src.data.loading import DrawSampler, collate
-from src.data.sources import Uint8
 from src.data.splits import Split, Video
+from src.data.stores import FlowFolders, VideoFiles
 from src.data.transforms import CornerJitterCrop
-from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.settings import FlowSettings
+from src.media.images import open_images
+from src.media.sources import Uint8
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import small_datamodule, write_flow, write_video
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from src.data.faults import TRIES, Faults, SkipBrokenVideos
-from src.data.images import FrameImages, open_images
 from src.data.loading import VideoLoader, collate
 from src.data.splits import Video
-from src.data.video_file import VideoFile
-from src.errors import UserError
+from src.media.images import FrameImages, open_images
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 from tests.helpers import CLIPS, write_video
 
 COUNT = 12
@@ -111,7 +111,7 @@ def test_too_many_open_files_are_no_videos_fault(
     def no_more(*_: Any, **__: Any) -> None:
         raise av.error.OSError(errno.EMFILE, "Too many open files", str(video))
 
-    monkeypatch.setattr("src.data.video_file.av.open", no_more)
+    monkeypatch.setattr("src.media.video_file.av.open", no_more)
 
     def open_video() -> None:
         VideoFile(video)

@@ -13,9 +13,9 @@ import torch
 from src import evaluate, extract_flow, train, verify_data
 from src.data.folder import fingerprint_of, lists_of, read_folder
 from src.data.splits import Video
-from src.errors import UserError
 from src.reporting.collect import collect
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import TINY, compose_config
 from tests.data.test_splits import touch
 from tests.helpers import write_video

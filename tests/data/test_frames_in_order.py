@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from src.data.frames_in_order import Upright, is_stream, read_in_order
-from src.data.video_writer import VideoWriter
-from src.errors import UserError
+from src.media.frames_in_order import Upright, is_stream, read_in_order
+from src.media.video_writer import VideoWriter
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS, frames_of, write_video
 

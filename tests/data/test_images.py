@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data import image_archives, image_folders, image_index
-from src.data.find_videos import videos_below
-from src.data.images import FlowImages, FrameImages, ImageTree, is_archive, open_images
-from src.data.sources import Uint8
-from src.errors import UserError
+from src.media import image_archives, image_folders, image_index
+from src.media.find_videos import videos_below
+from src.media.images import FlowImages, FrameImages, ImageTree, is_archive, open_images
+from src.media.sources import Uint8
+from src.utils.errors import UserError
 from tests.helpers import fields_of, frames_of
 
 VIDEOS = {"run #1 (a)": 4, "Jump&;[!": 3, "v_HandStandPushups_g01_c01": 5}

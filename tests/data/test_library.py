@@ -15,14 +15,14 @@ import torch
 
 from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
 from src.data.dataset import Sample
-from src.data.images import FlowImages, FrameImages
-from src.data.library import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
 from src.data.loading import DrawSampler
 from src.data.splits import Split, Video, read_ucf101
-from src.data.video_file import VideoFile
-from src.errors import UserError
+from src.data.stores import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
+from src.media.images import FlowImages, FrameImages
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import small_datamodule, write_flow, write_video
 

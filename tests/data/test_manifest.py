@@ -14,9 +14,9 @@ from src.data.datamodule import VideoDataModule, VideoReading
 from src.data.splits import Split, Video, key_of
 from src.data.verification.manifest import PROBLEMS, Manifest
 from src.data.verification.verify import verify
-from src.errors import UserError
 from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
 from tests.helpers import small_datamodule

@@ -18,7 +18,7 @@ from src.data.sampling import (
     stack_places,
     valid_range,
 )
-from src.errors import UserError
+from src.utils.errors import UserError
 
 DRAWS = 500
 

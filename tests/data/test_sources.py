@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from src.data.sources import Uint8, in_order
-from src.errors import UserError
 from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
 from src.flow.computed import ComputedFlow
+from src.media.sources import Uint8, in_order
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import fields_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.data.splits import Split, Video, read_hmdb51, read_ucf101
-from src.errors import UserError
+from src.utils.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[3] / "shared" / "data"
 HMDB51_LISTS, UCF101_LISTS = LISTS / "hmdb51_splits", LISTS / "ucf101_splits"

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from src.data.sampling import stack_places
-from src.data.sources import Size, Uint8, resize, size_at
 from src.data.transforms import (
     WHOLE_FRAME,
     Box,
@@ -23,7 +22,8 @@ from src.data.transforms import (
     mirror_rgb,
     rgb_clip,
 )
-from src.errors import UserError
+from src.media.sources import Size, Uint8, resize, size_at
+from src.utils.errors import UserError
 
 FRAMES: list[Size] = [(256, 340), (340, 256), (256, 256), (160, 120)]
 POLICIES = [

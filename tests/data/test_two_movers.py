@@ -19,10 +19,10 @@ import pytest
 from src.data import two_movers, two_movers_clips
 from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
-from src.data.video_file import VideoFile
-from src.errors import UserError
 from src.flow.algorithm import dequantize
 from src.flow.settings import FlowSettings
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 from tests.helpers import fields_of, frames_of, stored_flow
 
 SEED, TRAIN, TEST = 3, 16, 8

@@ -11,9 +11,9 @@ from hydra.errors import InstantiationException
 
 from src.data.datamodule import VideoDataModule
 from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101, with_validation
-from src.errors import UserError
 from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.helpers import CLIPS
 

@@ -18,8 +18,8 @@ from src import verify_data
 from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
 from src.data.verification.report import report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
-from src.errors import UserError
-from src.workers import WorkerCrashed, in_parallel
+from src.utils.errors import UserError
+from src.utils.processes import WorkerCrashed, in_parallel
 from tests.data.made_up import (
     FRAMES,
     SMALL,

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 
-from src.data import video_file
-from src.data.frames_in_order import read_in_order
-from src.data.sources import Uint8
-from src.data.video_file import VideoFile
-from src.errors import UserError
+from src.media import video_file
+from src.media.frames_in_order import read_in_order
+from src.media.sources import Uint8
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS, write_video
 

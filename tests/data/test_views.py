@@ -23,9 +23,9 @@ from src.data.dataset import (
 )
 from src.data.loading import DrawSampler, collate
 from src.data.sampling import ClipSampler, Dense, Segments, StridedRun
-from src.data.sources import Size, Uint8
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
+from src.media.sources import Size, Uint8
 from tests.helpers import SMALL_DATA
 
 STACK, SIZE = 4, (96, 128)

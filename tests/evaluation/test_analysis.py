@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.errors import UserError
 from src.evaluation.analysis import (
     changes,
     class_accuracies,
@@ -13,6 +12,7 @@ from src.evaluation.analysis import (
     predictions,
 )
 from src.evaluation.scores import VideoScores, judge_videos
+from src.utils.errors import UserError
 
 CLASSES = ("run", "jump", "swim", "fly")  # nobody flies
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from src.errors import UserError
 from src.evaluation.analysis import ClassDifference, class_differences
 from src.evaluation.scores import VideoScores
+from src.utils.errors import UserError
 
 
 def scores(**predicted: int) -> VideoScores:

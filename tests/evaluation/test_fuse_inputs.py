@@ -12,11 +12,11 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.testing import assert_close
 
 from src import evaluate, fuse
-from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 WHOLE = "11 whole frames at 64 px, mean of logits"

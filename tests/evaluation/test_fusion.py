@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.errors import UserError
 from src.evaluation.fusion import aligned, fuse
 from src.evaluation.scores import VideoScores
+from src.utils.errors import UserError
 from tests.evaluation.made_up import CLASSES, PROTOCOL, VIDEOS, random_scores, reordered
 
 

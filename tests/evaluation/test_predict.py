@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from src import predict
-from src.data.frames_in_order import TimedFrame, read_in_order
-from src.data.sources import Uint8
-from src.evaluation import predict as prediction
-from src.evaluation.annotate import draw, legible
-from src.evaluation.inputs import find_inputs, output_names
-from src.evaluation.timeline import POINTS, Timeline
+from src.media.frames_in_order import TimedFrame, read_in_order
+from src.media.sources import Uint8
+from src.prediction import predict as prediction
+from src.prediction.inputs import find_inputs, output_names
+from src.prediction.output import draw, legible
+from src.prediction.windows import POINTS, Timeline
 from tests.helpers import write_video
 
 Call = Callable[..., int]

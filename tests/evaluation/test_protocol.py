@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from src.cli import CONF_DIR
-from src.errors import UserError
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
 from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config, stage_configs
 from src.models.modules import Batch
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 STACK, FRAMES, CLASSES = 3, 2, 4

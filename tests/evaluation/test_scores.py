@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.errors import UserError
 from src.evaluation.scores import EXTERNAL, VideoScores, judge_videos
+from src.utils.errors import UserError
 from tests.evaluation.made_up import PROTOCOL, random_scores, reordered
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from src.data.sources import Uint8
-from src.evaluation.windows import RememberedFlow, Window, sliding_windows
+from src.media.sources import Uint8
+from src.prediction.windows import RememberedFlow, Window, sliding_windows
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from src.errors import UserError
 from src.experiment.config import (
     StageConfig,
     cannot_matter,
@@ -20,6 +19,7 @@ from src.experiment.config import (
     sweep_subdir,
     what_matters,
 )
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 PAPER = "experiment=st_resnet_hmdb51"

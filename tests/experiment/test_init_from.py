@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.errors import UserError
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from src.data.dataset import RandomClip, Sample, VideoDataset, View, WholeVideo
-from src.data.images import open_images
-from src.data.library import FlowFolders, FlowOnTheFly, VideoFiles
 from src.data.splits import Video
+from src.data.stores import FlowFolders, FlowOnTheFly, VideoFiles
 from src.data.transforms import CornerJitterCrop
-from src.errors import UserError
+from src.extraction.extract import extract_flow
 from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer, FramesForFlow
-from src.flow.extract import extract_flow
 from src.flow.settings import FlowSettings
+from src.media.images import open_images
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 

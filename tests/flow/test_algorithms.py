@@ -3,10 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.errors import UserError
 from src.flow.algorithm import Fields
 from src.flow.algorithms import ALGORITHMS, make_algorithm
 from src.flow.settings import FlowSettings
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 
 # Without its weights, which are not part of the project, RAFT finds no motion.

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.find_videos import find_videos
-from src.data.video_file import CHUNK, VideoFile
-from src.errors import UserError
+from src.extraction.extract import extract_flow
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames, dequantize
 from src.flow.computed import ComputedFlow
-from src.flow.extract import extract_flow
 from src.flow.settings import FILE_NAME, FlowSettings
+from src.media.find_videos import find_videos
+from src.media.video_file import CHUNK, VideoFile
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS, fields_of, stored_flow, write_video
 
@@ -225,7 +225,7 @@ SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
-from src.flow.extract import extract_flow
+from src.extraction.extract import extract_flow
 from src.flow.settings import FlowSettings
 video, output = map(Path, sys.argv[1:])
 extract_flow([video], output, FlowSettings("tvl1", short_side=512), workers=1)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from src.data.archives import Archive
-from src.data.find_videos import find_videos
-from src.data.images import FlowImages, open_images
-from src.errors import UserError
-from src.flow import worker
+from src.extraction import worker
+from src.extraction.extract import extract_flow
+from src.extraction.worker import FORMATS, Format, JpegFolders, ZipArchives
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames
-from src.flow.extract import extract_flow
 from src.flow.settings import FILE_NAME, FlowSettings
-from src.flow.worker import FORMATS, Format, JpegFolders, ZipArchives
+from src.media.archives import Archive
+from src.media.find_videos import find_videos
+from src.media.images import FlowImages, open_images
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 
@@ -203,9 +203,9 @@ def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) 
 SCRIPT = """
 import sys
 from pathlib import Path
-from src.data.find_videos import find_videos
-from src.flow import worker
-from src.flow.extract import extract_flow
+from src.media.find_videos import find_videos
+from src.extraction import worker
+from src.extraction.extract import extract_flow
 from src.flow.settings import FlowSettings
 worker.VIDEOS_PER_ARCHIVE = 2
 settings = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)

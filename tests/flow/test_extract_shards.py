@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.find_videos import find_videos
-from src.data.images import open_images
-from src.errors import UserError
-from src.flow import worker
+from src.extraction import worker
+from src.extraction.extract import Display, claim, extract_flow
+from src.extraction.shards import Shard, read_shard, worker_devices
+from src.extraction.worker import JpegFolders
 from src.flow.algorithm import FlowAlgorithm
-from src.flow.extract import Display, claim, extract_flow
 from src.flow.settings import FILE_NAME, FlowSettings
-from src.flow.shards import Shard, read_shard, worker_devices
-from src.flow.worker import JpegFolders
-from src.hardware import usable_cores
-from src.locks import exclusive_lock
+from src.media.find_videos import find_videos
+from src.media.images import open_images
+from src.utils.errors import UserError
+from src.utils.files import exclusive_lock
+from src.utils.machine import usable_cores
 from tests.flow.test_extract_formats import images_in
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
-from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 
 SMALL: dict[str, Any] = {"model": "small", "weights": None, "iterations": 2}

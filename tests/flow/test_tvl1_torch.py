@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.data.sources import resize
-from src.errors import UserError
 from src.flow import tvl1_torch
 from src.flow.algorithm import Fields, Frames
 from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from src.flow.tvl1_torch import DEFAULTS, Parameters, tvl1_flow
+from src.media.sources import resize
+from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
 from tests.helpers import CLIPS
 

@@ -11,10 +11,10 @@ import torch
 
 from src import evaluate, import_matconvnet
 from src.data.splits import HMDB51, UCF101, read_hmdb51, read_ucf101
-from src.errors import UserError
 from src.evaluation.evaluate import load_module
 from src.importing.checkpoint import import_model
 from src.importing.released import split_of
+from src.utils.errors import UserError
 from tests.helpers import CLIPS, write_flow, write_video
 from tests.importing.released_mat import Net, base_stream, joined
 from tests.importing.test_import import compose

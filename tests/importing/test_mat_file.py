@@ -8,10 +8,10 @@ import pytest
 import scipy.io
 from scipy.io.matlab import MatlabFunction, MatlabObject
 
-from src.errors import UserError
 from src.importing.mat_file import Layer, read_dag
 from src.importing.recognise import recognise
 from src.importing.weights import means
+from src.utils.errors import UserError
 from tests.importing.released_mat import Layer as WrittenLayer
 from tests.importing.released_mat import Net, base_stream, cell
 

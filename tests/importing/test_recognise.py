@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.errors import UserError
 from src.importing.architecture import Architecture, Pool
 from src.importing.mat_file import Dag
 from src.importing.mat_file import Layer as ReadLayer
 from src.importing.recognise import recognise
+from src.utils.errors import UserError
 from tests.importing.released_mat import Layer, Net, base_stream, joined
 
 

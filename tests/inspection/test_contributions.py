@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from src.errors import UserError
 from src.inspection.contributions import contributions
 from src.models.connection import Connection
 from src.models.modules import Batch, VideoClassifier
 from src.models.two_stream import TwoStreamResNet
+from src.utils.errors import UserError
 from tests.inspection.made_up import clips, module
 
 

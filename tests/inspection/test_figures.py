@@ -12,7 +12,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from src.errors import UserError
 from src.inspection.contributions import Contribution, draw_contributions
 from src.inspection.grad_cam import HeatMaps, draw_heat_maps, heated
 from src.inspection.learning_rates import StageRates, draw_learning_rates
@@ -22,6 +21,7 @@ from src.models.modules import Batch
 from src.models.normalise import Normalise
 from src.plotting.charts import draw_class_differences
 from src.plotting.clips import clip_images, color_flow, flow_pictures
+from src.utils.errors import UserError
 
 FRAMES, SIDE = 3, 16
 

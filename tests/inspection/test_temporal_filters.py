@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.errors import UserError
 from src.experiment.run_dir import StageDir
 from src.inspection.temporal_filters import shares, starting_weights, temporal_filters
 from src.models.connection import ADDITIVE
@@ -14,6 +13,7 @@ from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters
 from src.models.two_stream import TwoStreamResNet
 from src.models.weights import net_weights, read_checkpoint
+from src.utils.errors import UserError
 
 # Of taps (1, 1, 1), (0, 1, 0) and (-1, 3, -1): squares of their products with the basis.
 STARTS = {

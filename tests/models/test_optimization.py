@@ -11,7 +11,6 @@ import torch
 from torch.optim.lr_scheduler import MultiStepLR
 
 from src.cli import CONF_DIR
-from src.errors import UserError
 from src.experiment.build import build_optimization
 from src.experiment.config import stage_config, stage_configs
 from src.inspection.learning_rates import stage_rates
@@ -19,6 +18,7 @@ from src.models.optimization import LrMultipliers, parameter_groups, warmup_cosi
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 from src.training.checks import module_without_data
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 PUBLISHED = {"weight": 1.0, "bias": 2.0, "bn_weight": 2.0, "bn_bias": 1.0}

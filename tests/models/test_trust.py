@@ -13,13 +13,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from src import evaluate, fuse, predict
-from src.errors import UserError
 from src.experiment.build import built_without_training
 from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.experiment.run_dir import stage_dirs
 from src.models.resnet import ResNet, motion_stream
 from src.models.trust import check_trusted
 from src.training.checks import check_stages
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 Hostile = Callable[[Path], Any]  # makes the file that it is given, if it is built
@@ -76,13 +76,13 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "torch.optim.sgd.sgd",
         "torch.optim.SGD",  # nothing is trained that comes out of a checkpoint
         "torch.optim.lr_scheduler.MultiStepLR",
-        "src.workers.worker_pool",
+        "src.utils.processes.worker_pool",
         "src.evaluation.protocol.pl.Trainer",
         "src.evaluation.protocol.LogProtocol",
         "src.flow.settings.FlowSettings.load",
-        "src.data.library.Path",
-        "src.data.image_index.save_json",
-        "src.data.image_index.load_json",
+        "src.data.stores.Path",
+        "src.media.image_index.save_json",
+        "src.media.image_index.load_json",
         "src.data.verification.look_cache.LookCache",
         "src.data.splits._split",
         "src.models.weights.torch.load",  # what a module of ours has imported is not ours

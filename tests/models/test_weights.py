@@ -8,7 +8,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from src.errors import UserError
 from src.models.normalise import Normalise
 from src.models.resnet import ResNet, appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters
@@ -21,6 +20,7 @@ from src.models.weights import (
     of_part,
     read_checkpoint,
 )
+from src.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

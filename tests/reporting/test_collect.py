@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from src.errors import UserError
 from src.reporting.collect import collect
+from src.utils.errors import UserError
 from tests.reporting.made_up import config_of, write_stage
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from src.errors import UserError
 from src.experiment.config import stage_config
 from src.reporting.collect import collect
 from src.reporting.groups import MeanStd, ResultGroup, describe_runs, group_runs, pair_groups
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.reporting.made_up import config_of, write_stage
 

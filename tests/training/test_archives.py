@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.sources import Uint8
+from src.media.sources import Uint8
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
 from tests.flow.textures import moving_texture

@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.experiment.init_from import checkpoint_of_stage
@@ -21,6 +20,7 @@ from src.models.modules import VideoClassifier
 from src.training.checkpointing import BestCheckpoint, WholeFiles
 from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.test_stop_and_go import STRIKE, Clips
 from tests.training.two_ranks import train_as_two

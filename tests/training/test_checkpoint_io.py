@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.errors import UserError
 from src.experiment.run_dir import StageDir
 from src.training.checkpointing import WholeFiles
+from src.utils.errors import UserError
 
 
 def write_on(path: Path) -> None:

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import SequentialLR
 
-from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
 from src.experiment.build import build_module, build_net, build_optimization
@@ -21,6 +20,7 @@ from src.models.optimization import CutMix, LrMultipliers, MixUp, Optimization
 from src.training.checks import check_stages
 from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 UCF101 = "experiment=st_resnet_ucf101"

@@ -14,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from src.cli import CONF_DIR
-from src.errors import UserError
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
 from src.training.loggers import Loggers, StageRun, code_version
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
 

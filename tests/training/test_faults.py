@@ -17,7 +17,6 @@ from src.data.datamodule import VideoDataModule, VideoReading
 from src.data.faults import VideoErrors
 from src.data.splits import Video
 from src.data.two_movers import read_two_movers
-from src.errors import UserError
 from src.evaluate import main as evaluate
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, judge_videos
@@ -26,6 +25,7 @@ from src.experiment.config import stage_config
 from src.reporting.report import make_report
 from src.training.pipeline import run_experiment
 from src.training.unreadable import UnreadableVideos
+from src.utils.errors import UserError
 from tests.conftest import TINY, compose_config
 from tests.helpers import CLIPS
 

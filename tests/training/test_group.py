@@ -5,8 +5,8 @@ import os
 import pytest
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-from src.errors import UserError
 from src.training.group import Group, tell_lightning
+from src.utils.errors import UserError
 
 # Variables as SLURM 22.05 sets them.
 ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from src.data.find_videos import find_videos
-from src.errors import UserError
-from src.flow.extract import extract_flow
+from src.extraction.extract import extract_flow
 from src.flow.settings import FlowSettings
+from src.media.find_videos import find_videos
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.helpers import CLIPS
 

@@ -19,14 +19,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.testing import assert_close
 
 from src import train
-from src.errors import UserError
 from src.evaluation.evaluate import evaluate_checkpoint
 from src.evaluation.scores import VideoScores
-from src.locks import RETRY_AFTER, exclusive_lock
-from src.ranks import own_rank
 from src.training import launch
 from src.training.group import tell_lightning
 from src.training.launch import place_to_meet
+from src.utils.errors import UserError
+from src.utils.files import RETRY_AFTER, exclusive_lock
+from src.utils.ranks import own_rank
 from tests.conftest import TINY
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")

@@ -13,12 +13,12 @@ import wandb
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from src import train
-from src.errors import UserError
 from src.evaluation.samples import save_samples
 from src.reporting.report import make_report
 from src.training import pipeline
 from src.training.loggers import LONGEST, Guarded, Loggers, artifact_name, attempt, guarded
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from src import train
-from src.errors import UserError
 from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
 from src.training.non_finite_guard import NonFiniteGuard
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch, trainer
 from tests.training.two_ranks import train_as_two

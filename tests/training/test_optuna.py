@@ -16,10 +16,10 @@ from rich.console import Console
 
 from hydra_plugins.st_resnet.optuna_sweeper import OptunaSweeper
 from src import train
-from src.errors import UserError
 from src.reporting.collect import collect
 from src.reporting.report import make_report
 from src.training.search import PRUNED, open_study
+from src.utils.errors import UserError
 from tests.conftest import TINY
 
 optuna = pytest.importorskip("optuna")

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from src import train
-from src.errors import UserError
 from src.evaluation.scores import VideoScores
 from src.experiment.build import build_module
 from src.models.modules import VideoClassifier
 from src.training import pipeline
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 STAGES = ("appearance", "motion", "joint", "joint_pooled")

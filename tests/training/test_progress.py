@@ -13,11 +13,11 @@ import pytest
 import pytorch_lightning as pl
 from rich.console import Console
 
-from src.errors import UserError
 from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
 from src.training import pipeline, progress
 from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 LOG = "a line of log that is much longer than the terminal is wide " * 3

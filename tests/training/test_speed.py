@@ -13,7 +13,6 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.testing import assert_close
 
 from src import evaluate
-from src.errors import UserError
 from src.evaluation.scores import VideoScores
 from src.experiment.config import config_diff, stage_config
 from src.models.resnet import motion_stream
@@ -22,6 +21,7 @@ from src.training.callbacks import OwnGradients
 from src.training.pipeline import run_experiment
 from src.training.speed import check_speed, convolutions_tried, set_tf32
 from src.training.trainer import build_callbacks
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch
 

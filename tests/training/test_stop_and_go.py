@@ -20,13 +20,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.errors import UserError
 from src.experiment.config import stage_config
 from src.inspection.learning_rates import stage_rates
-from src.locks import exclusive_lock
 from src.training.pipeline import run_experiment
 from src.training.stop import EndAtSignals
-from src.workers import SIGNALS
+from src.utils.errors import UserError
+from src.utils.files import exclusive_lock
+from src.utils.processes import SIGNALS
 from tests.conftest import compose_config
 from tests.training.two_ranks import train_as_two
 
@@ -261,7 +261,7 @@ def test_a_stage_belongs_to_one_process(tiny: tuple[str, ...], tmp_path: Path) -
 
 
 def test_a_shared_stage_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.locks.RETRY_AFTER", 0.01)
+    monkeypatch.setattr("src.utils.files.RETRY_AFTER", 0.01)
     context = multiprocessing.get_context("fork")
     held = context.Event()
     other = context.Process(target=_hold, args=(tmp_path, held))

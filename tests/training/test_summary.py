@@ -11,10 +11,10 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from src import train
-from src.errors import UserError
 from src.experiment.config import config_diff, stage_config, stage_configs
 from src.training.checks import module_without_data
 from src.training.summary import summarize
+from src.utils.errors import UserError
 from tests.conftest import compose_config
 
 

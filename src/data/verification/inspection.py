@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 
 from src.data.dataset import COUNT_TOLERANCE
-from src.data.image_folders import FolderImages
-from src.data.image_index import file_state
-from src.data.images import Images
-from src.data.library import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
-from src.data.sources import Size
 from src.data.splits import Video
+from src.data.stores import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
-from src.data.video_file import VideoFile, open_container
-from src.errors import UserError
+from src.media.image_folders import FolderImages
+from src.media.image_index import file_state
+from src.media.images import Images
+from src.media.sources import Size
+from src.media.video_file import VideoFile, open_container
+from src.utils.errors import UserError
 
 _JPEG_END = b"\xff\xd9"
 _PADDING = 64  # bytes that some writers add after the end

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from src.data.dataset import COUNT_TOLERANCE
-from src.data.library import VIDEOS
-from src.data.sources import Size
 from src.data.splits import Video, key_of
-from src.errors import UserError
-from src.whole_files import whole
+from src.data.stores import VIDEOS
+from src.media.sources import Size
+from src.utils.errors import UserError
+from src.utils.files import whole
 
 log = logging.getLogger(__name__)
 VERSION = 2  # of the format, and of what is looked at

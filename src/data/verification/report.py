@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.commands import shown_command
 from src.data.verification.manifest import PROBLEMS, Modality
 from src.data.verification.verify import Verification
-from src.errors import UserError
-from src.text import visible
+from src.utils.commands import shown_command
+from src.utils.errors import UserError, visible
 
 FILE_NAME = "verify_report.txt"
 _FEW = 5

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.data.find_videos import videos_below
-from src.data.library import (
+from src.data.splits import HMDB51_NAME, Split, Video, key_of
+from src.data.stores import (
     ON_THE_FLY,
     VIDEOS,
     FlowFolders,
@@ -22,7 +22,6 @@ from src.data.library import (
     open_flow,
     open_rgb,
 )
-from src.data.splits import HMDB51_NAME, Split, Video, key_of
 from src.data.verification.inspection import Job, VideoChecker
 from src.data.verification.manifest import (
     PROBLEMS,
@@ -34,9 +33,10 @@ from src.data.verification.manifest import (
     place_of,
     videos_folder,
 )
-from src.errors import UserError
-from src.hardware import usable_cores
-from src.workers import WorkerCrashed, in_parallel
+from src.media.find_videos import videos_below
+from src.utils.errors import UserError
+from src.utils.machine import usable_cores
+from src.utils.processes import WorkerCrashed, in_parallel
 
 _SPLITS = (1, 2, 3)
 _STATTERS = 16  # threads: a network file system answers slowly, but many at a time

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.whole_files import whole
+from src.utils.files import whole
 
 log = logging.getLogger(__name__)
 _warned: set[Path] = set()

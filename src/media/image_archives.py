@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.data.archives import Archive, Entry
-from src.data.image_index import (
+from src.media.archives import Archive, Entry
+from src.media.image_index import (
     NUMBERED,
     component_of,
     file_state,
@@ -18,7 +18,7 @@ from src.data.image_index import (
     save_json,
     unbroken,
 )
-from src.errors import UserError
+from src.utils.errors import UserError
 
 _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("method", "u1")])
 Videos = dict[

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import cv2
 
-from src.data.images import encode_jpeg, open_images
-from src.data.video_file import VideoFile
-from src.errors import UserError
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
+from src.media.images import encode_jpeg, open_images
+from src.media.video_file import VideoFile
+from src.utils.errors import UserError
 
 VIDEOS_PER_ARCHIVE = 200
 Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order

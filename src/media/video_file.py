@@ -15,8 +15,8 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
-from src.data.sources import Size, Uint8, in_order
-from src.errors import UserError
+from src.media.sources import Size, Uint8, in_order
+from src.utils.errors import UserError
 
 try:
     import decord

@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from src.errors import UserError
+from src.utils.errors import UserError
 
 # Of the records that follow PKWARE's APPNOTE.TXT, the fields that are needed; x is skipped.
 _LOCAL = struct.Struct("<4s2xH6xL8xHH")  # before a file: flags, checksum, lengths that follow

@@ -1,4 +1,4 @@
-"""One process at a time at one thing: two would write over each other's files."""
+"""Files that are there whole or not at all, wherever a process may end."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from src.errors import UserError
+from src.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """The path of a draft beside `file`, which takes its name when the block ends well.
+
+    Every process has its own draft; the last to end wins. A draft whose block fails is removed,
+    that of a process that is killed stays.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield draft
+        draft.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 2.0  # seconds

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.commands import shown_override
-from src.errors import UserError
+from src.utils.commands import shown_override
+from src.utils.errors import UserError
 
 
 @dataclass(frozen=True)

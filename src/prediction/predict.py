@@ -12,16 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.data.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
-from src.errors import UserError
-from src.evaluation.annotate import AnnotatedVideo, Labels
-from src.evaluation.inputs import output_names
-from src.evaluation.prediction_files import Prediction, PredictionFile, show_predictions
-from src.evaluation.predictor import HeldFrame, Memory, Predictor
-from src.evaluation.timeline import Timeline
-from src.evaluation.windows import sliding_windows
+from src.media.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
 from src.plotting.charts import draw_timeline, to_png
-from src.text import visible
+from src.prediction.inputs import output_names
+from src.prediction.output import (
+    AnnotatedVideo,
+    Labels,
+    Prediction,
+    PredictionFile,
+    show_predictions,
+)
+from src.prediction.predictor import HeldFrame, Memory, Predictor
+from src.prediction.windows import Timeline, sliding_windows
+from src.utils.errors import UserError, visible
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from src.data.dataset import read_view
-from src.data.frames_in_order import TimedFrame
-from src.data.sources import FlowSource, RGBSource, Uint8, resize, size_at
-from src.evaluation.annotate import Labels
 from src.evaluation.evaluate import load_module
-from src.evaluation.windows import HeldFrames, RememberedFlow, Window
 from src.experiment.build import build_datamodule
 from src.experiment.checkpoint import Description
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
+from src.media.frames_in_order import TimedFrame
+from src.media.sources import FlowSource, RGBSource, Uint8, resize, size_at
 from src.models.metrics import mean_of_streams
 from src.models.modules import VideoClassifier
+from src.prediction.output import Labels
+from src.prediction.windows import HeldFrames, RememberedFlow, Window
 
 log = logging.getLogger(__name__)
 Load = Callable[[str], tuple[VideoClassifier, Description]]

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from src.data.sources import Size, Uint8, resize
-from src.data.video_file import VideoFile, open_container, stream_of
-from src.errors import UserError
+from src.media.sources import Size, Uint8, resize
+from src.media.video_file import VideoFile, open_container, stream_of
+from src.utils.errors import UserError
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
 

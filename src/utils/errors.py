@@ -1,6 +1,24 @@
-"""Text from elsewhere, such as names of videos and classes, that shows itself and does nothing."""
+"""The one exception that means "the user can mend this", as opposed to a bug."""
 
 from hashlib import sha256
+
+
+class UserError(Exception):
+    """A mistake in the input: one line that names the thing, the reason and the mend.
+
+    Entry points print it and exit with status 1; anything else keeps its traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker hands its exception on as the text of its whole traceback.
+        lines = message.rsplit("UserError: ", 1)[-1].splitlines()
+        super().__init__(visible(" ".join(filter(None, map(str.strip, lines)))))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
 
 LONGEST_NAME = 200  # bytes of a file's or folder's; file systems take 255 with the endings
 

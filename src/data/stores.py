@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from src.commands import shown_override
-from src.data.images import FlowImages, FrameImages, ImageTree, open_images
-from src.data.sources import FlowSource, RGBSource
 from src.data.splits import Video
-from src.data.video_file import VideoFile
-from src.errors import UserError
 from src.flow.after_transfer import FramesForFlow
 from src.flow.computed import ComputedFlow
 from src.flow.settings import FlowSettings
+from src.media.images import FlowImages, FrameImages, ImageTree, open_images
+from src.media.sources import FlowSource, RGBSource
+from src.media.video_file import VideoFile
+from src.utils.commands import shown_override
+from src.utils.errors import UserError
 
 VIDEOS = "videos"  # data.rgb: the dataset's own video files
 ON_THE_FLY = "on_the_fly"  # data.flow: computed from the frames

@@ -16,15 +16,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from src.data.find_videos import check_names
-from src.errors import UserError
-from src.flow import worker
+from src.extraction import worker
+from src.extraction.shards import Shard, worker_devices
+from src.extraction.worker import FORMATS, Format
 from src.flow.settings import FILE_NAME, FlowSettings
-from src.flow.shards import Shard, worker_devices
-from src.flow.worker import FORMATS, Format
-from src.locks import exclusive_lock
-from src.whole_files import whole
-from src.workers import worker_pool
+from src.media.find_videos import check_names
+from src.utils.errors import UserError
+from src.utils.files import exclusive_lock, whole
+from src.utils.processes import worker_pool
 
 log = logging.getLogger(__name__)
 ALL = Shard()

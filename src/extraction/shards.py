@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TypeVar
 
-from src.errors import UserError
 from src.flow.settings import FlowSettings
-from src.hardware import usable_cores
+from src.utils.errors import UserError
+from src.utils.machine import usable_cores
 
 SLURM = "slurm"
 _VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from src.data.image_archives import ArchiveTree
-from src.data.image_folders import FolderTree
-from src.data.sources import Size, Uint8, in_order
-from src.errors import UserError
+from src.media.image_archives import ArchiveTree
+from src.media.image_folders import FolderTree
+from src.media.sources import Size, Uint8, in_order
+from src.utils.errors import UserError
 
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a gray
 # level on average, in half the bytes of a lossless file.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.errors import UserError
+from src.utils.errors import UserError
 
 ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
 # As `src.flow.settings` writes it, whose import would bring torch along.

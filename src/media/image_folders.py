@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from src.data.find_videos import leads_back
-from src.data.image_index import NUMBERED, component_of, load_json, save_json, unbroken
-from src.errors import UserError
+from src.media.find_videos import leads_back
+from src.media.image_index import NUMBERED, component_of, load_json, save_json, unbroken
+from src.utils.errors import UserError
 
 _SCANNERS = 16  # folders listed at once: a network file system answers slowly, but many at a time
 _RECENT = 2 * 10**9  # ns: a folder may change again without a new time of change, which is coarse

@@ -7,7 +7,7 @@ from typing import Self
 
 import av
 
-from src.data.sources import Size, Uint8
+from src.media.sources import Size, Uint8
 
 
 class VideoWriter:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
-from src.data.find_videos import find_videos
-from src.data.frames_in_order import is_stream
-from src.errors import UserError
-from src.text import short_name
+from src.media.find_videos import find_videos
+from src.media.frames_in_order import is_stream
+from src.utils.errors import UserError, short_name
 
 
 def find_inputs(named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
