@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.cli import compose_config as compose_config
+from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
 
 # The real configuration, made small: 16 clips, narrow streams, one pass, no worker processes.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src import evaluate, extract_flow, fuse, predict, report, train, verify_data
-from src.cli import CONF_DIR
+from src.experiment.compose import CONF_DIR
 from src.prediction.output import Prediction, show_predictions
 from tests.helpers import CLIPS
 

@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import CONF_DIR
 from src.data.sampling import StridedRun
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
 from src.experiment.build import build_datamodule, build_net
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.experiment.run_dir import stage_dirs
 from src.models.connection import Connection

@@ -19,11 +19,12 @@ from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import CONF_DIR, find_mistake
 from src.data.splits import HMDB51, UCF101
 from src.experiment.build import build_module, build_net
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config, stage_configs
 from src.utils.errors import UserError
+from src.utils.mistakes import find_mistake
 from tests import documents
 from tests.conftest import TINY, compose_config
 from tests.documents import ROOT, Named

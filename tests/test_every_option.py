@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 
 from src import benchmark, train
-from src.cli import CONF_DIR
 from src.data.two_movers import read_two_movers
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_names
 from src.experiment.run_dir import stage_dirs
 from src.training.pipeline import run_experiment

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 
-from src.cli import CONF_DIR
 from src.experiment.build import build_net
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config, sweep_subdir, what_matters
 from src.experiment.run_dir import stage_dirs
 from src.models.temporal import STREAMS

@@ -22,11 +22,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import find_mistake
 from src.experiment.config import cannot_matter
 from src.training.search import ARGUMENTS, PRUNED, PRUNER, choose, open_study, values_of
 from src.utils.commands import in_hydra
 from src.utils.errors import UserError
+from src.utils.mistakes import find_mistake
 
 if TYPE_CHECKING:
     import optuna

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from src.cli import compose_config
+from src.experiment.compose import compose_config
 from src.experiment.config import cannot_matter, stage_config
 from src.experiment.init_from import weight_sources
 from src.flow.settings import FlowSettings

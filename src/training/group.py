@@ -13,8 +13,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.cli import one_line_errors
 from src.utils.errors import UserError
+from src.utils.mistakes import one_line_errors
 
 
 @dataclass(frozen=True)

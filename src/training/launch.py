@@ -27,12 +27,12 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import ParallelStrategy
 
-from src.cli import find_mistake
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
 from src.training.stop import await_signals, end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
+from src.utils.mistakes import find_mistake
 from src.utils.processes import SIGNALS
 from src.utils.ranks import leave_group, own_rank
 

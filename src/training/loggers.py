@@ -20,10 +20,10 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from wandb.env import DATA_DIR, get_data_dir
 
 from src import __version__
-from src.cli import find_mistake
 from src.experiment.config import StageConfig
 from src.utils.errors import UserError, short_name
 from src.utils.files import whole
+from src.utils.mistakes import find_mistake
 from src.utils.ranks import of_all_ranks, own_rank
 
 log = logging.getLogger(__name__)

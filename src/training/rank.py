@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.cli import one_line_errors, quieten
 from src.training.launch import MISTAKE, bug_of, work_as_rank
+from src.utils.mistakes import one_line_errors, quieten
 from src.utils.processes import end_with_parent
 
 

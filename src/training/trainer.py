@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import LearningRateFinder, ProgressBar
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from src.cli import find_mistake, quieten
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
@@ -23,6 +22,7 @@ from src.training.group import Group
 from src.training.speed import CUDA_GRAPHS
 from src.training.stop import EndAtSignals
 from src.utils.errors import UserError
+from src.utils.mistakes import find_mistake, quieten
 from src.utils.values import NULL, SWITCH, Need, check_values, number, whole
 
 _BATCHES = whole(1) | number("a share above 0", lambda share: 0 < share <= 1) | NULL

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from src.cli import CONF_DIR
 from src.evaluation.protocol import AVERAGES, CROPS, TestProtocol
 from src.experiment.build import build_datamodule, build_protocol
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config, stage_configs
 from src.models.modules import Batch
 from src.utils.errors import UserError

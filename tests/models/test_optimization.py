@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import MultiStepLR
 
-from src.cli import CONF_DIR
 from src.experiment.build import build_optimization
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config, stage_configs
 from src.inspection.learning_rates import stage_rates
 from src.models.optimization import LrMultipliers, parameter_groups, warmup_cosine

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.cli import CONF_DIR
 from src.experiment.build import build_protocol
+from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from src.reporting.groups import read_published

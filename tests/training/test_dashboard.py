@@ -13,9 +13,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from src.cli import CONF_DIR
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, judge_videos
+from src.experiment.compose import CONF_DIR
 from src.training.loggers import Loggers, StageRun, code_version
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError

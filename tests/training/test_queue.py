@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from src import train
-from src.cli import CONF_DIR, QUEUED
+from src.cli import QUEUED
+from src.experiment.compose import CONF_DIR
 from src.training import group, launch
 
 LAUNCHER = "hydra/launcher=slurm"

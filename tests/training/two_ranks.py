@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from src.cli import one_line_errors
 from src.training.launch import place_to_meet, run_one
+from src.utils.mistakes import one_line_errors
 from src.utils.ranks import leave_group
 from tests.conftest import compose_config
 

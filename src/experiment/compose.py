@@ -1,0 +1,71 @@
+"""The project's configs, composed: inside a command, or outside as notebooks and tests do."""
+
+import functools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from src.experiment.config import sweep_subdir
+from src.utils.errors import UserError
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+# Keys of the config that had another name, in the config of a stage, too.
+RENAMED = {
+    "data.num_workers": "data.loader.num_workers",
+    "data.prefetch": "data.loader.prefetch_factor",
+    "data.timeout": "data.loader.timeout",
+    "data.start_method": "data.loader.multiprocessing_context",
+    "data.test_frames": "data.test.frames",
+    "data.test_batch_size": "data.test.batch_size",
+    "data.test_part": "data.test.part",
+    "data.decoder": "data.videos.decoder",
+    "data.cache_dir": "data.videos.cache_dir",
+    "data.manifest": "data.videos.manifest",
+    "data.missing": "data.videos.missing",
+    "data.max_broken": "data.videos.max_unreadable_fraction",
+}
+
+
+def _folder(function: str, *arguments: Any) -> Any:
+    """Call a function of `src.data.folder`, which reads a folder: only if a config asks for it."""
+    return hydra.utils.get_method(f"src.data.folder.{function}")(*arguments)
+
+
+OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
+for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fingerprint_of")):
+    # The cache is the config's: another config asks again.
+    OmegaConf.register_new_resolver(
+        _name, functools.partial(_folder, _function), replace=True, use_cache=True
+    )
+
+
+def compose_config(name: str, *overrides: str) -> DictConfig:
+    """Compose one of the project's configs outside of a command, as notebooks and tests do."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return hydra.compose(name, overrides=[without_choice(one) for one in overrides])
+
+
+def check_renamed(overrides: Iterable[str]) -> None:
+    """Refuse an override of a key that has another name now.
+
+    Raises:
+        UserError: names both.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        stage = re.match(r"[+~]*(stages\.[^.]+\.)?", key)
+        old = key[stage.end() :] if stage else key
+        if old in RENAMED:
+            new = f"{key.removesuffix(old)}{RENAMED[old]}"
+            raise UserError(f"{key}: is called {new.lstrip('+~')} now: give {new}={value}")
+
+
+def without_choice(override: str) -> str:
+    """`group=null` in the words in which Hydra can have it: an empty list of choices."""
+    key, _, value = override.partition("=")
+    empty = value == "null" and (CONF_DIR / key.split("@")[0]).is_dir()
+    return f"{key}=[]" if empty else override
