@@ -103,7 +103,7 @@ def test_published_st_mulnet() -> None:
 
 @pytest.mark.parametrize("backbone", sorted(p.stem for p in BACKBONES.glob("[!_]*.yaml")))
 def test_backbones(backbone: str) -> None:
-    """Each makes streams of its depth; ResNet-18 and -34 with injected filters."""
+    """Each makes streams of its depth; ResNet-18 and -34 with inserted filters."""
     overrides = ["experiment=st_multiplier_hmdb51", f"model/backbone={backbone}"]
     config = compose_config("train", *overrides)
     with torch.device("meta"):

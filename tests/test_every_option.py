@@ -33,7 +33,7 @@ OPTIONS = sorted(
 # What is not specific to two_movers: the rest of TINY is about how it is made.
 SMALL = (
     *(override for override in TINY if "dataset" not in override),
-    "model.backbone.pretrained=null",
+    "model.backbone.weights=null",
     "data.short_side=64",
     "data.crop_size=56",
     "data.test.frames=5",
@@ -65,7 +65,7 @@ FEW_ITERATIONS = (
     "data.flow_settings.parameters.warps=1",
     "data.flow_settings.parameters.outerIterations=1",
 )
-INJECTED = "model.net.temporal_filters.kind=injected"
+INJECTED = "model.net.temporal_filters.kind=inserted"
 
 # How the options of a group are run, or a single one; {} is its name.
 RUN: dict[str, tuple[str, ...]] = {

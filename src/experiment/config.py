@@ -39,7 +39,7 @@ CANNOT_MATTER = (
     "callbacks.lr_monitor.*",
     "compile",
     "optimizer.fused",
-    "model.*checkpointing",
+    "model.*gradient_checkpointing",
     "trainer",  # the group: how the work is divided
     "trainer.accelerator",
     "trainer.devices",

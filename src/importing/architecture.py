@@ -9,7 +9,7 @@ from src.models.resnet import DEPTHS, Bottleneck
 CONV, TIME, NORM, RELU = "dagnn.Conv", "dagnn.ConvTime", "dagnn.BatchNorm", "dagnn.ReLU"
 POOL, POOL_TIME, DROPOUT = "dagnn.Pooling", "dagnn.PoolTime", "dagnn.DropOut"
 SUM, MUL, SOFTMAX = "dagnn.Sum", "dagnn.Mul", "dagnn.SoftMax"
-DEPTH_OF = {units: depth for depth, (kind, units) in DEPTHS.items() if kind is Bottleneck}
+DEPTH_OF = {blocks: depth for depth, (kind, blocks) in DEPTHS.items() if kind is Bottleneck}
 
 
 class ConvNorm(NamedTuple):
@@ -20,7 +20,7 @@ class ConvNorm(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fusion:
+class CrossStreamInput:
     """Where a residual branch reads more than its own stream: x_a + f(x_m) or x_a * f(x_m).
 
     Args:
@@ -33,8 +33,8 @@ class Fusion:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A bottleneck unit.
+class BottleneckLayers:
+    """A bottleneck block.
 
     Args:
         branch: its 1x1, 3x3 and 1x1 convolutions.
@@ -47,16 +47,16 @@ class Unit:
     branch: tuple[ConvNorm, ConvNorm, ConvNorm]
     shortcut: ConvNorm | None
     temporal: Layer | None
-    fusion: Fusion | None
+    fusion: CrossStreamInput | None
     output: str
 
     @property
     def filter_kind(self) -> str:
-        """How it looks along time: "none", "converted" or "injected"; "mixed" is none of them."""
+        """How it looks along time: "none", "inflated" or "inserted"; "mixed" is none of them."""
         first, middle, last = (part.conv.type == TIME for part in self.branch)
         if middle or first != last or (first and self.temporal):
             return "mixed"
-        return "converted" if first else "injected" if self.temporal else "none"
+        return "inflated" if first else "inserted" if self.temporal else "none"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Stream:
 
     Args:
         stem: conv1.
-        stages: the units of conv2_x .. conv5_x.
+        stages: the blocks of conv2_x .. conv5_x.
         pool: the pooling over time before the spatial one, or None.
         classifier: the 1x1 convolution that makes logits.
         channels: of the input.
@@ -74,7 +74,7 @@ class Stream:
     """
 
     stem: ConvNorm
-    stages: tuple[tuple[Unit, ...], ...]
+    stages: tuple[tuple[BottleneckLayers, ...], ...]
     pool: Layer | None
     classifier: Layer
     channels: int
@@ -83,7 +83,7 @@ class Stream:
 
     @property
     def depth(self) -> int:
-        """Layers of the ResNet with these units."""
+        """Layers of the ResNet with these blocks."""
         return DEPTH_OF[tuple(map(len, self.stages))]
 
 
@@ -103,7 +103,7 @@ class Architecture:
         streams: "appearance", "motion" or both.
         connection: from motion to appearance: "none", "additive" or "multiplicative".
         connected: the stages that have one, from 1.
-        filters: along time: "none", "converted" or "injected".
+        filters: along time: "none", "inflated" or "inserted".
         filtered: the streams that have them.
         pool: over time, or None.
     """

@@ -4,7 +4,7 @@ from src.importing.architecture import CONV, MUL, SOFTMAX, SUM, Architecture, Po
 from src.importing.mat_file import Dag, Layer
 from src.importing.walk import KNOWN, Walk
 from src.models.connection import STAGES
-from src.models.resnet import UNIT_B
+from src.models.resnet import FUSION_BLOCK
 from src.models.temporal import STREAMS
 
 _FUSIONS = {SUM: "additive", MUL: "multiplicative"}
@@ -73,15 +73,15 @@ def _check_nothing_is_left(dag: Dag, met: set[str]) -> None:
 def _connection(dag: Dag, streams: dict[str, Stream]) -> tuple[str, tuple[int, ...]]:
     """Kind of the connections, and the stages that have one."""
     fused = [
-        (name, stage, index, unit.fusion)
+        (name, stage, index, block.fusion)
         for name, stream in streams.items()
-        for stage, units in zip(STAGES, stream.stages, strict=True)
-        for index, unit in enumerate(units)
-        if unit.fusion is not None
+        for stage, blocks in zip(STAGES, stream.stages, strict=True)
+        for index, block in enumerate(blocks)
+        if block.fusion is not None
     ]
     for name, stage, index, fusion in fused:
-        if (name, index) != ("appearance", UNIT_B) or "motion" not in streams:
-            raise dag.error(f"{fusion.layer} does not lead into the second unit of appearance")
+        if (name, index) != ("appearance", FUSION_BLOCK) or "motion" not in streams:
+            raise dag.error(f"{fusion.layer} does not lead into the second block of appearance")
         expected = streams["motion"].stages[stage - 1][0].output
         if fusion.signal != expected:
             raise dag.error(f"{fusion.layer} reads {fusion.signal}, not {expected} of motion")
@@ -101,11 +101,13 @@ def _temporal_filters(dag: Dag, streams: dict[str, Stream]) -> tuple[str, tuple[
     """
     found = {}
     for name, stream in streams.items():
-        for unit in (u for units in stream.stages for u in units if u is not units[UNIT_B]):
-            if unit.filter_kind != "none":
-                raise dag.error(f"{unit.branch[2].conv} is not in a unit for temporal filters")
-        kinds = {units[UNIT_B].filter_kind for units in stream.stages}
-        if "injected" in kinds:
+        for block in (
+            u for blocks in stream.stages for u in blocks if u is not blocks[FUSION_BLOCK]
+        ):
+            if block.filter_kind != "none":
+                raise dag.error(f"{block.branch[2].conv} is not in a block for temporal filters")
+        kinds = {blocks[FUSION_BLOCK].filter_kind for blocks in stream.stages}
+        if "inserted" in kinds:
             kinds.discard("none")
         if len(kinds) > 1 or "mixed" in kinds:
             raise dag.error(f"the temporal filters of {name} are not alike at all stages")

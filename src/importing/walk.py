@@ -2,7 +2,7 @@
 
 Each layer must be what a ResNet of He et al. has there: its type, kernel, stride and padding, and
 what it reads. Names play no part, because the released scripts rename layers on the way (a dropout
-can be called `prediction`, and the second unit of a stage `res3b` or `res3b1`).
+can be called `prediction`, and the second block of a stage `res3b` or `res3b1`).
 """
 
 from src.importing.architecture import (
@@ -17,10 +17,10 @@ from src.importing.architecture import (
     SOFTMAX,
     SUM,
     TIME,
+    BottleneckLayers,
     ConvNorm,
-    Fusion,
+    CrossStreamInput,
     Stream,
-    Unit,
 )
 from src.importing.mat_file import Dag, Layer, filters
 from src.models.resnet import POOL_WINDOW
@@ -46,16 +46,16 @@ class Walk:
         last, over_time = self.maker(layer, 0, RELU, POOL_TIME), None
         if last.type == POOL_TIME:
             last, over_time = self.maker(last, 0, RELU), last
-        stages: list[list[Unit]] = [[]]
-        for _ in self.dag.layers:  # units from the last to the first, at most so many
+        stages: list[list[BottleneckLayers]] = [[]]
+        for _ in self.dag.layers:  # blocks from the last to the first, at most so many
             if last.type == POOL:
                 break
-            unit, last = self.unit(last)
-            stages[0].insert(0, unit)
-            if unit.shortcut is not None:  # the first of its stage
+            block, last = self.block(last)
+            stages[0].insert(0, block)
+            if block.shortcut is not None:  # the first of its stage
                 stages.insert(0, [])
         if stages.pop(0):
-            raise self.dag.error(f"{last} leads into a unit without a projection")
+            raise self.dag.error(f"{last} leads into a block without a projection")
         self.check_pool(last, "max", 3, 2, (0, 1, 0, 1))  # as Caffe: the last window is partial
         stem = self.conv_norm(self.maker(last, 0, RELU), 0, CONV)
         self.check_window(stem.conv, self.kernel(stem.conv), (7, 7), 2, (3, 3, 3, 3))
@@ -73,8 +73,8 @@ class Walk:
             classes=filters(self.dag.arrays(classifier, 2)[0]).shape[3],
         )
 
-    def unit(self, last: Layer) -> tuple[Unit, Layer]:
-        """The unit that ends in a ReLU, and the layer that makes what the unit reads."""
+    def block(self, last: Layer) -> tuple[BottleneckLayers, Layer]:
+        """The block that ends in a ReLU, and the layer that makes what the block reads."""
         total = self.maker(last, 0, SUM)
         branch, shortcut = self.ends(total)
         third = self.conv_norm(total, branch, CONV, TIME)
@@ -89,17 +89,17 @@ class Walk:
             projection = self.conv_norm(total, shortcut, CONV)
         reader, index = (projection.conv, 0) if projection else (total, shortcut)
         entrance = self.maker(reader, index, RELU, POOL)
-        unit = Unit(
+        block = BottleneckLayers(
             (first, second, third),
             projection,
             temporal,
             self.fusion(first.conv, entrance),
             last.outputs[0],
         )
-        return unit, entrance
+        return block, entrance
 
     def ends(self, total: Layer) -> tuple[int, int]:
-        """Which input of a unit's sum is its residual branch, and which its shortcut."""
+        """Which input of a block's sum is its residual branch, and which its shortcut."""
         if len(total.inputs) == 2:
             for branch, shortcut in ((0, 1), (1, 0)):
                 if self.leaves_unit(total.inputs[branch]) and not self.leaves_unit(
@@ -110,7 +110,7 @@ class Walk:
 
     def leaves_unit(self, variable: str) -> bool:
         """Whether a variable is the end of a residual branch: the convolution before its batch norm
-        reads something within the unit, unlike a projection, which reads what the unit reads."""
+        reads something within the block, unlike a projection, which reads what the block reads."""
         norm = self.dag.makers.get(variable)
         conv = self.before(norm) if norm and norm.type == NORM else None
         inner = self.before(conv) if conv else None
@@ -123,8 +123,8 @@ class Walk:
         """The layer that makes the first input of a layer."""
         return self.dag.makers.get(layer.inputs[0]) if layer.inputs else None
 
-    def fusion(self, first: Layer, entrance: Layer) -> Fusion | None:
-        """What a residual branch reads, None if that is what the unit reads."""
+    def fusion(self, first: Layer, entrance: Layer) -> CrossStreamInput | None:
+        """What a residual branch reads, None if that is what the block reads."""
         if first.inputs[0] in entrance.outputs:
             return None
         layer = self.maker(first, 0, SUM, MUL)
@@ -133,7 +133,7 @@ class Walk:
             raise self.dag.error(
                 f"{layer} does not join the other stream with {entrance.inputs[0]}"
             )
-        return Fusion(layer, signals[0])
+        return CrossStreamInput(layer, signals[0])
 
     def conv_norm(self, reader: Layer, index: int, *types: str) -> ConvNorm:
         """The batch norm that makes an input of `reader`, and the convolution before it."""
@@ -159,24 +159,24 @@ class Walk:
         """Height and width of a convolution's filters."""
         return tuple(float(side) for side in filters(self.dag.arrays(layer, 1, 2)[0]).shape[:2])
 
-    def check_stages(self, stages: list[list[Unit]]) -> None:
-        """Check how many units there are and the geometry of each."""
-        for stage, units in enumerate(stages):
-            for index, unit in enumerate(units):
+    def check_stages(self, stages: list[list[BottleneckLayers]]) -> None:
+        """Check how many blocks there are and the geometry of each."""
+        for stage, blocks in enumerate(stages):
+            for index, block in enumerate(blocks):
                 stride = 2 if stage and not index else 1
-                for part, side in zip(unit.branch, (1, 3, 1), strict=True):
-                    step = stride if part is unit.branch[0] else 1
+                for part, side in zip(block.branch, (1, 3, 1), strict=True):
+                    step = stride if part is block.branch[0] else 1
                     self.check_conv(part.conv, side, step)
-                if unit.shortcut:
-                    self.check_conv(unit.shortcut.conv, 1, stride)
-                if unit.temporal:
-                    self.check_conv(unit.temporal, 1, 1)
+                if block.shortcut:
+                    self.check_conv(block.shortcut.conv, 1, stride)
+                if block.temporal:
+                    self.check_conv(block.temporal, 1, 1)
         counts = tuple(map(len, stages))
         if counts not in DEPTH_OF:
-            raise self.dag.error(f"its stages have {counts} units, as no ResNet has")
+            raise self.dag.error(f"its stages have {counts} blocks, as no ResNet has")
 
     def check_conv(self, layer: Layer, side: int, stride: int) -> None:
-        """Check a unit's convolution: a square, or three steps along time."""
+        """Check a block's convolution: a square, or three steps along time."""
         kernel = self.kernel(layer)
         if layer.type == TIME:
             self.check_window(layer, kernel, (1, 3), stride, (0, 0, 1, 1))

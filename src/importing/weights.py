@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src.importing.architecture import Architecture, ConvNorm, Stream
 from src.importing.mat_file import Array, Dag, Layer, filters
 from src.models.connection import STAGES
-from src.models.resnet import UNIT_B
+from src.models.resnet import FUSION_BLOCK
 
 EPSILON = nn.BatchNorm2d(1).eps  # of every batch norm of the networks here
 
@@ -45,29 +45,29 @@ def weights(dag: Dag, architecture: Architecture, rows: Sequence[int]) -> dict[s
         name if alone else f"{stream}.{name}": weight
         for stream, found in architecture.streams.items()
         for name, weight in _stream(
-            dag, found, rows, architecture.filters == "injected" and stream in architecture.filtered
+            dag, found, rows, architecture.filters == "inserted" and stream in architecture.filtered
         )
     }
 
 
 def _stream(
-    dag: Dag, stream: Stream, rows: Sequence[int], injected: bool
+    dag: Dag, stream: Stream, rows: Sequence[int], inserted: bool
 ) -> Iterator[tuple[str, Weight]]:
     yield from _conv(dag, stream.stem.conv, "conv1", with_bias=True)
     yield from _norm(dag, stream.stem.norm, "bn1")
-    for stage, units in zip(STAGES, stream.stages, strict=True):
-        for index, unit in enumerate(units):
+    for stage, blocks in zip(STAGES, stream.stages, strict=True):
+        for index, block in enumerate(blocks):
             place = f"layer{stage}.{index}"
-            for number, part in enumerate(unit.branch, start=1):
+            for number, part in enumerate(block.branch, start=1):
                 yield from _conv_norm(dag, part, f"{place}.conv{number}", f"{place}.bn{number}")
-            if unit.shortcut:
+            if block.shortcut:
                 yield from _conv_norm(
-                    dag, unit.shortcut, f"{place}.downsample.0", f"{place}.downsample.1"
+                    dag, block.shortcut, f"{place}.downsample.0", f"{place}.downsample.1"
                 )
-            if unit.temporal:
-                yield from _conv(dag, unit.temporal, f"{place}.temporal", with_bias=True)
-            elif injected and index == UNIT_B:
-                channels = filters(dag.arrays(unit.branch[1].conv, 1, 2)[0]).shape[3]
+            if block.temporal:
+                yield from _conv(dag, block.temporal, f"{place}.temporal", with_bias=True)
+            elif inserted and index == FUSION_BLOCK:
+                channels = filters(dag.arrays(block.branch[1].conv, 1, 2)[0]).shape[3]
                 yield from _identity(channels, f"{place}.temporal")
     weight, bias = dag.arrays(stream.classifier, 2)
     names = stream.classifier.params
@@ -119,7 +119,7 @@ def _norm(
 
 
 def _identity(channels: int, name: str) -> Iterator[tuple[str, Weight]]:
-    """An injected filter that the file does not have at this stage: it changes nothing."""
+    """An inserted filter that the file does not have at this stage: it changes nothing."""
     weight = torch.zeros(channels, channels, 3, 1, 1)
     weight[:, :, 1, 0, 0] = torch.eye(channels)
     why = "the identity, as there is no temporal filter at this stage"

@@ -15,7 +15,7 @@ from src.media.sources import Uint8
 from src.models.connection import STAGES
 from src.models.metrics import mean_of_streams
 from src.models.modules import Batch, VideoClassifier
-from src.models.resnet import UNIT_B, ResNet
+from src.models.resnet import FUSION_BLOCK, ResNet
 from src.models.two_stream import TwoStreamResNet
 from src.plotting.charts import plain
 from src.plotting.clips import Strip, clip_images, draw_strips
@@ -110,7 +110,7 @@ def _recorded(net: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
     if isinstance(net, TwoStreamResNet):
         connected = [stage for stage in STAGES if "appearance" in net.connection.into(stage)]
         for stage in connected[-1:]:
-            places["motion", "appearance"] = net.motion.stages[stage - 1].unit(UNIT_B - 1)
+            places["motion", "appearance"] = net.motion.stages[stage - 1].block(FUSION_BLOCK - 1)
     features: dict[tuple[str, str], Tensor] = {}
     handles = [
         place.register_forward_hook(

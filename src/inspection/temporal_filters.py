@@ -17,7 +17,7 @@ from src.models.weights import net_weights, of_part, read_checkpoint
 from src.plotting.charts import COLORS
 from src.utils.errors import UserError
 
-# Orthonormal: every filter of three taps is a sum of them, and so is its squared norm.
+# Orthonormal: every filter of three kernel is a sum of them, and so is its squared norm.
 BASIS = {
     "average": torch.tensor([1.0, 1.0, 1.0]) / 3**0.5,
     "first difference": torch.tensor([-1.0, 0.0, 1.0]) / 2**0.5,
@@ -57,7 +57,7 @@ def temporal_filters(
 
     Args:
         net: any, with temporal filters or without.
-        start: the weights it started from, in its names: 1x1 filters, or temporal ones. Injected
+        start: the weights it started from, in its names: 1x1 filters, or temporal ones. Inserted
             filters need none.
 
     Raises:
@@ -79,8 +79,10 @@ def shares(weight: Tensor) -> dict[str, float]:
 
     Filters that are all zero have none.
     """
-    taps = weight.flatten(2).double()  # (Cout, Cin, 3)
-    parts = {name: float((taps @ shape.to(taps)).square().sum()) for name, shape in BASIS.items()}
+    kernel = weight.flatten(2).double()  # (Cout, Cin, 3)
+    parts = {
+        name: float((kernel @ shape.to(kernel)).square().sum()) for name, shape in BASIS.items()
+    }
     return {name: part / (sum(parts.values()) or 1.0) for name, part in parts.items()}
 
 
@@ -114,8 +116,8 @@ def _file_of(source: str, folder: Path, description: Description) -> Path | None
 
 def _began(name: str, conv: TemporalConv, start: Mapping[str, Tensor]) -> Tensor | None:
     given = start.get(f"{name}.weight")
-    if given is None and name.endswith(".temporal"):  # of a unit matrix
-        return TemporalConv.injected(conv.in_channels, conv.initial).weight.detach().to(conv.weight)
+    if given is None and name.endswith(".temporal"):  # of a identity matrix
+        return TemporalConv.inserted(conv.in_channels, conv.init).weight.detach().to(conv.weight)
     if given is None:
         return None
     given = given.to(conv.weight)

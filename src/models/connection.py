@@ -1,15 +1,15 @@
-"""Cross-stream residual connections: what unit b of one stream gets from unit a of the other.
+"""Cross-stream residual connections: what block 1 of one stream gets from block 0 of the other.
 
 One stage of ST-ResNet (Feichtenhofer, Pinz, Wildes 2016), as its authors released it; x_a and x_m
 are the sums before the ReLU f:
 
-    appearance:  unit a -> x_a --f--+-----------------(shortcut)----------------(+)-f-> unit c ..
-                             |                                                   |
-                             +--(x_a + f(x_m))--[3x1x1]-[3x3]-[3x1x1]--(unit b)--+
-                                         ^
-                                         | motion to appearance, residual branch only
-                                         |
-    motion:      unit a -> x_m --f-------+---------------(unit b)---------------(+)-f-> unit c ..
+    appearance:  block 0 -> x_a --f--+------------------(shortcut)----------------(+)-f-> block 2 ..
+                              |                                                   |
+                              +--(x_a + f(x_m))--[3x1x1]-[3x3]-[3x1x1]--(block 1)-+
+                                          ^
+                                          | motion to appearance, residual branch only
+                                          |
+    motion:      block 0 -> x_m --f-------+----------------(block 1)--------------(+)-f-> block 2 ..
 
 The motion stream never sees appearance, but the appearance stream's loss reaches it. ST-MulNet
 (CVPR 2017) multiplies: x_a * f(x_m).
@@ -29,7 +29,7 @@ _INTO = {  # the streams that each direction changes
     "appearance_to_motion": ("motion",),
     "both": ("appearance", "motion"),
 }
-Inputs = tuple[Tensor, Tensor]  # of a residual unit: its shortcut's and its residual branch's
+Inputs = tuple[Tensor, Tensor]  # of a residual block: its shortcut's and its residual branch's
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Connection:
             f(x); "direct": it goes through the shortcut as well.
         direction: "motion_to_appearance", "appearance_to_motion" or "both".
         stages: at which of the four stages.
-        positions: whether the signal keeps its positions. False replaces it by its spatial average:
+        spatial: whether the signal keeps its positions. False replaces it by its spatial average:
             a control that knows how things move, but not where.
     """
 
@@ -50,7 +50,7 @@ class Connection:
     path: str = "residual"
     direction: str = "motion_to_appearance"
     stages: Sequence[int] = STAGES
-    positions: bool = True
+    spatial: bool = True
 
     def __post_init__(self) -> None:
         check_choice("connection.kind", self.kind, ("none", "additive", "multiplicative"))
@@ -68,11 +68,11 @@ class Connection:
         return _INTO[self.direction] if self.at(stage) else ()
 
     def __call__(self, stage: int, x_a: Tensor, x_m: Tensor) -> tuple[Inputs, Inputs]:
-        """What unit b of the appearance and of the motion stream work on.
+        """What block 1 of the appearance and of the motion stream work on.
 
         Args:
             stage: 1 to 4.
-            x_a, x_m: outputs (B * T, C, H, W) of unit a of both streams, before the ReLU.
+            x_a, x_m: outputs (B * T, C, H, W) of block 0 of both streams, before the ReLU.
         """
         a, m = F.relu(x_a), F.relu(x_m)
         into = self.into(stage)
@@ -82,7 +82,7 @@ class Connection:
         )
 
     def _fuse(self, x: Tensor, activation: Tensor, signal: Tensor) -> Inputs:
-        if not self.positions:
+        if not self.spatial:
             signal = signal.mean((-2, -1), keepdim=True)
         fused = x + signal if self.kind == "additive" else x * signal
         return (fused if self.path == "direct" else activation), fused

@@ -5,7 +5,7 @@ He et al. 2015 for the network, Feichtenhofer et al. 2016 for the temporal filte
 
     frames (B, C, T, H, W) -> stem -> layer1 .. layer4 -> pool -> dropout -> fc -> (B, T', K)
 
-A unit returns its sum BEFORE the last ReLU, and takes the inputs of its shortcut and of its
+A block returns its sum BEFORE the last ReLU, and takes the inputs of its shortcut and of its
 residual branch apart: cross-stream connections (`src.models.connection`) need both.
 """
 
@@ -23,9 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from src.models.temporal_conv import SpatialConv, TemporalConv
 from src.utils.values import check_choice
 
-UNIT_B = 1  # the second unit of a stage: gets the connection and the temporal filters
+FUSION_BLOCK = 1  # the second block of a stage: gets the connection and the temporal filters
 POOL_WINDOW = 7  # side of the final feature map at the 224 pixels that ResNets are trained at
-FLAVOURS = ("torchvision", "caffe")
+STYLES = ("torchvision", "caffe")
 # How conv1 for flow starts from RGB filters: which of their channels go to the first six inputs.
 MIRRORED = (0, 1, 2, 2, 1, 0)
 
@@ -54,23 +54,23 @@ class StemConv(nn.Conv2d):
         return weight[:, order]
 
 
-class Unit(nn.Module):
-    """A residual unit; see `Basic` and `Bottleneck` for what its branch does.
+class ResidualBlock(nn.Module):
+    """A residual block; see `Basic` and `Bottleneck` for what its branch does.
 
     Args:
-        width: channels between its convolutions, where an injected temporal filter works.
+        width: channels between its convolutions, where an inserted temporal filter works.
     """
 
     expansion: int  # channels of the sum, in widths
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width, self.checkpointing = width, False
+        self.width, self.gradient_checkpointing = width, False
         self.temporal: TemporalConv | None = None
         self.downsample: nn.Module | None = None
 
     def _project(self, in_channels: int, stride: int) -> None:
-        """Send the shortcut through a 1x1 convolution if the unit changes its shape."""
+        """Send the shortcut through a 1x1 convolution if the block changes its shape."""
         out_channels = self.width * self.expansion
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -87,10 +87,10 @@ class Unit(nn.Module):
 
         Args:
             shortcut: what the identity or projection carries on, (B * T, C, H, W).
-            branch: what the residual branch works on; the same tensor but for a connected unit.
+            branch: what the residual branch works on; the same tensor but for a connected block.
             frames: T.
         """
-        if self.checkpointing and self.training and torch.is_grad_enabled():
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             # a compiler updates running statistics once by itself, and knows no other context
             context: dict[str, Any] = (
                 {}
@@ -124,13 +124,13 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
                 norm.num_batches_tracked.copy_(batches)
 
 
-class Basic(Unit):
-    """Two 3x3 convolutions, each with batch norm: the unit of ResNet-18 and -34."""
+class Basic(ResidualBlock):
+    """Two 3x3 convolutions, each with batch norm: the block of ResNet-18 and -34."""
 
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int, stride_first: bool) -> None:
-        super().__init__(width)  # the stride is on the first convolution in both flavours
+        super().__init__(width)  # the stride is on the first convolution in both styles
         self.conv1 = SpatialConv(in_channels, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = SpatialConv(width, width, 3, padding=1, bias=False)
@@ -143,7 +143,7 @@ class Basic(Unit):
         return self.bn2(self.conv2(x, frames))
 
 
-class Bottleneck(Unit):
+class Bottleneck(ResidualBlock):
     """1x1 down to `width`, 3x3, 1x1 up to 4 * `width`, each with batch norm."""
 
     expansion = 4
@@ -163,13 +163,13 @@ class Bottleneck(Unit):
         self._project(in_channels, stride)
 
     def residual(self, x: Tensor, frames: int) -> Tensor:
-        """1x1, 3x3, 1x1; the first and the last are 3x1x1 where they were converted."""
+        """1x1, 3x3, 1x1; the first and the last are 3x1x1 where they were inflated."""
         x = F.relu(self.bn1(self.conv1(x, frames)))
         x = self._along_time(F.relu(self.bn2(self.conv2(x, frames))), frames)
         return self.bn3(self.conv3(x, frames))
 
 
-# The units of each depth, and how many each of the four stages has.
+# The blocks of each depth, and how many each of the four stages has.
 DEPTHS: dict[int, tuple[type[Basic] | type[Bottleneck], tuple[int, ...]]] = {
     18: (Basic, (2, 2, 2, 2)),
     34: (Basic, (3, 4, 6, 3)),
@@ -180,40 +180,40 @@ DEPTHS: dict[int, tuple[type[Basic] | type[Bottleneck], tuple[int, ...]]] = {
 }
 
 
-class Stage(nn.Sequential):
-    """The residual units of one resolution (conv2_x .. conv5_x, torchvision's layer1 .. layer4)."""
+class ResStage(nn.Sequential):
+    """The residual blocks of one resolution (conv2_x .. conv5_x, torchvision's layer1 .. 4)."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, frames: int, first_unit: int = 0
+        self, x: Tensor, frames: int, first_block: int = 0
     ) -> Tensor:
-        """Run x (B * T, C, H, W), an activation after its ReLU, through units first_unit.. ."""
-        for unit in self[first_unit:]:
-            x = F.relu(unit(x, x, frames))
+        """Run x (B * T, C, H, W), an activation after its ReLU, through blocks first_block.. ."""
+        for block in self[first_block:]:
+            x = F.relu(block(x, x, frames))
         return x
 
-    def unit(self, index: int) -> Unit:
-        """One of its units, from 0."""
+    def block(self, index: int) -> ResidualBlock:
+        """One of its blocks, from 0."""
         return self[index]  # type: ignore[return-value]
 
 
 class ResNet(nn.Module):
     """A ResNet over single frames or flow stacks.
 
-    The two flavours are the same network in two details of layout: where a stage halves the
+    The two styles are the same network in two details of layout: where a stage halves the
     resolution, torchvision's 3x3 convolution has the stride, in He et al.'s own (Caffe) the 1x1
     before it; and Caffe's conv1 has a bias, its first pool no padding but a partial last window.
 
     Args:
         num_classes: K.
         in_channels: 3 for RGB, 2L for a stack of L flow fields.
-        depth: 18, 34 (basic units), 26, 50, 101 or 152 (bottlenecks).
+        depth: 18, 34 (basic blocks), 26, 50, 101 or 152 (bottlenecks).
         width: channels of the first stage's convolutions; 64 is He et al.'s network, less is for
             experiments.
         dropout: drop probability before the classifier.
-        flavour: "torchvision" or "caffe".
+        style: "torchvision" or "caffe".
         conv1_inflation: see `StemConv`.
-        checkpointing: keep the sums of units alone for the backward pass and compute what is
-            inside them again: less memory, more time, the same numbers.
+        gradient_checkpointing: keep the sums of blocks alone for the backward pass and compute
+            what is inside them again: less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -223,36 +223,36 @@ class ResNet(nn.Module):
         depth: int = 50,
         width: int = 64,
         dropout: float = 0.0,
-        flavour: str = "torchvision",
+        style: str = "torchvision",
         conv1_inflation: str = "mean",
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_choice("depth", depth, sorted(DEPTHS))
-        check_choice("flavour", flavour, FLAVOURS)
+        check_choice("style", style, STYLES)
         self.in_channels, self.depth, self.width = in_channels, depth, width
-        caffe = flavour == "caffe"
+        caffe = style == "caffe"
         self.conv1 = StemConv(width, conv1_inflation, in_channels=in_channels, bias=caffe)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=0 if caffe else 1, ceil_mode=caffe)
-        unit, units_per_stage = DEPTHS[depth]
+        block_type, blocks_per_stage = DEPTHS[depth]
         self.channels: list[int] = []  # of each stage's output
         channels = width
-        for stage, units in enumerate(units_per_stage):
+        for stage, count in enumerate(blocks_per_stage):
             stage_width = width * 2**stage
             blocks = []
-            for stride in [1 if stage == 0 else 2] + [1] * (units - 1):
-                blocks.append(unit(channels, stage_width, stride, stride_first=caffe))
-                channels = stage_width * unit.expansion
-                blocks[-1].checkpointing = checkpointing
+            for stride in [1 if stage == 0 else 2] + [1] * (count - 1):
+                blocks.append(block_type(channels, stage_width, stride, stride_first=caffe))
+                channels = stage_width * block_type.expansion
+                blocks[-1].gradient_checkpointing = gradient_checkpointing
             self.channels.append(channels)
-            self.add_module(f"layer{stage + 1}", Stage(*blocks))
+            self.add_module(f"layer{stage + 1}", ResStage(*blocks))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         self._initialise()
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[ResStage]:
         """layer1 .. layer4."""
         return [self.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)]  # type: ignore[misc]
 

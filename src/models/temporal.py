@@ -1,6 +1,6 @@
-"""Where a network looks along time: filters in its units, and a pool before its classifier.
+"""Where a network looks along time: filters in its blocks, and a pool before its classifier.
 
-ST-ResNet (Feichtenhofer et al. 2016) turns the 1x1 convolutions of unit b of every stage into
+ST-ResNet (Feichtenhofer et al. 2016) turns the 1x1 convolutions of block 1 of every stage into
 3x1x1 ones; ST-MulNet (2017) leaves them and adds a new 3x1x1 convolution between.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.resnet import UNIT_B, Bottleneck, ResNet
-from src.models.temporal_conv import TAPS, TemporalConv
+from src.models.resnet import FUSION_BLOCK, Bottleneck, ResNet
+from src.models.temporal_conv import KERNELS, TemporalConv
 from src.utils.values import check_choice, check_choices
 
 STREAMS = ("appearance", "motion")
@@ -19,24 +19,24 @@ STREAMS = ("appearance", "motion")
 
 @dataclass(frozen=True)
 class TemporalFilters:
-    """Temporal filters in unit b of every stage.
+    """Temporal filters in block 1 of every stage.
 
     Args:
-        kind: "none"; "converted": both 1x1 convolutions of the bottleneck become 3x1x1 ones
-            (ST-ResNet); "injected": a new 3x1x1 convolution, with a bias and without batch norm,
+        kind: "none"; "inflated": both 1x1 convolutions of the bottleneck become 3x1x1 ones
+            (ST-ResNet); "inserted": a new 3x1x1 convolution, with a bias and without batch norm,
             follows the ReLU of the 3x3 one (ST-MulNet).
-        initial: the three taps that it starts with, "average" (1/3, 1/3, 1/3), "identity"
-            (0, 1, 0) or "difference" (-1, 3, -1): of the 1x1 filter, or of a unit matrix.
+        init: the three kernel that it starts with, "average" (1/3, 1/3, 1/3), "identity"
+            (0, 1, 0) or "difference" (-1, 3, -1): of the 1x1 filter, or of a identity matrix.
         streams: which have them: "appearance", "motion" or both.
     """
 
-    kind: str = "converted"
-    initial: str = "average"
+    kind: str = "inflated"
+    init: str = "average"
     streams: Sequence[str] = STREAMS
 
     def __post_init__(self) -> None:
-        check_choice("temporal_filters.kind", self.kind, ("none", "converted", "injected"))
-        check_choice("temporal_filters.initial", self.initial, TAPS)
+        check_choice("temporal_filters.kind", self.kind, ("none", "inflated", "inserted"))
+        check_choice("temporal_filters.init", self.init, KERNELS)
         check_choices("temporal_filters.streams", self.streams, STREAMS)
         object.__setattr__(self, "streams", tuple(self.streams))  # lists come out of a config
 
@@ -47,21 +47,21 @@ class TemporalFilters:
             ValueError: there is no 1x1 convolution to convert.
         """
         for stage in stream.stages:
-            unit = stage.unit(UNIT_B)
-            if self.kind == "injected":
-                unit.temporal = TemporalConv.injected(unit.width, self.initial)
-            elif self.kind == "converted":
-                if not isinstance(unit, Bottleneck):
+            block = stage.block(FUSION_BLOCK)
+            if self.kind == "inserted":
+                block.temporal = TemporalConv.inserted(block.width, self.init)
+            elif self.kind == "inflated":
+                if not isinstance(block, Bottleneck):
                     raise ValueError(
-                        f"temporal_filters.kind=converted needs 1x1 convolutions, which "
-                        f"ResNet-{stream.depth} does not have: choose injected, or a depth from 50"
+                        f"temporal_filters.kind=inflated needs 1x1 convolutions, which "
+                        f"ResNet-{stream.depth} does not have: choose inserted, or a depth from 50"
                     )
                 for name in ("conv1", "conv3"):
-                    spatial = getattr(unit, name)
-                    setattr(unit, name, TemporalConv.converted(spatial, self.initial))
+                    spatial = getattr(block, name)
+                    setattr(block, name, TemporalConv.inflated(spatial, self.init))
 
 
-CONVERTED = TemporalFilters()
+INFLATED = TemporalFilters()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Convolutions of a residual unit: over space, frame by frame, or over time, position by position.
+"""Convolutions of a residual block: over space, frame by frame, or over time, position by position.
 
-Both are called with the number of frames, so that a unit can hold either in the same place.
+Both are called with the number of frames, so that a block can hold either in the same place.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 # Weights of the frames before, at and after (released implementation), to be divided by their sum:
 # a still clip looks the same through each of them.
-TAPS = {"average": (1, 1, 1), "identity": (0, 1, 0), "difference": (-1, 3, -1)}
+KERNELS = {"average": (1, 1, 1), "identity": (0, 1, 0), "difference": (-1, 3, -1)}
 
 
 class SpatialConv(nn.Conv2d):
@@ -25,15 +25,15 @@ class TemporalConv(nn.Conv3d):
 
     Args:
         in_channels, out_channels: as of any convolution.
-        initial: how a 1x1 filter is spread over the taps: "average", "identity" or "difference".
+        init: how a 1x1 filter is spread over the kernel: "average", "identity" or "difference".
         bias: whether there is one.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, initial: str = "average", bias: bool = False
+        self, in_channels: int, out_channels: int, init: str = "average", bias: bool = False
     ) -> None:
         super().__init__(in_channels, out_channels, (3, 1, 1), padding=(1, 0, 0), bias=bias)
-        self.initial = initial
+        self.init = init
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         """Filter x (B * T, C, H, W) along time, T = frames, zeros beyond both ends."""
@@ -44,14 +44,14 @@ class TemporalConv(nn.Conv3d):
         return clips.transpose(1, 2).unflatten(-1, x.shape[-2:]).flatten(0, 1)
 
     def inflate(self, weight: Tensor) -> Tensor:
-        """Spread a 1x1 filter (Cout, Cin, 1, 1) over the taps: (Cout, Cin, 3, 1, 1)."""
-        taps = TAPS[self.initial]
-        return torch.stack([weight * tap for tap in taps], dim=2) / sum(taps)
+        """Spread a 1x1 filter (Cout, Cin, 1, 1) over the kernel: (Cout, Cin, 3, 1, 1)."""
+        kernel = KERNELS[self.init]
+        return torch.stack([weight * tap for tap in kernel], dim=2) / sum(kernel)
 
     @classmethod
-    def converted(cls, conv: SpatialConv, initial: str) -> "TemporalConv":
+    def inflated(cls, conv: SpatialConv, init: str) -> "TemporalConv":
         """A 1x1 convolution grown over time, as ST-ResNet does with its own."""
-        temporal = cls(conv.in_channels, conv.out_channels, initial, conv.bias is not None)
+        temporal = cls(conv.in_channels, conv.out_channels, init, conv.bias is not None)
         with torch.no_grad():
             temporal.weight.copy_(temporal.inflate(conv.weight))
             if conv.bias is not None and temporal.bias is not None:
@@ -59,9 +59,9 @@ class TemporalConv(nn.Conv3d):
         return temporal
 
     @classmethod
-    def injected(cls, channels: int, initial: str) -> "TemporalConv":
+    def inserted(cls, channels: int, init: str) -> "TemporalConv":
         """A new filter that leaves every channel to itself, as ST-MulNet adds them."""
-        temporal = cls(channels, channels, initial, bias=True)
+        temporal = cls(channels, channels, init, bias=True)
         with torch.no_grad():
             temporal.weight.copy_(temporal.inflate(torch.eye(channels)[..., None, None]))
             if temporal.bias is not None:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.models.connection import ADDITIVE, STAGES, Connection
-from src.models.resnet import UNIT_B, ResNet
-from src.models.temporal import CONVERTED, TemporalFilters, TemporalPool
+from src.models.resnet import FUSION_BLOCK, ResNet
+from src.models.temporal import INFLATED, TemporalFilters, TemporalPool
 
 
 class TwoStreamResNet(nn.Module):
@@ -19,7 +19,7 @@ class TwoStreamResNet(nn.Module):
         appearance: stream over RGB frames; it and `motion` become parts of this net.
         motion: stream over flow stacks; it may have another depth.
         connection: how the streams meet; additively by default.
-        temporal_filters: how their units look along time; by default through converted 1x1
+        temporal_filters: how their blocks look along time; by default through inflated 1x1
             convolutions.
         temporal_pool: a pool over time before the classifiers, None for none.
         dropout: drop probability before both classifiers, in place of the streams' own.
@@ -33,7 +33,7 @@ class TwoStreamResNet(nn.Module):
         appearance: ResNet,
         motion: ResNet,
         connection: Connection = ADDITIVE,
-        temporal_filters: TemporalFilters = CONVERTED,
+        temporal_filters: TemporalFilters = INFLATED,
         temporal_pool: TemporalPool | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -71,15 +71,15 @@ class TwoStreamResNet(nn.Module):
             )
         frames = rgb.shape[2]
         a, m = self.appearance.stem(rgb), self.motion.stem(flow)
-        for stage, units_a, units_m in zip(
+        for stage, blocks_a, blocks_m in zip(
             STAGES, self.appearance.stages, self.motion.stages, strict=True
         ):
-            x_a, x_m = units_a[0](a, a, frames), units_m[0](m, m, frames)  # before the ReLU
+            x_a, x_m = blocks_a[0](a, a, frames), blocks_m[0](m, m, frames)  # before the ReLU
             into_a, into_m = self.connection(stage, x_a, x_m)
-            a = F.relu(units_a[UNIT_B](*into_a, frames))
-            m = F.relu(units_m[UNIT_B](*into_m, frames))
-            a = units_a(a, frames, first_unit=UNIT_B + 1)
-            m = units_m(m, frames, first_unit=UNIT_B + 1)
+            a = F.relu(blocks_a[FUSION_BLOCK](*into_a, frames))
+            m = F.relu(blocks_m[FUSION_BLOCK](*into_m, frames))
+            a = blocks_a(a, frames, first_block=FUSION_BLOCK + 1)
+            m = blocks_m(m, frames, first_block=FUSION_BLOCK + 1)
         return (
             self.appearance.classify(a, frames, self.temporal_pool),
             self.motion.classify(m, frames, self.temporal_pool),

@@ -1,8 +1,8 @@
 """Starting a network from other weights: ImageNet's, a stream's, an earlier stage's.
 
 Weights are matched by name. Two shapes grow on the way, both known from the papers: conv1 from 3
-RGB channels to 2L of flow, and a 1x1 filter to three taps over time; how, the convolutions
-themselves know. The way back, from taps to a 1x1 filter, sums them: what a still clip sees. A
+RGB channels to 2L of flow, and a 1x1 filter to three kernel over time; how, the convolutions
+themselves know. The way back, from kernel to a 1x1 filter, sums them: what a still clip sees. A
 classifier of other classes starts anew, and so does a temporal filter that the other network did
 not have. Anything else that does not fit is refused.
 """
@@ -145,7 +145,7 @@ def imagenet_weights(net: nn.Module, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:  # torch.hub: no connection, or a damaged file
         raise UserError(
             f"the weights {entry.url} cannot be downloaded ({error}): fetch the file elsewhere "
-            "and give its path as model.backbone.pretrained, or null for none"
+            "and give its path as model.backbone.weights, or null for none"
         ) from error
 
 

@@ -47,8 +47,8 @@ def stacks(frames: list[int], stack: int, num_fields: int) -> Indices:
     places = stack_places(np.array(frames), stack, num_fields)
     assert list(places) == sorted(places)
     fields = np.full((len(frames), stack), -1)
-    for field, positions in places.items():
-        for t, position in positions:
+    for field, spatial in places.items():
+        for t, position in spatial:
             assert fields[t, position] == -1
             fields[t, position] = field
     assert (fields >= 0).all()

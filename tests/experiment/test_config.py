@@ -433,7 +433,7 @@ class TestIdentity:
             *("data.flow=/elsewhere/flow.zip", "data.rgb=/elsewhere/frames"),
             *("data.dataset.root=/elsewhere", "data.dataset.videos=/videos"),
             *("data.dataset.lists=/lists", "paths.output_dir=/elsewhere"),
-            *("model.backbone.checkpointing=true", "optimizer.fused=true"),
+            *("model.backbone.gradient_checkpointing=true", "optimizer.fused=true"),
             "+stages.motion.model.appearance.dropout=0.1",  # not what it trains
         )
         for stage in ("motion", "joint"):

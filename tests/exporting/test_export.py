@@ -49,7 +49,7 @@ NETWORKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
         (
             "experiment=st_multiplier_two_movers",
             "model/backbone=resnet18",
-            "model.backbone.pretrained=null",
+            "model.backbone.weights=null",
         ),
     ),
 }

@@ -1,7 +1,7 @@
 """MATLAB files of the structure of the released models, with random numbers in them.
 
 A base stream is put together as MatConvNet's import of He et al.'s ResNets names and orders it, and
-two of them are joined step by step as the released scripts do: layers are renamed, converted,
+two of them are joined step by step as the released scripts do: layers are renamed, inflated,
 inserted and appended, so that order and names come out as oddly as there.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.io
 
 Array = npt.NDArray[Any]
-UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}
 
 
 @dataclass
@@ -184,11 +184,11 @@ def pooling(method: str, size: tuple[int, int], stride: Any, pad: Any) -> dict[s
     }
 
 
-def unit_names(stage: int, units: int) -> list[str]:
+def block_names(stage: int, blocks: int) -> list[str]:
     """a, b, c, ..., and in conv3_x and conv4_x of the deeper ResNets a, b1, b2, ..."""
-    if stage in (3, 4) and units > 6:
-        return ["a", *(f"b{number}" for number in range(1, units))]
-    return [chr(ord("a") + index) for index in range(units)]
+    if stage in (3, 4) and blocks > 6:
+        return ["a", *(f"b{number}" for number in range(1, blocks))]
+    return [chr(ord("a") + index) for index in range(blocks)]
 
 
 def base_stream(
@@ -205,9 +205,9 @@ def base_stream(
     b.net.layers[0].block["pad"] = np.array([[3.0, 3, 3, 3]])
     v = b.relu("conv1_relu", b.norm("bn_conv1", v, width, sigma=80.0))
     v, wide = b.pool("pool1", v, "max", 3, 2, [0, 1, 0, 1]), width
-    for stage, units in enumerate(UNITS[depth], start=2):
+    for stage, blocks in enumerate(BLOCKS[depth], start=2):
         inner = width * 2 ** (stage - 2)
-        for index, letter in enumerate(unit_names(stage, units)):
+        for index, letter in enumerate(block_names(stage, blocks)):
             name, stride = f"{stage}{letter}", 2 if stage > 2 and index == 0 else 1
             shortcut = v
             if index == 0:
@@ -326,7 +326,7 @@ def pool_over_time(net: Net, kind: str, pool: tuple[int, int]) -> None:
 
 
 def convert(net: Net) -> None:
-    """ST-ResNet: 1x1 convolutions of unit b become 1x3 ones over time; training has moved them."""
+    """ST-ResNet: 1x1 convolutions of block 1 become 1x3 ones over time; training has moved them."""
     rng = np.random.default_rng(5)
     for layer in net.layers:
         if layer.type == "dagnn.Conv" and any(
@@ -345,7 +345,7 @@ def convert(net: Net) -> None:
 
 
 def inject(net: Net, rng: np.random.Generator) -> None:
-    """ST-MulNet: a 1x3 convolution after the ReLU of unit b's 3x3 one, where its name is found."""
+    """ST-MulNet: a 1x3 convolution after the ReLU of block 1's 3x3 one, where its name is found."""
     places = [
         index + 2
         for index, layer in enumerate(net.layers)

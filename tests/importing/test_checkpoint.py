@@ -58,7 +58,7 @@ def test_description(tmp_path: Path) -> None:
     assert (description.split, config["data"]["split"], config["stage"]) == (2, 2, "joint_pooled")
     assert description.class_names == list(HMDB51)
     assert net["connection"]["kind"] == "additive"
-    assert net["temporal_filters"]["kind"] == "converted"
+    assert net["temporal_filters"]["kind"] == "inflated"
     assert {k: net["temporal_pool"][k] for k in ("size", "stride", "kind")} == {
         "size": 4,
         "stride": 3,
@@ -169,7 +169,7 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
         "st_resnet_hmdb51, split 1, stage joint_pooled: 51 classes",
         "motion: ResNet-26 over 20 channels",
         "connections: additive, motion to appearance, at conv2_x, conv3_x, conv4_x, conv5_x",
-        "temporal filters: converted, in appearance and motion",
+        "temporal filters: inflated, in appearance and motion",
         "temporal pool: max 4 / 3",
         f"all {len(pooled().params)} parameters",
     ):

@@ -52,9 +52,9 @@ def test_single_streams() -> None:
 @pytest.mark.parametrize(
     ("kind", "pool", "connection", "filters"),
     [
-        ("Sum", None, "additive", "converted"),
-        ("Sum", (5, 2), "additive", "converted"),
-        ("Mul", (5, 1), "multiplicative", "injected"),
+        ("Sum", None, "additive", "inflated"),
+        ("Sum", (5, 2), "additive", "inflated"),
+        ("Mul", (5, 1), "multiplicative", "inserted"),
     ],
 )
 def test_joint_networks(
@@ -71,7 +71,12 @@ def test_injected_filters_that_the_release_did_not_find() -> None:
     """Its script looks for `b_branch2b`, but conv3_x and conv4_x of ResNet-152 have b1, b2, ..."""
     net = joined(base_stream(3, 26, width=2), base_stream(20, 152, width=2), "Mul", None)
     motion = found_in(net).streams["motion"]
-    assert [units[1].temporal is not None for units in motion.stages] == [True, False, False, True]
+    assert [blocks[1].temporal is not None for blocks in motion.stages] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def set_block(name: str, key: str, value: object) -> Callable[[Net], None]:
@@ -178,7 +183,7 @@ def test_circle_is_refused() -> None:
     net = base_stream(3, 26)
     set_inputs("res3b", "res3bx", net.layer("res3b").inputs[1])(net)
     set_inputs("res3b_branch2a", "res3bx")(net)
-    with pytest.raises(UserError, match="leads into a unit without a projection"):
+    with pytest.raises(UserError, match="leads into a block without a projection"):
         found_in(net)
 
 

@@ -46,12 +46,12 @@ def test_a_stage_switched_off_is_a_net_without_it(kind: str) -> None:
 
 
 def test_the_ratio_of_an_additive_signal() -> None:
-    """|f(x_m)| / |x_a| of stage 1, from the units' outputs."""
+    """|f(x_m)| / |x_a| of stage 1, from the blocks' outputs."""
     made, batch = module("joint"), clips(3)
     outputs: dict[str, Tensor] = {}
     for stream in ("appearance", "motion"):
-        unit = net_of(made).get_submodule(f"{stream}.layer1.0")
-        unit.register_forward_hook(lambda _m, _i, x, stream=stream: outputs.update({stream: x}))
+        block = net_of(made).get_submodule(f"{stream}.layer1.0")
+        block.register_forward_hook(lambda _m, _i, x, stream=stream: outputs.update({stream: x}))
     logits(made, batch)
     x_a, x_m = (outputs[s].unflatten(0, (3, -1)).flatten(1) for s in ("appearance", "motion"))
     expected = (F.relu(x_m).norm(dim=1) / x_a.norm(dim=1)).mean()
@@ -91,8 +91,8 @@ def test_a_factor_of_one_contributes_no_signal() -> None:
     """Multiplied by ones a stream is unchanged, whatever the size of the ones."""
     connection = Connection("multiplicative", stages=[3])
     made = module("joint", connection)
-    unit = net_of(made).get_submodule("motion.layer3.0")
-    unit.register_forward_hook(lambda _m, _i, x: torch.ones_like(x))
+    block = net_of(made).get_submodule("motion.layer3.0")
+    block.register_forward_hook(lambda _m, _i, x: torch.ones_like(x))
     (found,) = contributions(made, [clips()])
     assert found.ratios == {"appearance": 0.0}
 

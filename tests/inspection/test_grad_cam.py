@@ -94,7 +94,7 @@ def test_the_class_is_what_the_whole_net_predicts() -> None:
 def test_motion_that_reaches_the_appearance_classifier_is_what_the_connection_lets_in() -> None:
     """The gradient of each channel as a finite difference."""
     net, batch, classes = module("joint", Connection(stages=[1])), clips(1), torch.tensor([1])
-    unit = net.net.get_submodule("motion.layer1.0")
+    block = net.net.get_submodule("motion.layer1.0")
     entered: list[Tensor] = []
     shifts: list[Tensor] = []
 
@@ -103,7 +103,7 @@ def test_motion_that_reaches_the_appearance_classifier_is_what_the_connection_le
         return output + shifts[-1] if shifts else output
 
     maps = by_place(grad_cam(net, batch, classes))["motion", "appearance"]
-    unit.register_forward_hook(shift)
+    block.register_forward_hook(shift)
 
     def score() -> Tensor:
         with torch.no_grad():

@@ -15,7 +15,7 @@ from src.models.two_stream import TwoStreamResNet
 from src.models.weights import net_weights, read_checkpoint
 from src.utils.errors import UserError
 
-# Of taps (1, 1, 1), (0, 1, 0) and (-1, 3, -1): squares of their products with the basis.
+# Of kernel (1, 1, 1), (0, 1, 0) and (-1, 3, -1): squares of their products with the basis.
 STARTS = {
     "average": (1.0, 0.0, 0.0),
     "identity": (1 / 3, 0.0, 2 / 3),
@@ -31,11 +31,11 @@ def grown(filters: TemporalFilters, parts: dict[str, torch.nn.Module]) -> TwoStr
     return TwoStreamResNet(**parts, connection=ADDITIVE, temporal_filters=filters)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("initial", STARTS)
-@pytest.mark.parametrize("kind", ["converted", "injected"])
-def test_fresh_filters_have_the_shares_of_their_taps(kind: str, initial: str) -> None:
-    found = temporal_filters(grown(TemporalFilters(kind, initial), streams()))
-    convolutions = ["temporal"] if kind == "injected" else ["conv1", "conv3"]
+@pytest.mark.parametrize("init", STARTS)
+@pytest.mark.parametrize("kind", ["inflated", "inserted"])
+def test_fresh_filters_have_the_shares_of_their_taps(kind: str, init: str) -> None:
+    found = temporal_filters(grown(TemporalFilters(kind, init), streams()))
+    convolutions = ["temporal"] if kind == "inserted" else ["conv1", "conv3"]
     assert [each.name for each in found] == [
         f"{stream}.layer{stage}.1.{conv}"
         for stream in ("appearance", "motion")
@@ -45,7 +45,7 @@ def test_fresh_filters_have_the_shares_of_their_taps(kind: str, initial: str) ->
     for each in found:
         assert each.stream in each.name
         assert f"layer{each.stage}" in each.name
-        assert_close(tuple(each.shares.values()), STARTS[initial], atol=1e-6, rtol=0)
+        assert_close(tuple(each.shares.values()), STARTS[init], atol=1e-6, rtol=0)
 
 
 def test_shares_of_a_pure_difference_and_of_any_filter() -> None:
@@ -61,7 +61,7 @@ def test_distance_from_the_filters_that_a_net_has_grown_from() -> None:
         for stream, part in parts.items()
         for name, weight in part.state_dict().items()
     }
-    net = grown(TemporalFilters("converted", "difference"), parts)
+    net = grown(TemporalFilters("inflated", "difference"), parts)
     assert all(each.distance is None for each in temporal_filters(net))
     assert {each.distance for each in temporal_filters(net, start)} == {0.0}
     changed = net.get_parameter("motion.layer2.1.conv3.weight")
@@ -73,7 +73,7 @@ def test_distance_from_the_filters_that_a_net_has_grown_from() -> None:
 
 
 def test_injected_filters_know_their_start() -> None:
-    net = grown(TemporalFilters("injected", "identity"), streams())
+    net = grown(TemporalFilters("inserted", "identity"), streams())
     assert {each.distance for each in temporal_filters(net)} == {0.0}
     net.get_parameter("motion.layer1.1.temporal.weight").data.zero_()
     found = {each.name: each.distance for each in temporal_filters(net, {})}

@@ -24,11 +24,11 @@ class Reference:
         path: str = "residual",
         direction: str = "motion_to_appearance",
         stages: tuple[int, ...] = (1, 2, 3, 4),
-        positions: bool = True,
+        spatial: bool = True,
         temporal_pool: tuple[str, int, int] | None = None,
     ) -> None:
         self.w, self.kind, self.path, self.direction = weights, kind, path, direction
-        self.stages, self.positions, self.temporal_pool = stages, positions, temporal_pool
+        self.stages, self.spatial, self.temporal_pool = stages, spatial, temporal_pool
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight, bias = self.w[f"{name}.weight"], self.w.get(f"{name}.bias")
@@ -45,30 +45,30 @@ class Reference:
         mean, var, scale, shift = shaped
         return (x - mean) / (var + 1e-5).sqrt() * scale + shift
 
-    def branch(self, unit: str, x: Tensor, stride: int = 1) -> Tensor:
-        caffe = f"{unit.split('.')[0]}.conv1.bias" in self.w
-        if f"{unit}.conv3.weight" not in self.w:  # a basic unit
-            x = f(self.norm(f"{unit}.bn1", self.conv(f"{unit}.conv1", x, stride)))
-            x = self.injected(unit, x)
-            return self.norm(f"{unit}.bn2", self.conv(f"{unit}.conv2", x))
+    def branch(self, block: str, x: Tensor, stride: int = 1) -> Tensor:
+        caffe = f"{block.split('.')[0]}.conv1.bias" in self.w
+        if f"{block}.conv3.weight" not in self.w:  # a basic block
+            x = f(self.norm(f"{block}.bn1", self.conv(f"{block}.conv1", x, stride)))
+            x = self.inserted(block, x)
+            return self.norm(f"{block}.bn2", self.conv(f"{block}.conv2", x))
         first, second = (stride, 1) if caffe else (1, stride)
-        x = f(self.norm(f"{unit}.bn1", self.conv(f"{unit}.conv1", x[..., ::first, ::first])))
-        x = f(self.norm(f"{unit}.bn2", self.conv(f"{unit}.conv2", x, second)))
-        x = self.injected(unit, x)
-        return self.norm(f"{unit}.bn3", self.conv(f"{unit}.conv3", x))
+        x = f(self.norm(f"{block}.bn1", self.conv(f"{block}.conv1", x[..., ::first, ::first])))
+        x = f(self.norm(f"{block}.bn2", self.conv(f"{block}.conv2", x, second)))
+        x = self.inserted(block, x)
+        return self.norm(f"{block}.bn3", self.conv(f"{block}.conv3", x))
 
-    def injected(self, unit: str, x: Tensor) -> Tensor:
-        name = f"{unit}.temporal"
+    def inserted(self, block: str, x: Tensor) -> Tensor:
+        name = f"{block}.temporal"
         return self.conv(name, x) if f"{name}.weight" in self.w else x
 
-    def unit_a(self, unit: str, x: Tensor, stride: int) -> Tensor:
+    def block_0(self, block: str, x: Tensor, stride: int) -> Tensor:
         shortcut = x
-        if f"{unit}.downsample.0.weight" in self.w:
+        if f"{block}.downsample.0.weight" in self.w:
             shortcut = self.norm(
-                f"{unit}.downsample.1",
-                self.conv(f"{unit}.downsample.0", x[..., ::stride, ::stride]),
+                f"{block}.downsample.1",
+                self.conv(f"{block}.downsample.0", x[..., ::stride, ::stride]),
             )
-        return shortcut + self.branch(unit, x, stride)
+        return shortcut + self.branch(block, x, stride)
 
     def later_units(self, stage: str, x: Tensor) -> Tensor:
         number = 2
@@ -102,28 +102,28 @@ class Reference:
                 f"motion.layer{stage}",
                 min(stage, 2),
             )
-            x_a = self.unit_a(f"{stage_a}.0", a, stride)
-            x_m = self.unit_a(f"{stage_m}.0", m, stride)
+            x_a = self.block_0(f"{stage_a}.0", a, stride)
+            x_m = self.block_0(f"{stage_m}.0", m, stride)
             into_a = into_m = None
             if self.kind != "none" and stage in self.stages:
                 if self.direction in ("motion_to_appearance", "both"):
                     into_a = self.fused(x_a, x_m)
                 if self.direction in ("appearance_to_motion", "both"):
                     into_m = self.fused(x_m, x_a)
-            a = self.unit_b(f"{stage_a}.1", x_a, into_a)
-            m = self.unit_b(f"{stage_m}.1", x_m, into_m)
+            a = self.block_1(f"{stage_a}.1", x_a, into_a)
+            m = self.block_1(f"{stage_m}.1", x_m, into_m)
             a, m = self.later_units(stage_a, a), self.later_units(stage_m, m)
         return self.classify("appearance", a), self.classify("motion", m)
 
     def fused(self, x: Tensor, other: Tensor) -> Tensor:
-        signal = f(other) if self.positions else f(other).mean((-2, -1), keepdim=True)
+        signal = f(other) if self.spatial else f(other).mean((-2, -1), keepdim=True)
         return x + signal if self.kind == "additive" else x * signal
 
-    def unit_b(self, unit: str, x: Tensor, fused: Tensor | None) -> Tensor:
+    def block_1(self, block: str, x: Tensor, fused: Tensor | None) -> Tensor:
         if fused is None:
-            return f(f(x) + self.branch(unit, f(x)))
+            return f(f(x) + self.branch(block, f(x)))
         shortcut = fused if self.path == "direct" else f(x)
-        return f(shortcut + self.branch(unit, fused))
+        return f(shortcut + self.branch(block, fused))
 
 
 def caffe_pool(x: Tensor) -> Tensor:

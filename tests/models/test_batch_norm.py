@@ -74,8 +74,8 @@ def test_converted_to_synchronised_layers() -> None:
     module = build("joint", batch_norm="partial").train()
     before, clips = deepcopy(module.state_dict()), module.clips(random_batch())
     expected = deepcopy(module).classify(clips)
-    converted = SyncBatchNorm.convert_sync_batchnorm(module)
-    assert converted is module
+    inflated = SyncBatchNorm.convert_sync_batchnorm(module)
+    assert inflated is module
     assert all(isinstance(layer, SyncBatchNorm) for layer in layers(module).values())
     torch.testing.assert_close(dict(module.state_dict()), dict(before), rtol=0, atol=0)
     module.train()

@@ -84,7 +84,7 @@ def test_only_weights_of_convolutions_and_classifiers_decay(
         left = 0.5 if kind(name) == "weight" else 1.0  # 1 - lr * decay
         assert torch.equal(parameter, torch.full_like(parameter, left)), name
     temporal = [p for p in net.parameters() if p.ndim == 5]
-    assert len(temporal) == 16  # two in unit b of each stage of each stream
+    assert len(temporal) == 16  # two in block 1 of each stage of each stream
     assert all(torch.equal(p, torch.full_like(p, 0.5)) for p in temporal)
 
 

@@ -52,12 +52,12 @@ def parameters(net: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
-@pytest.mark.parametrize("filters", ["none", "converted", "injected"])
+@pytest.mark.parametrize("filters", ["none", "inflated", "inserted"])
 def test_parameter_counts(model: str, filters: str) -> None:
     """Torchvision's, 17 channels more in conv1, and what the temporal filters add."""
     depth, stages = int(model.removeprefix("resnet")), (64, 128, 256, 512)
     basic = depth < 50
-    if basic and filters == "converted":
+    if basic and filters == "inflated":
         pytest.skip("no 1x1 convolutions")
     with torch.device("meta"):
         theirs = getattr(torchvision.models, model)(num_classes=51)
@@ -70,8 +70,8 @@ def test_parameter_counts(model: str, filters: str) -> None:
         assert [x.shape for x in net(rgb, flow)] == [(2, 5, 51)] * 2
     added = {
         "none": 0,
-        "converted": sum(2 * (2 * w * 4 * w) for w in stages),  # two taps more, twice
-        "injected": sum(3 * w * w + w for w in stages),
+        "inflated": sum(2 * (2 * w * 4 * w) for w in stages),  # two kernel more, twice
+        "inserted": sum(3 * w * w + w for w in stages),
     }
     expected = 2 * parameters(theirs) + 17 * 64 * 7 * 7 + 2 * added[filters]
     count = parameters(net)
@@ -82,17 +82,17 @@ def test_parameter_counts(model: str, filters: str) -> None:
 @torch.no_grad()
 def test_caffes_flavour_halves_resolution_before() -> None:
     """Output sizes of the pool and stages at an odd size, as Caffe's rounding gives them."""
-    net = ResNet(5, depth=26, width=4, flavour="caffe").eval()
+    net = ResNet(5, depth=26, width=4, style="caffe").eval()
     assert {n for n in net.state_dict() if n not in ResNet(5, depth=26).state_dict()} == {
         "conv1.bias"
     }
     clip = torch.randn(1, 3, 1, 229, 247)
     x = net.stem(clip)
     assert x.shape[-2:] == (57, 62)  # conv1 (115, 124); ceil((115 - 3) / 2) + 1, likewise 62
-    unit = net.stages[1].unit(0)
-    assert isinstance(unit, Bottleneck)
-    assert isinstance(unit.downsample, nn.Sequential)
-    assert [unit.conv1.stride, unit.conv2.stride, unit.downsample[0].stride] == [
+    block = net.stages[1].block(0)
+    assert isinstance(block, Bottleneck)
+    assert isinstance(block.downsample, nn.Sequential)
+    assert [block.conv1.stride, block.conv2.stride, block.downsample[0].stride] == [
         (2, 2),
         (1, 1),
         (2, 2),
@@ -150,8 +150,8 @@ def test_new_classifier_is_small_and_unbiased() -> None:
 def test_unknown_depth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"depth=20: choose from 18, 26, 34, 50, 101, 152"):
         ResNet(5, depth=20)
-    with pytest.raises(ValueError, match="flavour=keras: choose from torchvision, caffe"):
-        ResNet(5, flavour="keras")
+    with pytest.raises(ValueError, match="style=keras: choose from torchvision, caffe"):
+        ResNet(5, style="keras")
 
 
 def as_frames(clip: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def test_temporal_conv_computes_what_conv3d_does(frames: int) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_inflated_filter_averages_neighbours_and_zeros_beyond_the_ends(bias: bool) -> None:
     spatial = SpatialConv(6, 4, 1, bias=bias).double()
-    temporal = TemporalConv.converted(spatial, "average").double()
+    temporal = TemporalConv.inflated(spatial, "average").double()
     frames = torch.randn(5, 6, 3, 3, dtype=torch.float64)
     one = F.conv2d(frames, spatial.weight)
     nothing = torch.zeros_like(one[:1])

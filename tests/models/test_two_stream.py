@@ -17,7 +17,7 @@ from tests.models.reference import Reference
 
 CLASSES, STACK = 5, 2
 NO_FILTERS = TemporalFilters("none")
-CONVERTED = {
+INFLATED = {
     f"{stream}.layer{stage}.1.conv{conv}.weight"
     for stream in ("appearance", "motion")
     for stage in (1, 2, 3, 4)
@@ -29,11 +29,11 @@ def two_streams(
     depth: int = 26,
     motion_depth: int | None = None,
     width: int = 4,
-    flavour: str = "torchvision",
-    checkpointing: bool = False,
+    style: str = "torchvision",
+    gradient_checkpointing: bool = False,
     **options: Any,
 ) -> TwoStreamResNet:
-    stream: dict[str, Any] = {"flavour": flavour, "checkpointing": checkpointing}
+    stream: dict[str, Any] = {"style": style, "gradient_checkpointing": gradient_checkpointing}
     net = TwoStreamResNet(
         appearance_stream(CLASSES, depth, width, **stream),
         motion_stream(CLASSES, STACK, motion_depth or depth, width, **stream),
@@ -54,16 +54,16 @@ def check(net: TwoStreamResNet, batch: tuple[Tensor, Tensor], **options: Any) ->
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("flavour", ["torchvision", "caffe"])
-@pytest.mark.parametrize("filters", ["none", "converted", "injected"])
+@pytest.mark.parametrize("style", ["torchvision", "caffe"])
+@pytest.mark.parametrize("filters", ["none", "inflated", "inserted"])
 @pytest.mark.parametrize(
     "connection",
     [
         {"kind": "none"},
         {"kind": "additive"},
         {"kind": "multiplicative"},
-        {"kind": "additive", "positions": False},
-        {"kind": "multiplicative", "positions": False},
+        {"kind": "additive", "spatial": False},
+        {"kind": "multiplicative", "spatial": False},
         {"kind": "additive", "path": "direct"},
         {"kind": "multiplicative", "path": "direct"},
         {"kind": "additive", "direction": "both"},
@@ -74,9 +74,9 @@ def check(net: TwoStreamResNet, batch: tuple[Tensor, Tensor], **options: Any) ->
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_follows_the_equations(connection: dict[str, Any], filters: str, flavour: str) -> None:
+def test_follows_the_equations(connection: dict[str, Any], filters: str, style: str) -> None:
     net = two_streams(
-        flavour=flavour,
+        style=style,
         connection=Connection(**connection),
         temporal_filters=TemporalFilters(filters),
     )
@@ -86,7 +86,7 @@ def test_follows_the_equations(connection: dict[str, Any], filters: str, flavour
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("depth", "motion_depth", "filters"),
-    [(50, 152, "converted"), (26, 101, "injected"), (18, 34, "injected"), (34, 34, "none")],
+    [(50, 152, "inflated"), (26, 101, "inserted"), (18, 34, "inserted"), (34, 34, "none")],
 )
 def test_depths(depth: int, motion_depth: int, filters: str) -> None:
     net = two_streams(
@@ -100,19 +100,19 @@ def test_depths(depth: int, motion_depth: int, filters: str) -> None:
 
 @torch.no_grad()
 def test_the_shortcut_is_not_fused_and_the_residual_branch_sees_what_is_before_the_relu() -> None:
-    """Watch what unit b gets, beside the sums of unit a."""
+    """Watch what block 1 gets, beside the sums of block 0."""
     net, seen = two_streams(), {}
 
-    def watch(stream: str, unit: int) -> Any:
+    def watch(stream: str, block: int) -> Any:
         def hook(_: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-            seen[stream, unit] = (*inputs[:2], output)
+            seen[stream, block] = (*inputs[:2], output)
 
         return hook
 
     for stream in ("appearance", "motion"):
-        for unit in (0, 1):
-            units = net.get_submodule(stream).get_submodule("layer2")
-            units.get_submodule(str(unit)).register_forward_hook(watch(stream, unit))
+        for block in (0, 1):
+            blocks = net.get_submodule(stream).get_submodule("layer2")
+            blocks.get_submodule(str(block)).register_forward_hook(watch(stream, block))
     net(*clips())
     x_a, x_m = seen["appearance", 0][2], seen["motion", 0][2]
     shortcut, branch, _ = seen["appearance", 1]
@@ -165,7 +165,7 @@ def test_what_each_loss_reaches(kind: str) -> None:
         stream: {name for name, _ in net.named_parameters() if name.startswith(stream)}
         for stream in ("appearance", "motion")
     }
-    # After the last connection, motion has a unit b and a classifier of its own.
+    # After the last connection, motion has a block 1 and a classifier of its own.
     own = {name for name in of["motion"] if name.startswith(("motion.layer4.1.", "motion.fc."))}
     shared = set() if kind == "none" else of["motion"] - own
     assert reached(motion) == of["motion"]
@@ -188,22 +188,22 @@ def plain_state(*streams: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("initial", "taps"),
+    ("init", "kernel"),
     [("average", (1 / 3, 1 / 3, 1 / 3)), ("identity", (0, 1, 0)), ("difference", (-1, 3, -1))],
 )
 def test_converted_filters_are_the_1x1_ones_spread_over_time(
-    initial: str, taps: tuple[float, float, float]
+    init: str, kernel: tuple[float, float, float]
 ) -> None:
     streams = appearance_stream(CLASSES, 50, 4), motion_stream(CLASSES, STACK, 50, 4)
     before = plain_state(*streams)
     after = TwoStreamResNet(
-        *streams, temporal_filters=TemporalFilters("converted", initial)
+        *streams, temporal_filters=TemporalFilters("inflated", init)
     ).state_dict()
     assert list(after) == list(before)
-    assert {name for name, tensor in after.items() if tensor.ndim == 5} == CONVERTED
+    assert {name for name, tensor in after.items() if tensor.ndim == 5} == INFLATED
     for name, tensor in after.items():
-        if name in CONVERTED:
-            expected = torch.stack([before[name] * tap for tap in taps], 2)
+        if name in INFLATED:
+            expected = torch.stack([before[name] * tap for tap in kernel], 2)
             assert_close(tensor, expected)
         else:
             assert torch.equal(tensor, before[name])
@@ -213,7 +213,7 @@ def test_converted_filters_are_the_1x1_ones_spread_over_time(
 def test_injected_filters_are_new_and_in_the_streams_that_are_named(stream: str) -> None:
     streams = appearance_stream(CLASSES, 50, 4), motion_stream(CLASSES, STACK, 50, 4)
     before = plain_state(*streams)
-    filters = TemporalFilters("injected", "difference", [stream])
+    filters = TemporalFilters("inserted", "difference", [stream])
     after = TwoStreamResNet(*streams, temporal_filters=filters).state_dict()
     new = {
         f"{stream}.layer{stage}.1.temporal.{kind}"
@@ -233,24 +233,24 @@ def test_injected_filters_are_new_and_in_the_streams_that_are_named(stream: str)
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("kind", "initial", "reach"),
+    ("kind", "init", "reach"),
     [
-        ("converted", "average", 8),
-        ("injected", "average", 4),
-        ("injected", "difference", 4),
-        ("injected", "identity", 0),
-        ("converted", "identity", 0),
+        ("inflated", "average", 8),
+        ("inserted", "average", 4),
+        ("inserted", "difference", 4),
+        ("inserted", "identity", 0),
+        ("inflated", "identity", 0),
     ],
 )
 def test_a_still_clip_far_from_its_ends_looks_as_without_temporal_filters(
-    kind: str, initial: str, reach: int
+    kind: str, init: str, reach: int
 ) -> None:
-    """The taps sum to one; `reach` filters in a row carry the zeros beyond the ends inwards."""
+    """The kernel sum to one; `reach` filters in a row carry the zeros beyond the ends inwards."""
     plain = two_streams(temporal_filters=NO_FILTERS)
     grown = TwoStreamResNet(
         deepcopy(plain.appearance),
         deepcopy(plain.motion),
-        temporal_filters=TemporalFilters(kind, initial),
+        temporal_filters=TemporalFilters(kind, init),
     )
     grown.double().eval()
     still = [clip.expand(-1, -1, 19, -1, -1) for clip in clips(1, 32, 32)]
@@ -267,7 +267,7 @@ def test_a_stream_alone_may_have_temporal_filters() -> None:
     plain = appearance_stream(CLASSES, 26, 4)
     randomise(plain)
     averaging = deepcopy(plain)
-    TemporalFilters("converted", "average").grow(averaging)
+    TemporalFilters("inflated", "average").grow(averaging)
     averaging.double()
     still = clips(1, 32, 32)[0].expand(-1, -1, 19, -1, -1)
     assert_close(averaging(still)[:, 9], plain(still)[:, 9], rtol=1e-5, atol=1e-5)
@@ -277,7 +277,7 @@ def test_a_stream_alone_may_have_temporal_filters() -> None:
 def test_checkpointing_changes_memory_alone() -> None:
     """Outputs, gradients and running statistics, in training mode, are those without it."""
     plain, batch = two_streams(width=8), clips(height=32, width=32)
-    saving = two_streams(width=8, checkpointing=True)
+    saving = two_streams(width=8, gradient_checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     held = [train_once(net.train(), batch) for net in (plain, saving)]
     assert held[1] < held[0] / 2
@@ -317,8 +317,8 @@ def test_dropout_replaces_that_of_the_streams() -> None:
         (lambda: Connection(direction="up"), "connection.direction=up: choose from motion_to_app"),
         (lambda: Connection(stages=[0, 1]), "connection.stages=0: choose from 1, 2, 3, 4"),
         (lambda: Connection(stages=[1, 1]), r"connection.stages=\[1, 1\]: has a value twice"),
-        (lambda: TemporalFilters("new"), "temporal_filters.kind=new: choose from none, converted"),
-        (lambda: TemporalFilters(initial="x"), "temporal_filters.initial=x: choose from average"),
+        (lambda: TemporalFilters("new"), "temporal_filters.kind=new: choose from none, inflated"),
+        (lambda: TemporalFilters(init="x"), "temporal_filters.init=x: choose from average"),
         (lambda: TemporalFilters(streams="motion"), r"needs a list, \[motion\]"),
         (lambda: TemporalPool(5, 1, "sum"), "temporal_pool.kind=sum: choose from max, avg"),
         (lambda: TemporalPool(0, 1), "temporal_pool: size 0"),

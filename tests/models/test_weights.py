@@ -46,13 +46,13 @@ def changed(net: nn.Module, before: dict[str, Tensor]) -> list[str]:
     return [name for name, now in net.state_dict().items() if not torch.equal(now, before[name])]
 
 
-TAPS = {"average": (1, 1, 1), "identity": (0, 1, 0), "difference": (-1, 3, -1)}
+KERNELS = {"average": (1, 1, 1), "identity": (0, 1, 0), "difference": (-1, 3, -1)}
 
 
-@pytest.mark.parametrize("initial", TAPS)
+@pytest.mark.parametrize("init", KERNELS)
 @pytest.mark.parametrize(("part", "channels"), [("appearance", 3), ("motion", 4)])
-def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int, initial: str) -> None:
-    net = joint(temporal_filters=TemporalFilters("converted", initial))
+def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int, init: str) -> None:
+    net = joint(temporal_filters=TemporalFilters("inflated", init))
     stream = narrow(in_channels=channels)
     before, given = snapshot(net), stream.state_dict()
     report = load_weights(net.get_submodule(part), given, "a stream")
@@ -63,8 +63,8 @@ def test_a_stream_becomes_part_of_a_joint_net(part: str, channels: int, initial:
     for name, tensor in net.get_submodule(part).state_dict().items():
         expected = given[name]
         if name in grown:
-            taps = TAPS[initial]
-            expected = torch.stack([tap * given[name] for tap in taps], 2) / sum(taps)
+            kernel = KERNELS[init]
+            expected = torch.stack([tap * given[name] for tap in kernel], 2) / sum(kernel)
         assert torch.equal(tensor, expected), name
     assert all(name.startswith(part) for name in changed(net, before))
 
@@ -114,10 +114,10 @@ def test_what_does_not_fit_changes_nothing(
     assert changed(net, before) == []
 
 
-@pytest.mark.parametrize("initial", ["identity", "difference"])
-def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(initial: str) -> None:
+@pytest.mark.parametrize("init", ["identity", "difference"])
+def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(init: str) -> None:
     """A joint net without temporal filters goes on as ST-MulNet."""
-    net = joint(temporal_filters=TemporalFilters("injected", initial))
+    net = joint(temporal_filters=TemporalFilters("inserted", init))
     before, given = snapshot(net), joint(temporal_filters=TemporalFilters("none")).state_dict()
     report = load_weights(net, given, "joint")
     assert report.new == [name for name in before if ".temporal." in name]
@@ -129,7 +129,7 @@ def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(initial: str) -> N
 
 def test_st_resnet_goes_on_as_st_mulnet() -> None:
     """Converted filters become 1x1 ones again, by what they do to a still clip."""
-    net = joint(temporal_filters=TemporalFilters("injected", "identity"))
+    net = joint(temporal_filters=TemporalFilters("inserted", "identity"))
     given = joint().state_dict()
     torch.nn.init.normal_(given["motion.layer3.1.conv3.weight"])
     report = load_weights(net, given, "joint")
@@ -142,8 +142,8 @@ def test_st_resnet_goes_on_as_st_mulnet() -> None:
 
 
 def test_st_mulnet_keeps_what_its_filters_have_learnt() -> None:
-    net, other = (joint(temporal_filters=TemporalFilters("injected")) for _ in range(2))
-    torch.nn.init.normal_(other.motion.stages[2].unit(1).temporal.weight)  # type: ignore[union-attr]
+    net, other = (joint(temporal_filters=TemporalFilters("inserted")) for _ in range(2))
+    torch.nn.init.normal_(other.motion.stages[2].block(1).temporal.weight)  # type: ignore[union-attr]
     load_weights(net, other.state_dict(), "earlier")
     assert changed(net, other.state_dict()) == []
 
@@ -168,12 +168,12 @@ def test_a_part_out_of_a_joint_net(part: str) -> None:
     [
         (ResNet(3, depth=50, width=4), narrow(), "file.pt .* has no layer1.2.conv1.weight"),
         (
-            joint(temporal_filters=TemporalFilters("injected")),
+            joint(temporal_filters=TemporalFilters("inserted")),
             joint(temporal_filters=TemporalFilters("none")),
             "has no appearance.layer1.1.temporal.weight",
         ),
-        (ResNet(3, depth=26, width=4, flavour="caffe"), narrow(), "has no conv1.bias"),
-        (narrow(), ResNet(3, depth=26, width=4, flavour="caffe"), "it has no conv1.bias"),
+        (ResNet(3, depth=26, width=4, style="caffe"), narrow(), "has no conv1.bias"),
+        (narrow(), ResNet(3, depth=26, width=4, style="caffe"), "it has no conv1.bias"),
     ],
     ids=["deeper", "temporal filters", "caffe", "not caffe"],
 )

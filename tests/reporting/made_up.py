@@ -21,7 +21,7 @@ def config_of(stage: str, split: int = 1, seed: int = 0, **changes: Any) -> dict
         "_target_": "src.models.two_stream.TwoStreamResNet",
         "appearance": {"_target_": "src.models.resnet.appearance_stream", "width": 8},
         "connection": {"_target_": "src.models.connection.Connection", "kind": "additive"},
-        "temporal_filters": {"kind": "converted"},
+        "temporal_filters": {"kind": "inflated"},
     }
     return {
         "stage": stage,

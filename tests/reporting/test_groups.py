@@ -62,7 +62,11 @@ def test_groups_of_composed_configs(experiment: str, tmp_path: Path) -> None:
     apart = (
         *("data.split=2", "seed=3", "trainer=ddp", "logger=wandb", "compile=default"),
         *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.num_workers=1"),
-        *("model.backbone.checkpointing=true", "optimizer.fused=true", "~callbacks.lr_monitor"),
+        *(
+            "model.backbone.gradient_checkpointing=true",
+            "optimizer.fused=true",
+            "~callbacks.lr_monitor",
+        ),
     )
     kind = "model.net.connection.kind"
     changes = ((f"{kind}=additive",), (f"{kind}=none",), ("stages.joint.optimizer.lr=0.2",))

@@ -153,7 +153,7 @@ def test_a_changed_choice_is_noticed(
         (["label_smoothing=null"], "stage appearance: label_smoothing=None: needs a share"),
         (["batch_norm=half"], "stage appearance: batch_norm=half: choose from train, frozen"),
         (
-            ["batch_norm=frozen", "model.backbone.pretrained=null"],
+            ["batch_norm=frozen", "model.backbone.weights=null"],
             r"stage appearance: batch_norm=frozen keeps .*\+stages\.appearance\.batch_norm=train",
         ),
         (

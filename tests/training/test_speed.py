@@ -81,7 +81,9 @@ def losses(stage: Path) -> list[float]:
     return [float(value) for value in values if value]
 
 
-@pytest.mark.parametrize("option", ["optimizer.fused=true", "model.backbone.checkpointing=true"])
+@pytest.mark.parametrize(
+    "option", ["optimizer.fused=true", "model.backbone.gradient_checkpointing=true"]
+)
 def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -> None:
     stage = train(option)
     assert_close(weights(stage), weights(plain))
@@ -90,7 +92,7 @@ def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -
 
 def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
     """Names included; whole frames, of 64 pixels, are tested without compiling for them."""
-    stage = train("compile=default", "model.backbone.checkpointing=true")
+    stage = train("compile=default", "model.backbone.gradient_checkpointing=true")
     assert compiled_sizes == {56}
     assert_close(weights(stage), weights(plain))
     assert_close(scores(stage), scores(plain))
@@ -119,7 +121,7 @@ def test_compiled_units_are_computed_again(
     clip = torch.randn(2, 4, 2, 32, 32)
     for compiled, checkpointing in ((False, False), (True, True)):
         torch.manual_seed(0)
-        net = motion_stream(3, 2, 18, 4, checkpointing=checkpointing)
+        net = motion_stream(3, 2, 18, 4, gradient_checkpointing=checkpointing)
         if compiled:
             net.compile(mode="default", dynamic=False)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
@@ -135,7 +137,7 @@ def test_compiled_units_are_computed_again(
     [
         "compile=default",
         "optimizer.fused=true",
-        "model.backbone.checkpointing=true",
+        "model.backbone.gradient_checkpointing=true",
         "data.loader.num_workers=3",
     ],
 )
