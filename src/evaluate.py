@@ -2,7 +2,7 @@
 
 python -m src.evaluate ckpt_path=outputs/st_resnet_two_movers/split1_seed0/joint/last.ckpt
 python -m src.evaluate ckpt_path=joint.ckpt +data.dataset.root=/datasets/hmdb51
-python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average=softmax
+python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average_over=probabilities
 """
 
 from collections.abc import Sequence

@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.utils.values import NULL, PATH, Need, number, one_of, whole
+from src.utils.values import NULL, PATH, Need, integer, number, one_of
 
-FORMATS, PIXELS = ("torch", "onnx"), whole(1)
+FORMATS, PIXELS = ("torch", "onnx"), integer(1)
 NEEDS = {
     "ckpt_path": PATH,
     "output": PATH,
@@ -23,7 +23,7 @@ NEEDS = {
     "format": one_of(*FORMATS) | Need("both in a list", lambda f: f and set(f) <= set(FORMATS)),
     "size": PIXELS | Need("two", lambda s: len(s) == 2 and all(map(PIXELS.fits, s))) | NULL,
     "dtype": one_of("uint8", "float32"),
-    "opset": whole(18),
+    "opset": integer(18),
     "tolerance": number("a number above 0", lambda tolerance: tolerance > 0),
 }
 

@@ -1,7 +1,7 @@
 """Late fusion: the weighted mean of the video-level scores of several networks, or of others'.
 
     python -m src.fuse inputs=[appearance/last.ckpt,motion/last.ckpt]
-    python -m src.fuse inputs=[joint/last.ckpt,idt.csv] weights=[1,0.5] average=softmax
+    python -m src.fuse inputs=[joint/last.ckpt,idt.csv] weights=[1,0.5] average_over=probabilities
 
 A checkpoint is evaluated first; a file of scores is taken as it is.
 """
@@ -45,7 +45,7 @@ def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
     results, fused = fuse_inputs(
         config["inputs"],
         config["weights"],
-        config["average"],
+        config["average_over"],
         lambda: instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "test")),
         config["data"],
         config["protocol"],

@@ -4,7 +4,7 @@
     python -m src.import_matconvnet input=net.mat output=released.ckpt split=2 listing=tensors.csv
     python -m src.evaluate ckpt_path=released.ckpt
 
-Base streams, ST-ResNet (both stages) and ST-MulNet are recognised by their layers; anything else is
+Base streams, ST-ResNet (both stages) and ST-MulNet are recognized by their layers; anything else is
 refused.
 """
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
 from src.utils.errors import UserError
-from src.utils.values import NAMES, NULL, PATH, whole
+from src.utils.values import NAMES, NULL, PATH, integer
 
 
 @command(
@@ -24,7 +24,7 @@ from src.utils.values import NAMES, NULL, PATH, whole
     ckpt_path=PATH,
     input=NAMES,
     output=PATH,
-    top_k=whole(1),
+    top_k=integer(1),
     annotate=PATH | NULL,
     plot=PATH | NULL,
 )

@@ -10,10 +10,10 @@ Prints the table, writes it with details as report.html, and every run as lines 
 from omegaconf import DictConfig
 
 from src.cli import command
-from src.utils.values import NAMES, NULL, PATH, TEXT, whole
+from src.utils.values import NAMES, NULL, PATH, TEXT, integer
 
 
-@command("report", runs=NAMES, output=PATH, details=whole(0), baseline=TEXT | NULL)
+@command("report", runs=NAMES, output=PATH, details=integer(0), baseline=TEXT | NULL)
 def main(cfg: DictConfig) -> None:
     """Compose, collect, print and write."""
     # Imported here: --help and mistakes in the config do not wait for torch.

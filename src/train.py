@@ -3,7 +3,8 @@
 python -m src.train                                             the embedded experiment
 python -m src.train experiment=st_resnet_hmdb51 data.split=1
 python -m src.train experiment=st_resnet_hmdb51 trainer=ddp trainer.devices=8
-python -m src.train experiment=st_resnet_hmdb51 only=joint stages.joint.init_from.motion=m.ckpt
+python -m src.train experiment=st_resnet_hmdb51 run_stages=joint \
+    stages.joint.init_from.motion=m.ckpt
 python -m src.train experiment=st_resnet_hmdb51 debug=config    what each stage trains with
 python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, part by part
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
@@ -22,7 +23,7 @@ from src.utils.errors import UserError
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
-    """Run the experiment; the value is what a sweep optimises."""
+    """Run the experiment; the value is what a sweep optimizes."""
     # Imported here: --help and mistakes in the config do not wait for torch.
     from src.training.launch import run_on_all_devices
     from src.training.search import fails_alone

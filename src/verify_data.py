@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         instantiate(data.dataset),
         rgb=data.rgb,
         flow=data.flow,
-        stack=data.stack,
+        stack=data.flow_stack,
         manifest=cfg.manifest,
         decoder=reading.decoder,
         cache_dir=reading.cache_dir,

@@ -39,7 +39,7 @@ def write_video(
 
 
 def write_flow(root: Path, video: str, fields: Uint8) -> Path:
-    """Write quantised fields (N, H, W, 2) in the released layout, nearly without loss."""
+    """Write quantized fields (N, H, W, 2) in the released layout, nearly without loss."""
     for component, images in zip("uv", np.moveaxis(fields, -1, 0), strict=True):
         folder = root / component / video
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def frames_of(source: RGBSource, indices: Sequence[int]) -> Uint8:
 
 
 def fields_of(source: FlowSource, indices: Sequence[int]) -> Uint8:
-    """Quantised fields as one array (N, H, W, 2)."""
+    """Quantized fields as one array (N, H, W, 2)."""
     return np.stack([np.stack(field, axis=-1) for field in source.flow(indices)])
 
 
@@ -71,8 +71,8 @@ def randomise(net: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
-            for centred in (module.running_mean, module.bias.data):
-                centred.normal_(0, 0.2)
+            for centered in (module.running_mean, module.bias.data):
+                centered.normal_(0, 0.2)
             for positive in (module.running_var, module.weight.data):
                 positive.uniform_(0.4, 1.2)
         elif isinstance(module, nn.Linear):  # initially next to nothing
@@ -88,11 +88,11 @@ SMALL_DATA: dict[str, Any] = {
     "num_classes": 2,
     "modalities": ["rgb", "flow"],
     "frames": 3,
-    "stack": 4,
+    "flow_stack": 4,
     "short_side": 32,
     "crop": CornerJitterCrop(24),
     "crop_size": 24,
-    "mirror": True,
+    "hflip": True,
     "test": VideoTest(5),
     "batch_size": 2,
     "loader": {"num_workers": 0},

@@ -13,7 +13,7 @@ import torch
 
 from src import evaluate, extract_flow, fuse, predict, report, train, verify_data
 from src.experiment.compose import CONF_DIR
-from src.prediction.output import Prediction, show_predictions
+from src.prediction.output import RankedClass, show_predictions
 from tests.helpers import CLIPS
 
 Main = Callable[[], None]
@@ -27,8 +27,8 @@ MISTAKES = [
     (train.main, ["experiment=st_resnet_ucf101"], "UCF101 is not here"),
     (train.main, ["model.backbone.depth=51"], "depth=51"),
     (train.main, ["model.net.connection.kind=both"], "connection.kind=both: choose from none"),
-    (train.main, ["only=finale"], "only=finale"),
-    (train.main, ["only=joint"], "starts from stage appearance"),
+    (train.main, ["run_stages=finale"], "run_stages=finale"),
+    (train.main, ["run_stages=joint"], "starts from stage appearance"),
     (train.main, ["stages.joint_pooled.data.frames=3"], "shorter than the temporal pool"),
     (
         train.main,
@@ -36,21 +36,21 @@ MISTAKES = [
         "stages.appearance.effective_batch_size=33",
     ),
     (train.main, ["stages.joint.epochs=3"], "stages.joint.epochs"),
-    (train.main, ["data.stack=7"], "data.stack=7"),
-    (train.main, ["seed=-1"], "seed=-1: needs a whole number from 0 to 4294967295"),
-    (train.main, ["seed=4294967296"], "seed=4294967296: needs a whole number from 0 to"),
-    (train.main, ["seed=1.5"], "seed=1.5: needs a whole number"),
-    (train.main, ["seed=abc"], "seed=abc: needs a whole number"),
-    (train.main, ["samples=-1"], "samples=-1: needs a whole number from 0"),
+    (train.main, ["data.flow_stack=7"], "data.flow_stack=7"),
+    (train.main, ["seed=-1"], "seed=-1: needs an integer from 0 to 4294967295"),
+    (train.main, ["seed=4294967296"], "seed=4294967296: needs an integer from 0 to"),
+    (train.main, ["seed=1.5"], "seed=1.5: needs an integer"),
+    (train.main, ["seed=abc"], "seed=abc: needs an integer"),
+    (train.main, ["num_sample_videos=-1"], "num_sample_videos=-1: needs an integer from 0"),
     (train.main, ["checkpoint_minutes=abc"], "checkpoint_minutes=abc: needs minutes from 0"),
     (train.main, ["resume=maybe"], "resume=maybe: needs same or force"),
-    (train.main, ["only=5"], "only=5: needs a name or a list of names"),
+    (train.main, ["run_stages=5"], "run_stages=5: needs a name or a list of names"),
     (train.main, ["paths.output_dir=null"], "paths.output_dir=null: needs a path"),
     (train.main, ["paths.run_dir=5"], "paths.run_dir=5: needs a path: write 'paths.run_dir=\"5\"'"),
-    (train.main, ["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: needs a whole number from 1"),
-    (train.main, ["trainer.max_epochs=abc"], "trainer.max_epochs=abc: needs a whole number"),
-    (train.main, ["trainer.max_epochs=0"], "trainer.max_epochs=0: needs a whole number from 1"),
-    (train.main, ["trainer.max_epochs=-1"], "trainer.max_epochs=-1: needs a whole number"),
+    (train.main, ["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: needs an integer from 1"),
+    (train.main, ["trainer.max_epochs=abc"], "trainer.max_epochs=abc: needs an integer"),
+    (train.main, ["trainer.max_epochs=0"], "trainer.max_epochs=0: needs an integer from 1"),
+    (train.main, ["trainer.max_epochs=-1"], "trainer.max_epochs=-1: needs an integer"),
     (train.main, ["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0: needs a whole"),
     (train.main, ["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0: needs a whole"),
     (train.main, ["trainer.limit_val_batches=abc"], "trainer.limit_val_batches=abc: needs a whole"),
@@ -58,7 +58,7 @@ MISTAKES = [
     (train.main, ["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps=0: needs a whole"),
     (train.main, ["trainer.benchmark=abc"], "trainer.benchmark=abc: needs true or false"),
     (train.main, ["data=5"], "data=... or trainer=... is not the name of a choice"),
-    (train.main, ["data.stack=10.0"], "data.stack=10.0: needs an even number"),
+    (train.main, ["data.flow_stack=10.0"], "data.flow_stack=10.0: needs an even number"),
     (train.main, ["data.loader.timeout=abc"], "data.loader.timeout=abc: needs seconds from 0"),
     (train.main, ["data.test.part=all"], "data.test.part=all: needs test or val"),
     (train.main, ["data.videos.missing=wrong"], "missing=wrong: needs error or skip or count_as"),
@@ -77,7 +77,7 @@ MISTAKES = [
         "data.augment=RandomRotation: moves pixels",
     ),
     (train.main, ["data.dataset.root=5"], "data.dataset.root=5: needs a path"),
-    (train.main, ["data.mirror=abc"], "data.mirror=abc: needs true or false"),
+    (train.main, ["data.hflip=abc"], "data.hflip=abc: needs true or false"),
     (train.main, ["trainer.precision=17"], "17"),
     (train.main, ["trainer.accelerator=abacus"], "abacus"),
     (train.main, ["stages.motion.init_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
@@ -220,7 +220,7 @@ def test_jobs_of_a_sweep_have_a_directory_each_and_fail_alone(
     short = ["hydra.sweep.subdir=${hydra.job.num}", "experiment=appearance_two_movers"]
     assert call(train.main, "-m", *tiny, *short, "seed=1,-1,2") == 1
     error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: job 1 of the sweep failed: seed=-1: needs a whole number")
+    assert error.startswith("error: job 1 of the sweep failed: seed=-1: needs an integer")
     jobs = sorted(path.name for path in (tmp_path / "outputs" / "sweeps").glob("[0-9]"))
     assert jobs == ["0", "1", "2"]
     for job in ("0", "2"):
@@ -317,7 +317,7 @@ def test_predict_on_real_clips_goes_on_past_a_broken_one(
 
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     """Of a file or a class, whatever the brackets in it say to the terminal."""
-    show_predictions([Prediction("[/red].mp4", 1, "[link=x]run[/]", 0.5)])
+    show_predictions([RankedClass("[/red].mp4", 1, "[link=x]run[/]", 0.5)])
     printed = capsys.readouterr().out
     assert "[/red].mp4" in printed
     assert "[link=x]run[/]" in printed

@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.data.sampling import StridedRun
+from src.data.sampling import StridedSampler
 from src.data.transforms import CornerJitterCrop, MultiScaleCrop
 from src.experiment.build import build_datamodule, build_net
 from src.experiment.compose import CONF_DIR
@@ -110,8 +110,8 @@ def test_backbones(backbone: str) -> None:
         net = instantiate(config["model"]["net"])
     assert f"{net.appearance.depth}" in backbone
     assert (net.appearance.conv1.bias is not None) == ("caffe" in backbone)
-    normalise = instantiate(config["model"]["normalise"])
-    assert (normalise.rgb_std.flatten().tolist() == [1, 1, 1]) == ("caffe" in backbone)
+    normalize = instantiate(config["model"]["normalize"])
+    assert (normalize.rgb_std.flatten().tolist() == [1, 1, 1]) == ("caffe" in backbone)
 
 
 def test_a_deeper_motion_stream() -> None:
@@ -158,7 +158,7 @@ def test_data_is_cut_as_published() -> None:
     assert isinstance(motion.crop, MultiScaleCrop)
     assert list(motion.crop.sides) == [256, 224, 192, 168]
     for view in (motion, *views.values()):
-        assert view.sampler == StridedRun()
+        assert view.sampler == StridedSampler()
         assert (view.crop == CornerJitterCrop(224, 0.25)) == (view is not motion)
 
 
@@ -179,7 +179,7 @@ def test_two_movers_keep_their_speed() -> None:
     for config in configs.values():
         view = build_datamodule(config).train_view
         assert view.crop == CornerJitterCrop(56, 0)
-        assert not view.mirror
+        assert not view.hflip
 
 
 def test_contract_of_the_network() -> None:

@@ -38,7 +38,7 @@ SMALL = (
     "data.crop_size=56",
     "data.test.frames=5",
     "data.test.batch_size=2",
-    "samples=0",
+    "num_sample_videos=0",
 )
 TWO_STEPS = (
     "trainer.limit_train_batches=2",
@@ -53,12 +53,12 @@ DATA = {  # the first whose name an override ends with is the one that is used
 }
 
 STREAM = ("experiment=appearance_two_movers",)
-JOINT = ("experiment=st_multiplier_two_movers", "only=joint", "stages.joint.init_from=null")
+JOINT = ("experiment=st_multiplier_two_movers", "run_stages=joint", "stages.joint.init_from=null")
 FLOW = (
     "experiment=motion_two_movers",
     "flow@data.flow_settings={}",
     "data.flow=on_the_fly",
-    "data.stack=2",
+    "data.flow_stack=2",
     "data.test.frames=1",
 )
 FEW_ITERATIONS = (
@@ -85,7 +85,7 @@ RUN: dict[str, tuple[str, ...]] = {
     ),
     "flow/tvl1": (*FLOW, *FEW_ITERATIONS),
     "flow/tvl1_torch": (*FLOW, *FEW_ITERATIONS),
-    "logger": (*STREAM, "logger={}", "samples=1"),
+    "logger": (*STREAM, "logger={}", "num_sample_videos=1"),
     "lr_scheduler": (*STREAM, "lr_scheduler@stages.appearance.lr_scheduler={}"),
     "lr_scheduler/multistep": (
         *STREAM,
@@ -236,11 +236,11 @@ def test_no_entry_is_of_an_option_that_is_gone() -> None:
 
 
 # Those that train streams once for all jobs do so in cross_stream; here the others go without.
-ALONE = ("only=joint", "stages.joint.init_from=null")
+ALONE = ("run_stages=joint", "stages.joint.init_from=null")
 SWEPT = {
     "claim": ("experiment=st_resnet_two_movers",),
     "cross_stream": ("experiment=st_multiplier_two_movers",),
-    "depth": ("experiment=st_multiplier_two_movers", "skip=joint"),
+    "depth": ("experiment=st_multiplier_two_movers", "skip_stages=joint"),
     "splits": STREAM,
     "temporal_filters": ("experiment=st_resnet_two_movers", *ALONE),
     "temporal_pool": ("experiment=st_multiplier_two_movers", *ALONE),
@@ -285,7 +285,7 @@ def steps_of(folder: str) -> int:
 )
 def test_first_trial_of_a_search(search: list[str], command: Callable[..., int]) -> None:
     pytest.importorskip("optuna")
-    assert command(*search, *TWO_STEPS, "logger=none", "hydra.sweeper.trials=1") == 0
+    assert command(*search, *TWO_STEPS, "logger=none", "hydra.sweeper.n_trials=1") == 0
     assert Path("outputs/sweeps/optimization_results.yaml").is_file()
     assert steps_of(f"sweeps/*/{'joint' if search[0] == 'sweep=search' else 'appearance'}") == 2
 

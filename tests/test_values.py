@@ -6,13 +6,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.utils.errors import UserError
-from src.utils.values import NAMES, NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
+from src.utils.values import NAMES, NULL, PATH, SWITCH, Need, check_values, integer, number, one_of
 
 
 @pytest.mark.parametrize(
     ("need", "right", "wrong"),
     [
-        (whole(0, 3), [0, 3], [-1, 4, 1.0, True, "1", None, [1]]),
+        (integer(0, 3), [0, 3], [-1, 4, 1.0, True, "1", None, [1]]),
         (number("minutes", lambda v: v >= 0) | NULL, [0, 0.5, None], [-1, math.nan, math.inf, "1"]),
         (one_of("same", "force"), ["same"], ["other", None, ["same"]]),
         (SWITCH, [True, False], [0, None, "true"]),

@@ -40,9 +40,9 @@ class OptunaSweeper(Sweeper):
 
     Args:
         journal: file with the trials.
-        trials: how many to finish in all, pruned ones included.
-        together: how many jobs are launched at once.
-        failures: how many may fail in one call, by a loss that is not finite for example.
+        n_trials: how many to finish in all, pruned ones included.
+        n_jobs: how many jobs are launched at once.
+        max_failures: how many may fail in one call, by a loss that is not finite for example.
         direction: of the jobs' result, "maximize" or "minimize".
         seed: of the sampler, if it draws.
         sampler: class of Optuna's.
@@ -55,9 +55,9 @@ class OptunaSweeper(Sweeper):
     def __init__(
         self,
         journal: str,
-        trials: int,
-        together: int,
-        failures: int,
+        n_trials: int,
+        n_jobs: int,
+        max_failures: int,
         direction: str,
         seed: int,
         sampler: str,
@@ -66,8 +66,8 @@ class OptunaSweeper(Sweeper):
         pruner_options: DictConfig | None = None,
         params: DictConfig | None = None,
     ) -> None:
-        self.journal, self.trials, self.together = Path(journal), trials, together
-        self.direction, self.params, self.failures = direction, dict(params or {}), failures
+        self.journal, self.n_trials, self.n_jobs = Path(journal), n_trials, n_jobs
+        self.direction, self.params, self.max_failures = direction, dict(params or {}), max_failures
         self.seed = seed
         self.sampler = (sampler, _plain(sampler_options))
         self.pruner = (pruner, _plain(pruner_options))
@@ -116,8 +116,8 @@ class OptunaSweeper(Sweeper):
         ]
         study = self._open(fixed)
         self._run_again(study)
-        while (left := self.trials - _finished(study)) > 0 and not self.exhausted:
-            self._run(study, space, fixed, min(left, self.together))
+        while (left := self.n_trials - _finished(study)) > 0 and not self.exhausted:
+            self._run(study, space, fixed, min(left, self.n_jobs))
         return self._save_best(study)
 
     def _open(self, fixed: Sequence[str]) -> "optuna.Study":
@@ -187,8 +187,8 @@ class OptunaSweeper(Sweeper):
             if failed is None:
                 continue
             mistake = find_mistake(failed)
-            self.failures -= 1
-            if mistake is None or self.failures < 0:
+            self.max_failures -= 1
+            if mistake is None or self.max_failures < 0:
                 raise failed
             log.warning("trial %d failed: %s", trial.number, mistake)
 

@@ -16,7 +16,7 @@ from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
 from src.data.dataset import read_view
 from src.data.sampling import valid_range
-from src.data.transforms import CornerJitterCrop, Geometry
+from src.data.transforms import CornerJitterCrop, CropResizeFlip
 from src.media.images import FlowImages, FrameImages, open_images
 from src.media.sources import Size, Uint8, size_at
 from src.media.video_file import VideoFile
@@ -53,10 +53,10 @@ class FixedView:
         """The clip's frames, whatever the video has."""
         return np.array(self._clip.frames)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """Corner jitter and a flip."""
         box = CornerJitterCrop(CROP)(size_at(frame, SHORT_SIDE), rng)
-        return Geometry(box, (CROP, CROP), bool(rng.random() < 0.5))
+        return CropResizeFlip(box, (CROP, CROP), bool(rng.random() < 0.5))
 
 
 def choose_clips(fixtures: Fixtures, count: int) -> list[Clip]:

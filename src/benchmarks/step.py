@@ -102,7 +102,7 @@ def _shape(config: StageConfig) -> tuple[int, int, int]:
 def _batch(config: StageConfig, clips: int, device: torch.device) -> Batch:
     """Clips without meaning, as a loader gives them: in memory that a GPU can fetch from."""
     data, generator = config["data"], torch.Generator().manual_seed(0)
-    channels = {"rgb": 3, "flow": 2 * data["stack"]}
+    channels = {"rgb": 3, "flow": 2 * data["flow_stack"]}
     batch = {
         name: torch.randint(
             0, 256, (clips, channels[name], *_shape(config)), dtype=torch.uint8, generator=generator

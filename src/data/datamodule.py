@@ -13,18 +13,18 @@ from torch.utils.data import DataLoader
 
 from src.data.dataset import (
     MODALITIES,
-    CentralClip,
-    RandomClip,
     Sample,
+    TestView,
+    TrainView,
+    ValView,
     VideoDataset,
     View,
-    WholeVideo,
 )
 from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
-from src.data.loading import DrawSampler, VideoLoader, collate
-from src.data.sampling import STRIDED_RUN, ClipSampler
+from src.data.loading import EpochSampler, VideoLoader, collate
+from src.data.sampling import STRIDED_SAMPLER, ClipSampler
 from src.data.splits import PARTS, Split, Video, with_validation
-from src.data.stores import ON_THE_FLY, FlowLibrary, RGBLibrary, open_flow, open_rgb
+from src.data.stores import ON_THE_FLY, FlowStore, FrameStore, open_flow, open_rgb
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
 from src.data.verification.manifest import Manifest, Modality
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
@@ -32,31 +32,33 @@ from src.flow.settings import FlowSettings
 from src.media.video_file import DECODERS
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
-from src.utils.values import NULL, PATH, SWITCH, Need, check_values, number, one_of, whole
+from src.utils.values import NULL, PATH, SWITCH, Need, check_values, integer, number, one_of
 
 _NEEDS: dict[str, Need] = {
-    "split": whole(1),
-    "num_classes": whole(1),
+    "split": integer(1),
+    "num_classes": integer(1),
     "modalities": Need("a list of rgb, flow or both", lambda v: v and not set(v) - set(MODALITIES)),
-    "frames": whole(1),
-    "stack": Need("an even number of flow fields from 2", lambda v: whole(2).fits(v) and not v % 2),
-    "stride": Need(
-        "two whole numbers from 1, the smallest and the largest",
-        lambda v: len(v) == 2 and all(map(whole(1).fits, v)) and v[0] <= v[1],
+    "frames": integer(1),
+    "flow_stack": Need(
+        "an even number of flow fields from 2", lambda v: integer(2).fits(v) and not v % 2
     ),
-    "short_side": whole(1),
-    "crop_size": whole(1),
-    "mirror": SWITCH,
-    "batch_size": whole(1),
-    "seed": whole(0, 2**32 - 1),
+    "frame_stride": Need(
+        "two integers from 1, the smallest and the largest",
+        lambda v: len(v) == 2 and all(map(integer(1).fits, v)) and v[0] <= v[1],
+    ),
+    "short_side": integer(1),
+    "crop_size": integer(1),
+    "hflip": SWITCH,
+    "batch_size": integer(1),
+    "seed": integer(0, 2**32 - 1),
     "val_fraction": number("a fraction above 0, below 1", lambda part: 0 < part < 1) | NULL,
-    "overfit_batches": whole(1) | NULL,
+    "overfit_batches": integer(1) | NULL,
 }
 # Of the call that returns the split.
-_DATASET_NEEDS = {"root": PATH, "num_train": whole(1), "num_test": whole(1), "seed": whole(0)}
+_DATASET_NEEDS = {"root": PATH, "num_train": integer(1), "num_test": integer(1), "seed": integer(0)}
 _LOADER_NEEDS = {
-    "num_workers": whole(0) | NULL,
-    "prefetch_factor": whole(1),
+    "num_workers": integer(0) | NULL,
+    "prefetch_factor": integer(1),
     "timeout": number("seconds from 0", lambda seconds: seconds >= 0),
     "multiprocessing_context": one_of(*multiprocessing.get_all_start_methods()) | NULL,
     "pin_memory": SWITCH | NULL,
@@ -78,7 +80,7 @@ class VideoTest:
     part: str = "test"
 
     def __post_init__(self) -> None:
-        needs = {"frames": whole(1), "batch_size": whole(1), "part": one_of("test", "val")}
+        needs = {"frames": integer(1), "batch_size": integer(1), "part": one_of("test", "val")}
         check_values(vars(self), needs, "data.test.")
 
 
@@ -133,15 +135,15 @@ class VideoDataModule(pl.LightningDataModule):
         num_classes: what networks are built for; checked against the split.
         modalities: "rgb", "flow" or both.
         frames: T of a training clip.
-        stack: flow fields around a frame (L).
+        flow_stack: flow fields around a frame (L).
         short_side: smaller side that crops are chosen at and test frames are resized to.
         crop: how a training clip is cut out of a frame.
         crop_size: side of a training clip.
-        mirror: whether a mirrored video keeps its label.
+        hflip: whether a mirrored video keeps its label.
         test: what a test sees.
         batch_size: clips per step and device.
         seed: of all random choices.
-        stride: smallest and largest tau, frames from one of a clip to the next.
+        frame_stride: smallest and largest tau, frames from one of a clip to the next.
         sampler: which frames make a clip for training and validation.
         augment: what is done to the colors of training clips, a transform of torchvision.
         flow_settings: how flow is computed on the fly.
@@ -166,16 +168,16 @@ class VideoDataModule(pl.LightningDataModule):
         num_classes: int,
         modalities: Sequence[str],
         frames: int,
-        stack: int,
+        flow_stack: int,
         short_side: int,
         crop: CropPolicy,
         crop_size: int,
-        mirror: bool,
+        hflip: bool,
         test: VideoTest,
         batch_size: int,
         seed: int,
-        stride: tuple[int, int] = (1, 1),
-        sampler: ClipSampler = STRIDED_RUN,
+        frame_stride: tuple[int, int] = (1, 1),
+        sampler: ClipSampler = STRIDED_SAMPLER,
         augment: ColorTransform | None = None,
         flow_settings: FlowSettings | None = None,
         loader: Mapping[str, Any] | None = None,
@@ -205,18 +207,20 @@ class VideoDataModule(pl.LightningDataModule):
         self.errors = VideoErrors()
         self._known: Manifest | None = None
         self.split, self.num_classes, self.modalities = split, num_classes, tuple(modalities)
-        self.stack, self.seed, self.frames = stack, seed, frames
+        self.flow_stack, self.seed, self.frames = flow_stack, seed, frames
         self.batch_size, self.test_batch_size = batch_size, test.batch_size
         self.crop_size = crop_size
         if augment:
             check_colors(augment)
         self.augment = augment
-        self.train_view = RandomClip(frames, stride, crop, crop_size, short_side, mirror, sampler)
-        self.val_view = CentralClip(frames, stride, crop_size, short_side, sampler)
-        self.test_view = WholeVideo(test.frames, short_side)
+        self.train_view = TrainView(
+            frames, frame_stride, crop, crop_size, short_side, hflip, sampler
+        )
+        self.val_view = ValView(frames, frame_stride, crop_size, short_side, sampler)
+        self.test_view = TestView(test.frames, short_side)
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
-        self.rgb: RGBLibrary | None = None
-        self.flow: FlowLibrary | None = None
+        self.rgb: FrameStore | None = None
+        self.flow: FlowStore | None = None
 
     def prepare_data(self) -> None:
         """Make or check the data, once per machine."""
@@ -342,7 +346,7 @@ class VideoDataModule(pl.LightningDataModule):
         if name not in places:
             raise UserError(f"{name} is not on the {self.test_part} list")
         dataset = VideoDataset(
-            self.tested, self.rgb, self.flow, self.test_view, self.stack, self.seed
+            self.tested, self.rgb, self.flow, self.test_view, self.flow_stack, self.seed
         )
         batch = self.ready(collate([dataset[places[name], 0]]), device)
         return {key: values[0] for key, values in batch.items()}
@@ -352,7 +356,7 @@ class VideoDataModule(pl.LightningDataModule):
     ) -> DataLoader[Sample]:
         training = phase == "train"
         over_and_over = self.overfit_batches * batch_size if self.overfit_batches else None
-        sampler = DrawSampler(
+        sampler = EpochSampler(
             len(videos), self.seed, shuffle=training, repeat=over_and_over if training else None
         )
         if not training and len(videos) < sampler.ranks:  # Lightning skips a rank without batches
@@ -361,7 +365,9 @@ class VideoDataModule(pl.LightningDataModule):
                 "train and test on fewer"
             )
         augment = self.augment if training else None
-        dataset = VideoDataset(videos, self.rgb, self.flow, view, self.stack, self.seed, augment)
+        dataset = VideoDataset(
+            videos, self.rgb, self.flow, view, self.flow_stack, self.seed, augment
+        )
         options = self._loader_options()
         workers, time_limit = options["num_workers"], self.loader.get("timeout", 0) / 2
         return VideoLoader(

@@ -14,21 +14,21 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from src.data.sampling import (
-    STRIDED_RUN,
+    STRIDED_SAMPLER,
     ClipSampler,
     Indices,
     evenly_spaced,
-    stack_places,
+    stack_indices,
     valid_range,
 )
 from src.data.splits import Video
-from src.data.stores import FlowLibrary, RGBLibrary
+from src.data.stores import FlowStore, FrameStore
 from src.data.transforms import (
     WHOLE_FRAME,
-    CentreCrop,
+    CenterCrop,
     ColorTransform,
     CropPolicy,
-    Geometry,
+    CropResizeFlip,
     augment_colors,
     flow_clip,
     rgb_clip,
@@ -39,7 +39,7 @@ from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 Sample = dict[str, Any]
-Draw = tuple[int, int]  # which video, which pass over the list
+VideoAndEpoch = tuple[int, int]  # which video, which pass over the list
 MODALITIES = ("rgb", "flow")
 # Released flow has one field fewer than there are frames, or two; more is another video's flow.
 COUNT_TOLERANCE = 2
@@ -52,13 +52,13 @@ class View(Protocol):
         """Frames out of the valid range first..last."""
         ...
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """The cut for frames of the size (height, width)."""
         ...
 
 
 @dataclass(frozen=True)
-class RandomClip:
+class TrainView:
     """For training: frames drawn by a sampler; a random crop and mirroring."""
 
     count: int
@@ -66,43 +66,43 @@ class RandomClip:
     crop: CropPolicy
     crop_size: int
     short_side: int
-    mirror: bool
-    sampler: ClipSampler = STRIDED_RUN
+    hflip: bool
+    sampler: ClipSampler = STRIDED_SAMPLER
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
         """Frames that the sampler draws."""
         return self.sampler(first, last, self.count, self.stride, rng)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """A random crop, mirrored with probability one half if mirroring is allowed."""
         box = self.crop(size_at(frame, self.short_side), rng)
-        mirror = self.mirror and bool(rng.random() < 0.5)
-        return Geometry(box, (self.crop_size, self.crop_size), mirror)
+        hflip = self.hflip and bool(rng.random() < 0.5)
+        return CropResizeFlip(box, (self.crop_size, self.crop_size), hflip)
 
 
 @dataclass(frozen=True)
-class CentralClip:
-    """For validation: the sampler's fixed clip of the video and the centre crop of its frames."""
+class ValView:
+    """For validation: the sampler's fixed clip of the video and the center crop of its frames."""
 
     count: int
     stride: tuple[int, int]
     crop_size: int
     short_side: int
-    sampler: ClipSampler = STRIDED_RUN
+    sampler: ClipSampler = STRIDED_SAMPLER
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
         """The sampler's clip without chance."""
         return self.sampler(first, last, self.count, self.stride, None)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
-        """The centre crop; nothing is drawn."""
-        box = CentreCrop(self.crop_size)(size_at(frame, self.short_side), rng)
-        return Geometry(box, (self.crop_size, self.crop_size))
+    def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
+        """The center crop; nothing is drawn."""
+        box = CenterCrop(self.crop_size)(size_at(frame, self.short_side), rng)
+        return CropResizeFlip(box, (self.crop_size, self.crop_size))
 
 
 @dataclass(frozen=True)
-class WholeVideo:
-    """For testing: whole frames, evenly spaced over the whole video."""
+class TestView:
+    """For testing: full frames, evenly spaced over the whole video."""
 
     count: int
     short_side: int
@@ -111,9 +111,9 @@ class WholeVideo:
         """Evenly spaced frames; nothing is drawn."""
         return evenly_spaced(first, last, self.count)
 
-    def geometry(self, frame: Size, rng: np.random.Generator) -> Geometry:
+    def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """The whole frame; nothing is drawn."""
-        return Geometry(WHOLE_FRAME, size_at(frame, self.short_side))
+        return CropResizeFlip(WHOLE_FRAME, size_at(frame, self.short_side))
 
 
 def read_view(
@@ -158,7 +158,7 @@ def read_view(
     first, last = valid_range(num_frames, num_fields, stack)
     frames = view.frames(first, last, rng)
 
-    geometry: Geometry | None = None
+    geometry: CropResizeFlip | None = None
     sample: Sample = {}
     if rgb:
         images = rgb.rgb(frames.tolist())
@@ -169,7 +169,7 @@ def read_view(
         geometry = geometry or view.geometry(flow.frames.size, rng)
         sample |= flow.read(frames, stack, geometry)
     elif flow:
-        places = stack_places(frames, stack, flow.num_fields)
+        places = stack_indices(frames, stack, flow.num_fields)
         fields = flow.flow(list(places))
         first_field = next(fields)
         geometry = geometry or view.geometry(first_field[0].shape, rng)
@@ -207,8 +207,8 @@ class VideoDataset(Dataset[Sample]):
     def __init__(
         self,
         videos: Sequence[Video],
-        rgb: RGBLibrary | None,
-        flow: FlowLibrary | None,
+        rgb: FrameStore | None,
+        flow: FlowStore | None,
         view: View,
         stack: int,
         seed: int,
@@ -220,7 +220,7 @@ class VideoDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: VideoAndEpoch) -> Sample:
         """Read one view: the tensors of `read_view`, "label" and "video" (its name)."""
         index, epoch = draw
         cv2.setNumThreads(0)  # worker processes are the parallelism

@@ -123,7 +123,7 @@ def count_classes(root: str, lists: str | None = None) -> int:
 def fingerprint_of(
     root: str, lists: str | None, group: str | None, test_share: float, seed: int
 ) -> str:
-    """What `read_folder` recognises the splits by: the number of videos, and a hash of all splits.
+    """What `read_folder` recognizes the splits by: the number of videos, and a hash of all splits.
 
     It does not depend on where the root lies.
     """
@@ -140,7 +140,7 @@ def lists_of(
     if not (isinstance(test_share, int | float) and 0 < test_share < 1):
         raise UserError(f"data.dataset.test_share={test_share}: needs a share above 0, below 1")
     if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"data.dataset.seed={seed}: needs a whole number from 0")
+        raise UserError(f"data.dataset.seed={seed}: needs an integer from 0")
     entries = _entries(root, lists)
     if group is not None:
         entries = _grouped(entries, group)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from src.data.dataset import MODALITIES, Draw, Sample
+from src.data.dataset import MODALITIES, Sample, VideoAndEpoch
 from src.data.faults import FAILED, SkipBrokenVideos, too_many_files
 from src.utils.errors import UserError
 from src.utils.processes import leave_signals_to_parent
@@ -187,12 +187,12 @@ class _Named(Iterator[dict[str, Any]]):
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state
 
 
-class DrawSampler(Sampler[Draw]):
+class EpochSampler(Sampler[VideoAndEpoch]):
     """Deals (video, pass) pairs to the ranks of a run.
 
     A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
     step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
-    pass leaves out its first `skip` pairs, which were dealt before a stop.
+    pass leaves out its first `skip_stages` pairs, which were dealt before a stop.
 
     Args:
         count: of videos.
@@ -217,7 +217,7 @@ class DrawSampler(Sampler[Draw]):
             return -(-self.count // self.ranks)
         return len(range(self.rank, self.count, self.ranks))
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[VideoAndEpoch]:
         order = list(range(self.count))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -19,7 +19,7 @@ Stride = tuple[int, int]  # smallest and largest tau
 def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[int, int]:
     """First and last frame with a whole flow stack around it.
 
-    A video too short to have one gives its middle frame: `stack_places` then repeats border
+    A video too short to have one gives its middle frame: `stack_indices` then repeats border
     fields.
 
     Args:
@@ -58,7 +58,7 @@ class ClipSampler(Protocol):
 
 
 @dataclass(frozen=True)
-class StridedRun:
+class StridedSampler:
     """A run at the data's stride, the papers' clip (Feichtenhofer et al. 2016); the default.
 
     The run is of consecutive points of the grid first : tau : last, with tau uniform in the stride;
@@ -84,7 +84,7 @@ class StridedRun:
         return grid[start : start + count]
 
 
-STRIDED_RUN = StridedRun()
+STRIDED_SAMPLER = StridedSampler()
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Dense:
 
     def __post_init__(self) -> None:
         if not isinstance(self.stride, int) or self.stride < 1:
-            raise UserError(f"data.sampler.stride={self.stride}: needs a whole number from 1")
+            raise UserError(f"data.sampler.stride={self.stride}: needs an integer from 1")
 
     def __call__(
         self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
@@ -125,7 +125,7 @@ class Dense:
         return start + self.stride * np.arange(count)
 
 
-def stack_places(frames: Indices, stack: int, num_fields: int) -> dict[int, list[tuple[int, int]]]:
+def stack_indices(frames: Indices, stack: int, num_fields: int) -> dict[int, list[tuple[int, int]]]:
     """The flow fields around the frames, ascending, each with its places (frame, position) in them.
 
     Field t - stack/2 comes first in the stack of frame t. Outside the video the border is repeated.

@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 
 from src.data.splits import Video
 from src.flow.after_transfer import FramesForFlow
-from src.flow.computed import ComputedFlow
+from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
-from src.media.images import FlowImages, FrameImages, ImageTree, open_images
+from src.media.images import FlowImages, FrameImages, ImageIndex, open_images
 from src.media.sources import FlowSource, RGBSource
 from src.media.video_file import VideoFile
 from src.utils.commands import shown_override
@@ -24,7 +24,7 @@ ON_THE_FLY = "on_the_fly"  # data.flow: computed from the frames
 Source = TypeVar("Source", covariant=True)
 
 
-class Library(Protocol[Source]):
+class Store(Protocol[Source]):
     """Frames or flow of many videos; `place` says where, for messages."""
 
     place: str
@@ -38,8 +38,8 @@ class Library(Protocol[Source]):
         ...
 
 
-RGBLibrary = Library[RGBSource]
-FlowLibrary = Library[FlowSource | FramesForFlow]  # or what it is computed from on the device
+FrameStore = Store[RGBSource]
+FlowStore = Store[FlowSource | FramesForFlow]  # or what it is computed from on the device
 
 
 class VideoFiles:
@@ -69,12 +69,12 @@ class VideoFiles:
         return VideoFile(video.path, self.decoder)
 
 
-class ImageLibrary:
+class ImageStore:
     """Videos as JPEG images, in folders or in archives."""
 
     component: str  # that a video must have
 
-    def __init__(self, tree: ImageTree) -> None:
+    def __init__(self, tree: ImageIndex) -> None:
         self.tree, self.place = tree, str(tree.root)
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
@@ -82,7 +82,7 @@ class ImageLibrary:
         return [video if self.tree.images(self.component, video.name) else None for video in videos]
 
 
-class FrameFolders(ImageLibrary):
+class FrameFolders(ImageStore):
     """Frames as JPEG images."""
 
     component = "rgb"
@@ -92,7 +92,7 @@ class FrameFolders(ImageLibrary):
         return FrameImages(self.tree, video.name)
 
 
-class FlowFolders(ImageLibrary):
+class FlowFolders(ImageStore):
     """Flow as JPEG images."""
 
     component = "u"
@@ -102,10 +102,10 @@ class FlowFolders(ImageLibrary):
         return FlowImages(self.tree, video.name)
 
 
-class FlowOnTheFly:
+class OnTheFlyFlowStore:
     """Flow computed from the frames when a clip asks for it: by the worker, or after transfer."""
 
-    def __init__(self, frames: RGBLibrary, settings: FlowSettings) -> None:
+    def __init__(self, frames: FrameStore, settings: FlowSettings) -> None:
         self.frames, self.settings = frames, settings
         self.place = f"{frames.place} (computed on the fly)"
 
@@ -113,16 +113,16 @@ class FlowOnTheFly:
         """The videos that have frames."""
         return self.frames.find(videos)
 
-    def open(self, video: Video) -> ComputedFlow | FramesForFlow:
+    def open(self, video: Video) -> OnTheFlyFlow | FramesForFlow:
         """The flow of a video, or its frames if the device is to compute it."""
         settings = self.settings
         frames = self.frames.open(video)
         if settings.uses_torch:
             return FramesForFlow(frames, settings)
-        return ComputedFlow(frames, settings.make(), settings.short_side, settings.bound)
+        return OnTheFlyFlow(frames, settings.make(), settings.short_side, settings.bound)
 
 
-def open_rgb(place: str, decoder: str, cache_dir: str | None) -> RGBLibrary:
+def open_rgb(place: str, decoder: str, cache_dir: str | None) -> FrameStore:
     """Open where frames lie.
 
     Args:
@@ -140,8 +140,8 @@ def open_rgb(place: str, decoder: str, cache_dir: str | None) -> RGBLibrary:
 
 
 def open_flow(
-    place: str, frames: RGBLibrary | None, settings: FlowSettings | None, cache_dir: str | None
-) -> FlowLibrary:
+    place: str, frames: FrameStore | None, settings: FlowSettings | None, cache_dir: str | None
+) -> FlowStore:
     """Open where flow lies.
 
     Args:
@@ -156,7 +156,7 @@ def open_flow(
     if place == ON_THE_FLY:
         if frames is None or settings is None:
             raise UserError("data.flow=on_the_fly needs data.flow_settings, such as those of dis")
-        return FlowOnTheFly(frames, settings)
+        return OnTheFlyFlowStore(frames, settings)
     if not Path(place).exists():
         raise UserError(
             f"flow {place} does not exist: make it with python -m src.extract_flow "

@@ -55,7 +55,7 @@ class CornerJitterCrop:
 
 @dataclass(frozen=True)
 class MultiScaleCrop:
-    """The motion stream's crop: sides from a list, at one of the four corners or the centre."""
+    """The motion stream's crop: sides from a list, at one of the four corners or the center."""
 
     sides: tuple[int, ...]
 
@@ -99,7 +99,7 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
-class CentreCrop:
+class CenterCrop:
     """The middle `size` x `size` of the frame, limited to the frame."""
 
     size: int
@@ -116,7 +116,7 @@ def _fractions(offset: np.ndarray, sides: np.ndarray, frame: Size) -> Box:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class CropResizeFlip:
     """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror.
 
     Flow stays in pixels of the stored images, as in the papers.
@@ -124,25 +124,25 @@ class Geometry:
 
     box: Box
     size: Size
-    mirror: bool = False
+    hflip: bool = False
 
     def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
-        """Cut a quantized field, u and v (H, W), into `out` (2, *size) or a new array."""
+        """ClipTransform a quantized field, u and v (H, W), into `out` (2, *size) or a new array."""
         field = np.empty((2, *self.size), dtype=np.uint8) if out is None else out
         self.cut(u, field[0])
         self.cut(v, field[1])
-        if self.mirror:  # to the left is to the right in a mirror: 255 - u
+        if self.hflip:  # to the left is to the right in a mirror: 255 - u
             cv2.bitwise_not(field[0], dst=field[0])
         return field
 
     def cut(self, image: Uint8, out: Uint8 | None = None) -> Uint8:
-        """Cut an image (H, W) or (H, W, C) into `out`: crop, resize once, mirror."""
+        """ClipTransform an image (H, W) or (H, W, C) into `out`: crop, resize once, mirror."""
         height, width = image.shape[:2]
         top, left = round(self.box.top * height), round(self.box.left * width)
         bottom = max(round((self.box.top + self.box.height) * height), top + 1)
         right = max(round((self.box.left + self.box.width) * width), left + 1)
         cut = resize(image[top:bottom, left:right], self.size, out)
-        return cv2.flip(cut, 1, dst=out) if self.mirror else cut
+        return cv2.flip(cut, 1, dst=out) if self.hflip else cut
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
         """What v and u seen in the cut are multiplied by to be those of stored flow.
@@ -156,8 +156,8 @@ class Geometry:
         )
 
 
-def rgb_clip(frames: Iterable[Uint8], count: int, geometry: Geometry) -> Tensor:
-    """Cut `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
+def rgb_clip(frames: Iterable[Uint8], count: int, geometry: CropResizeFlip) -> Tensor:
+    """ClipTransform `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
     clip = np.empty((3, count, *geometry.size), dtype=np.uint8)
     for t, frame in enumerate(frames):
         image = geometry.cut(frame)
@@ -169,9 +169,9 @@ def flow_clip(
     fields: Iterable[tuple[Uint8, Uint8]],
     places: Sequence[Sequence[tuple[int, int]]],
     shape: tuple[int, int],
-    geometry: Geometry,
+    geometry: CropResizeFlip,
 ) -> Tensor:
-    """Cut fields u, v (H, W) into a clip of flow stacks, one field at a time.
+    """ClipTransform fields u, v (H, W) into a clip of flow stacks, one field at a time.
 
     Args:
         fields: each field once.
@@ -191,13 +191,13 @@ def flow_clip(
     return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
 
 
-def mirror_rgb(rgb: Tensor) -> Tensor:
+def hflip_rgb(rgb: Tensor) -> Tensor:
     """Mirror frames (..., W) left to right."""
     return rgb.flip(-1)
 
 
-def mirror_flow(flow: Tensor) -> Tensor:
-    """Mirror quantised flow (..., 2L, T, H, W): positions, and the sign of u (255 - u in uint8)."""
+def hflip_flow(flow: Tensor) -> Tensor:
+    """Mirror quantized flow (..., 2L, T, H, W): positions, and the sign of u (255 - u in uint8)."""
     mirrored = flow.flip(-1)
     u = mirrored[..., 0::2, :, :, :]
     u.copy_(255 - u)

@@ -27,7 +27,7 @@ from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.machine import usable_cores
 from src.utils.processes import worker_pool
-from src.utils.values import NULL, check_values, whole
+from src.utils.values import NULL, check_values, integer
 
 if TYPE_CHECKING:
     from src.flow.settings import FlowSettings
@@ -63,8 +63,8 @@ def read_two_movers(
     """
     if split != 1:
         raise UserError(f"data.split={split} does not exist: two_movers has split 1 only")
-    needs = {"num_train": whole(1), "num_test": whole(1), "seed": whole(0)}
-    check_values(locals(), needs | {"workers": whole(1) | NULL}, "two_movers: ")
+    needs = {"num_train": integer(1), "num_test": integer(1), "seed": integer(0)}
+    check_values(locals(), needs | {"workers": integer(1) | NULL}, "two_movers: ")
     recipe = {"version": VERSION, "num_train": num_train, "num_test": num_test, "seed": seed}
     folder = Path(root)
     try:
@@ -139,7 +139,7 @@ def _make(folder: Path, recipe: dict[str, int], workers: int | None) -> None:
     with exclusive_lock(place.with_name(f".{place.name}.two_movers.lock"), wait=True):
         if _is_complete(folder, recipe):
             return
-        # An interrupted making of the same recipe left its own: what is whole there is used.
+        # An interrupted making of the same recipe left its own: what is full_frame there is used.
         made_from = "-".join(map(str, recipe.values()))
         draft = place.with_name(f".{place.name}.two_movers-{made_from}.part")
         train, test = _jobs(draft, recipe)

@@ -32,9 +32,9 @@ Array = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Mover:
-    """One aperture: its centre (x, y) in pixels, its tint, and where the noise in it drifts."""
+    """One aperture: its center (x, y) in pixels, its tint, and where the noise in it drifts."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     tint: str
     direction: str
 
@@ -59,40 +59,40 @@ def make_clip(rng: np.random.Generator, label: int) -> Clip:
     """
     tint, direction = CLASSES[label].split("_")
     shape = str(rng.choice(list(CORNERS)))
-    centres = _centres(rng)
-    masks = [_aperture(centre, CORNERS[shape], rng.uniform(0, 2 * math.pi)) for centre in centres]
+    centers = _centers(rng)
+    masks = [_aperture(center, CORNERS[shape], rng.uniform(0, 2 * math.pi)) for center in centers]
     speed = float(rng.uniform(1, 2))
     textures = [_texture(rng) for _ in range(3)]
     noise = rng.normal(scale=3, size=(FRAMES, SIZE, SIZE))
     turn = int(rng.integers(1, len(DIRECTIONS)))
     names = list(DIRECTIONS)
     other = names[(names.index(direction) + turn) % len(names)]
-    movers = [Mover(centres[0], tint, direction), Mover(centres[1], "blue", other)]
+    movers = [Mover(centers[0], tint, direction), Mover(centers[1], "blue", other)]
 
     luma = np.repeat(_drift(textures[2], (0, 0), 1), FRAMES, axis=0)  # (T, H, W)
-    colour = np.zeros((SIZE, SIZE, 3))
+    color = np.zeros((SIZE, SIZE, 3))
     for mover, mask, texture in zip(movers, masks, textures[:2], strict=True):
         u, v = DIRECTIONS[mover.direction]
         luma += mask * (_drift(texture, (u * speed, v * speed), FRAMES) - luma)
-        colour += mask[..., None] * TINTS[mover.tint]
+        color += mask[..., None] * TINTS[mover.tint]
     # Within two deviations no pixel leaves 0..255, tinted or not: clipping would change its luma.
     luma = 128 + 24 * np.clip(luma, -2, 2) + noise
-    frames = np.clip(np.rint(luma[..., None] + colour), 0, 255).astype(np.uint8)  # (T, H, W, 3)
+    frames = np.clip(np.rint(luma[..., None] + color), 0, 255).astype(np.uint8)  # (T, H, W, 3)
     return Clip(frames, shape, speed, *movers)
 
 
-def _centres(rng: np.random.Generator) -> list[tuple[float, float]]:
+def _centers(rng: np.random.Generator) -> list[tuple[float, float]]:
     while True:
         first, second = rng.uniform(RADIUS + 1, SIZE - RADIUS - 1, size=(2, 2)).tolist()
         if math.dist(first, second) > 2.5 * RADIUS:
             return [tuple(first), tuple(second)]
 
 
-def _aperture(centre: tuple[float, float], corners: int, angle: float) -> Array:
+def _aperture(center: tuple[float, float], corners: int, angle: float) -> Array:
     """A disc or regular polygon as a mask (H, W) of 0..1 with an edge one pixel soft."""
     x, y = (
-        (np.arange(SIZE) + 0.5 - centre[0])[None, :],
-        (np.arange(SIZE) + 0.5 - centre[1])[:, None],
+        (np.arange(SIZE) + 0.5 - center[0])[None, :],
+        (np.arange(SIZE) + 0.5 - center[1])[:, None],
     )
     if corners == 0:
         outside = np.hypot(x, y) - RADIUS

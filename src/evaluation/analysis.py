@@ -65,27 +65,27 @@ class Confusion:
 class Changes:
     """Names of the videos that one way of scoring has right and another does not."""
 
-    fixed: tuple[str, ...]
-    broke: tuple[str, ...]
+    corrected: tuple[str, ...]
+    broken: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Fused:
+class Fusion:
     """Scores that are the mean of others, called `name`, in words."""
 
     name: str
-    whole: VideoScores
+    scores: VideoScores
     parts: Mapping[str, VideoScores]
 
     def changes(self) -> dict[str, Changes]:
         """What the whole fixed and broke, against each part."""
-        return {part: changes(scores, self.whole) for part, scores in self.parts.items()}
+        return {part: changes(scores, self.scores) for part, scores in self.parts.items()}
 
 
-def fused_classifiers(scores: VideoScores) -> Fused | None:
+def fused_classifiers(scores: VideoScores) -> Fusion | None:
     """A net against its classifiers, None if it has one only."""
     parts = scores.classifiers()
-    return Fused(BOTH, scores, parts) if parts else None
+    return Fusion(BOTH, scores, parts) if parts else None
 
 
 def predictions(scores: VideoScores) -> Tensor:
@@ -168,8 +168,8 @@ def changes(before: VideoScores, after: VideoScores) -> Changes:
         if labels.get(video, label) != label:
             raise UserError(f"video {video} is {labels[video]} in one file and {label} in another")
     return Changes(
-        fixed=tuple(video for video in common if now[video] and not was[video]),
-        broke=tuple(video for video in common if was[video] and not now[video]),
+        corrected=tuple(video for video in common if now[video] and not was[video]),
+        broken=tuple(video for video in common if was[video] and not now[video]),
     )
 
 
@@ -190,14 +190,14 @@ def _right(scores: VideoScores) -> dict[str, bool]:
     return dict(zip(scores.videos, right.tolist(), strict=True))
 
 
-def draw_scores(scores: VideoScores, fused: Fused | None = None) -> dict[str, Figure]:
+def draw_scores(scores: VideoScores, fused: Fusion | None = None) -> dict[str, Figure]:
     """Draw "class_accuracy", of each part beside the whole, and "confusion".
 
     Args:
         scores: of a net.
         fused: what they, or they and others, are the mean of.
     """
-    parts = {**fused.parts, fused.name: fused.whole} if fused else {"all": scores}
+    parts = {**fused.parts, fused.name: fused.scores} if fused else {"all": scores}
     by_class = {name: class_accuracies(one) for name, one in parts.items()}
     classes = class_accuracies(scores)
     return {

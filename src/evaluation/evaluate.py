@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
-from src.evaluation.scores import CollectScores, VideoScores, judge_videos
+from src.evaluation.scores import CollectScores, VideoScores, video_accuracies
 from src.evaluation.table import Result
 from src.experiment.build import (
     build_datamodule,
@@ -16,7 +16,7 @@ from src.experiment.build import (
     build_protocol,
     built_without_training,
 )
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights
@@ -27,7 +27,7 @@ def load_module(
     ckpt_path: str,
     data_changes: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
-) -> tuple[VideoClassifier, Description]:
+) -> tuple[VideoClassifier, CheckpointMetadata]:
     """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's description.
 
     Args:
@@ -38,7 +38,7 @@ def load_module(
     Raises:
         UserError: the file is no checkpoint of this project, or asks for foreign code.
     """
-    description, content = Description.read(ckpt_path)
+    description, content = CheckpointMetadata.read(ckpt_path)
     config = description.config
     given = {key: value for key, value in (protocol or {}).items() if value is not None}
     try:
@@ -82,12 +82,12 @@ def evaluate_checkpoint(
     module, description = load_module(ckpt_path, data_changes, protocol)
     scores = score_videos(module, description, trainer, output, ckpt_path)
     stage = str(description.config["stage"])
-    return Result(stage, stage, judge_videos(scores), scores.protocol, scores.faults)
+    return Result(stage, stage, video_accuracies(scores), scores.protocol, scores.faults)
 
 
 def score_videos(
     module: VideoClassifier,
-    description: Description,
+    description: CheckpointMetadata,
     trainer: pl.Trainer,
     output: str,
     ckpt_path: str,
@@ -104,7 +104,7 @@ def score_videos(
     return collected.scores
 
 
-def data_of(description: Description, ckpt_path: str) -> VideoDataModule:
+def data_of(description: CheckpointMetadata, ckpt_path: str) -> VideoDataModule:
     """The data that a checkpoint was trained and is tested on, set up.
 
     Raises:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.protocol import AVERAGES
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.evaluation.table import Result
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.media.find_videos import ENDINGS
 from src.models.modules import VideoClassifier
 from src.utils.errors import UserError
@@ -24,7 +24,7 @@ from src.utils.errors import UserError
 def fuse(
     parts: Sequence[VideoScores],
     weights: Sequence[float] | None = None,
-    average: str = "logits",
+    average_over: str = "logits",
 ) -> VideoScores:
     """Late fusion: the weighted mean of several nets' scores, in the order of the first's videos.
 
@@ -33,13 +33,13 @@ def fuse(
     Args:
         parts: scores of the same videos, in any order, for the same classes in the same order.
         weights: one for each; only their ratios matter. None weighs them equally.
-        average: "logits" takes the scores as they are, "softmax" the softmax of each row, for
-            scores of different scales; rows that are probabilities already stay as they are.
+        average_over: "logits" takes the scores as they are, "probabilities" the softmax of each
+            row, for scores of different scales; rows that are probabilities already stay so.
 
     Raises:
         UserError: the parts are of different videos, labels or classes, or a weight is wrong.
     """
-    check_how(weights, average, len(parts))
+    check_how(weights, average_over, len(parts))
     weights = [1.0] * len(parts) if weights is None else weights
     first = parts[0]
     total = torch.zeros_like(first.scores, dtype=torch.float64)
@@ -55,7 +55,7 @@ def fuse(
             raise UserError("scores that label videos differently cannot be fused")
         scores = part.scores[order].double()
         read = scores[~part.unreadable[order]]  # what one part could not read, all have not
-        soften = average == "softmax" and not _are_probabilities(read)
+        soften = average_over == "probabilities" and not _are_probabilities(read)
         total += weight * (scores.softmax(1) if soften else scores)
         protocols.append(f"softmax of ({part.protocol})" if soften else part.protocol)
     mean = (total / sum(weights)).float()
@@ -63,10 +63,10 @@ def fuse(
     return replace(first, rows=list(mean), streams={}, protocol=protocol, faults=())
 
 
-def check_how(weights: Sequence[float] | None, average: str, count: int) -> None:
+def check_how(weights: Sequence[float] | None, average_over: str, count: int) -> None:
     """Refuse weights that do not fit `count` inputs, and an unknown average."""
-    if average not in AVERAGES:
-        raise UserError(f"average={average}: choose from {', '.join(AVERAGES)}")
+    if average_over not in AVERAGES:
+        raise UserError(f"average_over={average_over}: choose from {', '.join(AVERAGES)}")
     if weights is None:
         return
     if len(weights) != count:
@@ -166,7 +166,7 @@ class _Checkpoint:
 
     path: str
     module: VideoClassifier
-    description: Description
+    description: CheckpointMetadata
 
     @property
     def classes(self) -> Sequence[str]:
@@ -181,7 +181,7 @@ class _Checkpoint:
 def fuse_inputs(
     inputs: Sequence[str],
     weights: Sequence[float] | None,
-    average: str,
+    average_over: str,
     make_trainer: Callable[[], pl.Trainer],
     data_changes: Mapping[str, Any],
     protocol: Mapping[str, Any],
@@ -194,7 +194,7 @@ def fuse_inputs(
         inputs: checkpoints of this project, and .csv files: its own scores, or others with a
             column `video`, one for each class and perhaps one `label`, in any order.
         weights: one for each input; None weighs them equally.
-        average: "logits" or "softmax", see `fuse`.
+        average_over: "logits" or "probabilities", see `fuse`.
         make_trainer: a new trainer for each checkpoint.
         data_changes: keys of the checkpoints' data configs to change.
         protocol: keys of their protocols to change; None leaves one as it is.
@@ -207,7 +207,7 @@ def fuse_inputs(
     """
     if len(inputs) < 2:
         raise UserError(f"inputs={list(inputs)}: fusion needs two or more")
-    check_how(weights, average, len(inputs))
+    check_how(weights, average_over, len(inputs))
     # All of them are read before the first is evaluated, which takes long.
     opened = [
         VideoScores.load(Path(path))
@@ -227,14 +227,14 @@ def fuse_inputs(
         aligned(part, scores[first], path, inputs[first])
         for path, part in zip(inputs, scores, strict=True)
     ]
-    fused = fuse(parts, weights, average)
+    fused = fuse(parts, weights, average_over)
     results = [
-        Result(name, "", judge_videos(part), part.protocol, part.faults)
+        Result(name, "", video_accuracies(part), part.protocol, part.faults)
         for name, part in zip(_without_common_folder(inputs), parts, strict=True)
     ]
     ratio = " : ".join(f"{weight:g}" for weight in weights or [1] * len(parts))
     name = f"late fusion {ratio}"
-    return [*results, Result(name, "", judge_videos(fused), fused.protocol)], fused
+    return [*results, Result(name, "", video_accuracies(fused), fused.protocol)], fused
 
 
 def _without_common_folder(paths: Sequence[str]) -> list[str]:

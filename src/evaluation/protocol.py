@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.data.transforms import mirror_flow, mirror_rgb
+from src.data.transforms import hflip_flow, hflip_rgb
 from src.models.modules import Batch
 from src.utils.errors import UserError
 from src.utils.values import check_choice
 
-CROPS = ("whole", "ten", "centre")
-AVERAGES = ("logits", "softmax")
-_MIRRORS = {"rgb": mirror_rgb, "flow": mirror_flow}
+CROPS = ("full_frame", "ten", "center")
+AVERAGES = ("logits", "probabilities")
+_HFLIPS = {"rgb": hflip_rgb, "flow": hflip_flow}
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class TestProtocol:
         frames: of a video, evenly spaced (data.test.frames).
         short_side: smaller side of a frame in pixels.
         crop_size: side of a crop in pixels.
-        crop: "whole" takes whole frames, which networks read fully convolutionally (ST-ResNet's
-            released implementation); "ten" the four corners and the centre, with their mirror
-            images ten views (Simonyan & Zisserman 2014); "centre" the centre.
-        mirror: whether every view is also seen in a mirror. Only for data whose labels allow it:
+        crop: "full_frame" takes full frames, which networks read fully convolutionally (ST-ResNet's
+            released implementation); "ten" the four corners and the center, with their mirror
+            images ten views (Simonyan & Zisserman 2014); "center" the center.
+        hflip: whether every view is also seen in a mirror. Only for data whose labels allow it:
             without, ten crops are five.
-        average: "logits" averages the scores themselves (the released implementation), "softmax"
-            the softmax of each view, frame and stream. The positions of a view that is read fully
-            convolutionally are averaged before the softmax, inside the network.
+        average_over: "logits" averages the scores themselves (the released implementation),
+            "probabilities" the softmax of each view, frame and stream. The positions of a view
+            that is read fully convolutionally are averaged before the softmax, inside the network.
         tested_on: in words, None for the test list.
 
     Raises:
@@ -44,30 +44,30 @@ class TestProtocol:
     frames: int
     short_side: int
     crop_size: int
-    crop: str = "whole"
-    mirror: bool = True
-    average: str = "logits"
+    crop: str = "full_frame"
+    hflip: bool = True
+    average_over: str = "logits"
     tested_on: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("protocol.crop", self.crop, CROPS)
-        check_choice("protocol.average", self.average, AVERAGES)
-        if self.crop != "whole" and self.crop_size > self.short_side:
+        check_choice("protocol.average_over", self.average_over, AVERAGES)
+        if self.crop != "full_frame" and self.crop_size > self.short_side:
             raise ValueError(
                 f"protocol.crop={self.crop} cuts {self.crop_size} pixels out of frames of "
-                f"{self.short_side}: lower data.crop_size, or use protocol=whole_frames"
+                f"{self.short_side}: lower data.crop_size, or use protocol=full_frames"
             )
 
     @property
     def name(self) -> str:
         """In words, for tables and logs."""
         if self.crop == "ten":
-            views = f"frames x {10 if self.mirror else 5} crops of {self.crop_size} px"
+            views = f"frames x {10 if self.hflip else 5} crops of {self.crop_size} px"
         else:
-            whole = self.crop == "whole"
-            views = "whole frames" if whole else f"centre crops of {self.crop_size} px"
-            views += " + mirror" if self.mirror else ""
-        name = f"{self.frames} {views} at {self.short_side} px, mean of {self.average}"
+            full = self.crop == "full_frame"
+            views = "full frames" if full else f"center crops of {self.crop_size} px"
+            views += " + flip" if self.hflip else ""
+        name = f"{self.frames} {views} at {self.short_side} px, mean of {self.average_over}"
         return name if self.tested_on is None else f"{name}; on {self.tested_on}"
 
     def views(self, batch: Batch) -> Iterator[Batch]:
@@ -79,26 +79,26 @@ class TestProtocol:
         Raises:
             UserError: the frames are smaller than the crop.
         """
-        clips = {name: batch[name] for name in _MIRRORS if name in batch}
+        clips = {name: batch[name] for name in _HFLIPS if name in batch}
         for top, left, height, width in self._boxes(*next(iter(clips.values())).shape[-2:]):
             view = {
                 name: clip[..., top : top + height, left : left + width]
                 for name, clip in clips.items()
             }
             yield batch | view
-            if self.mirror:
-                yield batch | {name: _MIRRORS[name](clip) for name, clip in view.items()}
+            if self.hflip:
+                yield batch | {name: _HFLIPS[name](clip) for name, clip in view.items()}
 
     def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """Top, left, height and width of every crop of frames (height, width)."""
-        if self.crop == "whole":
+        if self.crop == "full_frame":
             return [(0, 0, height, width)]
         side = self.crop_size
         bottom, right = height - side, width - side
         if min(bottom, right) < 0:
             raise UserError(
                 f"frames of {height} x {width} pixels are smaller than the crop of {side}: "
-                "lower data.crop_size, or use protocol=whole_frames"
+                "lower data.crop_size, or use protocol=full_frames"
             )
         places = [(bottom // 2, right // 2)]
         if self.crop == "ten":
@@ -120,10 +120,12 @@ class TestProtocol:
             count += 1
             for stream, values in logits(view).items():
                 values = values.float()
-                scores = (values.softmax(-1) if self.average == "softmax" else values).mean(1)
+                scores = (
+                    values.softmax(-1) if self.average_over == "probabilities" else values
+                ).mean(1)
                 total[stream] = total[stream] + scores if stream in total else scores
         return {stream: scores / count for stream, scores in total.items()}
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class probabilities from scores (..., K) of this protocol."""
-        return scores if self.average == "softmax" else scores.softmax(-1)
+        return scores if self.average_over == "probabilities" else scores.softmax(-1)

@@ -2,7 +2,7 @@
 
 stage_dir/samples/
   samples.json      what they are and what each classifier says
-  1.jpg  1.mp4      frames with their flow in colours; the frames as a small film
+  1.jpg  1.mp4      frames with their flow in colors; the frames as a small film
 """
 
 import json
@@ -24,7 +24,7 @@ from src.media.video_writer import VideoWriter
 from src.models.modules import VideoProtocol
 from src.plotting.clips import clip_frames, draw_clip, flow_pictures
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 NET = "net"  # the whole network, beside the names of its streams
@@ -33,7 +33,7 @@ RATE = 6  # frames per second: a test sees a few frames of the whole video
 
 
 @dataclass(frozen=True)
-class Said:
+class Prediction:
     """What a classifier says of a video: a class, its probability, and that of the label."""
 
     prediction: str
@@ -47,24 +47,24 @@ class Sample:
 
     video: str
     label: str
-    says: Mapping[str, Said]
+    predictions: Mapping[str, Prediction]
     picture: Path
     film: Path
 
     @property
     def right(self) -> bool:
         """Whether the net is right."""
-        return self.says[NET].prediction == self.label
+        return self.predictions[NET].prediction == self.label
 
     @property
     def caption(self) -> str:
         """In words: which video, and what each classifier says of it."""
-        says = "; ".join(
-            f"{'' if name == NET else f'{name}: '}{said.prediction} {said.probability:.0%}"
-            for name, said in self.says.items()
+        predictions = "; ".join(
+            f"{'' if name == NET else f'{name}: '}{one.prediction} {one.probability:.0%}"
+            for name, one in self.predictions.items()
         )
         right = "right" if self.right else "wrong"
-        return f"{right}: {self.video} is {self.label}. Said: {says}"
+        return f"{right}: {self.video} is {self.label}. Predictions: {predictions}"
 
 
 def choose_samples(scores: VideoScores, count: int, seed: int) -> list[int]:
@@ -126,14 +126,14 @@ def save_samples(
         picture, film = folder / f"{number}.jpg", folder / f"{number}.mp4"
         _write_picture(picture, clip)
         _write_film(film, clip)
-        says = {
+        predictions = {
             name: _said(one.scores[place], scores.labels[place], protocol, scores.classes)
             for name, one in {NET: scores, **scores.classifiers()}.items()
         }
         label = scores.classes[scores.labels[place]]
-        samples.append(Sample(video, label, says, picture, film))
+        samples.append(Sample(video, label, predictions, picture, film))
     content = [asdict(s) | {"picture": s.picture.name, "film": s.film.name} for s in samples]
-    with whole(folder / "samples.json") as draft:
+    with atomic_write(folder / "samples.json") as draft:
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return samples
 
@@ -146,7 +146,9 @@ def load_samples(folder: Path) -> list[Sample]:
             Sample(
                 video=str(one["video"]),
                 label=str(one["label"]),
-                says={str(name): Said(**said) for name, said in one["says"].items()},
+                predictions={
+                    str(name): Prediction(**said) for name, said in one["predictions"].items()
+                },
                 # names only: the file may come from elsewhere
                 picture=folder / Path(one["picture"]).name,
                 film=folder / Path(one["film"]).name,
@@ -162,10 +164,10 @@ def load_samples(folder: Path) -> list[Sample]:
 
 def _said(
     scores: torch.Tensor, label: int, protocol: VideoProtocol, classes: tuple[str, ...]
-) -> Said:
+) -> Prediction:
     shares = protocol.probabilities(scores)
     best = int(shares.argmax())
-    return Said(classes[best], round(float(shares[best]), 4), round(float(shares[label]), 4))
+    return Prediction(classes[best], round(float(shares[best]), 4), round(float(shares[label]), 4))
 
 
 def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
 from src.experiment.run_dir import scores_file
-from src.models.metrics import judge, scores_of_wrong
+from src.models.metrics import accuracies, scores_of_wrong
 from src.utils.errors import UserError
 from src.utils.ranks import of_all_ranks
 
@@ -192,11 +192,11 @@ class Accuracy:
     unreadable: int = 0
 
 
-def judge_videos(scores: VideoScores) -> Accuracy:
+def video_accuracies(scores: VideoScores) -> Accuracy:
     """Top-1, top-5 and mean class accuracy of video scores."""
     values, labels, wrong = scores.scores, torch.tensor(scores.labels), scores.unreadable
     values[wrong] = scores_of_wrong(labels[wrong], values.shape[1])
-    return Accuracy(len(labels), **judge(values, labels), unreadable=int(wrong.sum()))
+    return Accuracy(len(labels), **accuracies(values, labels), unreadable=int(wrong.sum()))
 
 
 class CollectScores(pl.Callback):

@@ -21,7 +21,7 @@ def built_without_training(config: StageConfig) -> dict[str, Any]:
     model = config["model"]
     return {
         "net": model[config["network"]],
-        "normalise": model["normalise"],
+        "normalize": model["normalize"],
         "module": config["module"],
         "data": config["data"],
         "protocol": config["protocol"],
@@ -34,7 +34,7 @@ def build_datamodule(config: StageConfig) -> VideoDataModule:
 
 
 def build_net(config: StageConfig) -> Any:
-    """The stage's network, newly initialised."""
+    """The stage's network, newly initialized."""
     return instantiate(config["model"][config["network"]], _convert_="all")
 
 
@@ -53,7 +53,7 @@ def build_module(config: StageConfig, net: Any, total_steps: int | None = None) 
     module = instantiate(config["module"], _partial_=True, _convert_="all")
     return module(
         net=net,
-        normalise=instantiate(config["model"]["normalise"], _convert_="all"),
+        normalize=instantiate(config["model"]["normalize"], _convert_="all"),
         num_classes=config["data"]["num_classes"],
         protocol=build_protocol(config),
         optimization=None if total_steps is None else build_optimization(config, total_steps),
@@ -97,7 +97,7 @@ def build_protocol(config: StageConfig) -> VideoProtocol:
         frames=data["test"]["frames"],
         short_side=data["short_side"],
         crop_size=data["crop_size"],
-        mirror=protocol["mirror"] and data["mirror"],
+        hflip=protocol["hflip"] and data["hflip"],
         tested_on=_tested_on(data),
         _convert_="all",
     )

@@ -16,21 +16,21 @@ _KINDS = {
     "config": dict,
     "class_names": list,
     "split": int,
-    "normalisation": dict,
+    "normalization": dict,
     "flow": dict | None,
     "version": str,
 }
 
 
 @dataclass(frozen=True)
-class Description:
+class CheckpointMetadata:
     """All that is needed to use a checkpoint without the config it came from.
 
     Args:
         config: the stage's, see `src.experiment.config`.
         class_names: in the order of the logits.
         split: of the dataset.
-        normalisation: the numbers that uint8 input is normalised with.
+        normalization: the numbers that uint8 input is normalized with.
         flow: how the flow was made, see `FlowSettings`; None if the network sees no flow.
         version: of this project.
     """
@@ -38,7 +38,7 @@ class Description:
     config: StageConfig
     class_names: list[str]
     split: int
-    normalisation: dict[str, Any]
+    normalization: dict[str, Any]
     flow: dict[str, Any] | None
     version: str = __version__
 

@@ -27,10 +27,10 @@ CANNOT_MATTER = (
     "paths.*",
     "logger",
     "logger.*",
-    "remark",
-    "samples",
-    "only",
-    "skip",
+    "notes",
+    "num_sample_videos",
+    "run_stages",
+    "skip_stages",
     "resume",
     "show",
     "trial",
@@ -62,14 +62,14 @@ _ON_THE_FLY = "on_the_fly"  # the value of data.flow that is no place
 
 
 def stage_names(cfg: DictConfig) -> list[str]:
-    """The stages to run, in order: all, or those that `only` names, without those of `skip`.
+    """The stages to run, in order: all, or those that `run_stages` names, but `skip_stages`.
 
     Raises:
         UserError: there is no such stage, or none is left.
     """
     stages = list(cfg.stages)
     chosen = {}
-    for key in ("only", "skip"):
+    for key in ("run_stages", "skip_stages"):
         value = cfg[key]
         chosen[key] = [value] if isinstance(value, str) else list(value or [])
         unknown = [name for name in chosen[key] if name not in stages]
@@ -80,10 +80,11 @@ def stage_names(cfg: DictConfig) -> list[str]:
     names = [
         name
         for name in stages
-        if (not chosen["only"] or name in chosen["only"]) and name not in chosen["skip"]
+        if (not chosen["run_stages"] or name in chosen["run_stages"])
+        and name not in chosen["skip_stages"]
     ]
     if not names:
-        raise UserError("only=... and skip=... leave no stage to run")
+        raise UserError("run_stages=... and skip_stages=... leave no stage to run")
     return names
 
 
@@ -201,7 +202,7 @@ def what_matters(config: StageConfig) -> dict[str, Any]:
 
     Of the model that is the network which the stage trains, and how its input is normalized.
     """
-    trained = (f"model.{config['network']}.", "model.normalise.")
+    trained = (f"model.{config['network']}.", "model.normalize.")
     return {
         key: value == _ON_THE_FLY if key in _PLACES else value
         for key, value in _flat(config)
@@ -220,7 +221,7 @@ def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 def config_diff(config: StageConfig, other: StageConfig) -> str | None:
     """The first key in which two stages are not the same, as "key: value, other value".
 
-    Whole numbers are no fractions: trainer.limit_test_batches=1 is one batch, 1.0 is all of them.
+    Integers are no fractions: trainer.limit_test_batches=1 is one batch, 1.0 is all of them.
     """
     one, two = what_matters(config), what_matters(other)
     for key in dict.fromkeys([*one, *two]):

@@ -9,13 +9,13 @@ import numpy as np
 from torch import nn
 
 from src.data.datamodule import VideoDataModule
-from src.experiment.checkpoint import KEY, Description
+from src.experiment.checkpoint import KEY, CheckpointMetadata
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.models.weights import (
-    imagenet_normalisation,
+    imagenet_normalization,
     imagenet_weights,
     load_weights,
     net_weights,
@@ -48,7 +48,7 @@ def init_weights(
     config: StageConfig,
     stages: Mapping[str, StageDir],
     net: nn.Module,
-    normalise: Normalise,
+    normalize: Normalize,
     data: VideoDataModule,
 ) -> None:
     """Load the weights that a stage starts from, part by part, and log what became of them.
@@ -57,7 +57,7 @@ def init_weights(
         config: of the stage.
         stages: the directories of all stages of the experiment.
         net: changed in place.
-        normalise: of the net's input; weights that were trained with another are refused.
+        normalize: of the net's input; weights that were trained with another are refused.
         data: set up; a checkpoint of another split or other flow is refused.
     """
     for part, source in weight_sources(config).items():
@@ -66,15 +66,15 @@ def init_weights(
         target = net.get_submodule(part)
         if is_imagenet(source, stages):
             weights = imagenet_weights(target, source)
-            check_normalisation(normalise, imagenet_normalisation(target, source), source, data)
+            check_normalization(normalize, imagenet_normalization(target, source), source, data)
         else:
             if source in stages:
                 source = str(checkpoint_of_stage(stages[source], config["stage"]))
             content = read_checkpoint(source)
             if KEY in content:
-                description = Description.out_of(content, source)
+                description = CheckpointMetadata.out_of(content, source)
                 description.check_fits(data, source)
-                check_normalisation(normalise, description.normalisation, source, data)
+                check_normalization(normalize, description.normalization, source, data)
             weights = of_part(net_weights(content), part)
         report = load_weights(target, weights, source)
         log.info("%s starts from %s: %s", part or config["stage"], source, report)
@@ -108,22 +108,22 @@ def check_continues(
         ) from error
 
 
-def check_normalisation(
-    normalise: Normalise, trained_with: Mapping[str, Any], source: str, data: VideoDataModule
+def check_normalization(
+    normalize: Normalize, trained_with: Mapping[str, Any], source: str, data: VideoDataModule
 ) -> None:
-    """Refuse weights that were trained on input normalised in another way.
+    """Refuse weights that were trained on input normalized in another way.
 
     Args:
-        normalise: of the config.
+        normalize: of the config.
         trained_with: numbers of the source, of those modalities that are known.
         source: where the weights come from, for the message.
         data: of the stage; only its modalities matter.
     """
-    ours = normalise.describe()
+    ours = normalize.describe()
     for key, value in trained_with.items():
         if key.split("_")[0] in data.modalities and not _alike(ours.get(key), value):
             raise UserError(
-                f"{source} was trained with {key} {value}, but model.backbone.normalise has "
+                f"{source} was trained with {key} {value}, but model.backbone.normalize has "
                 f"{ours.get(key)}: set it so, or choose the model/backbone of those weights"
             )
 

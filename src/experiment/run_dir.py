@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.experiment.config import StageConfig, config_diff
 from src.models.temporal import STREAMS
 from src.utils.commands import shown_command
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -85,7 +85,7 @@ class StageDir:
             about: what else `src.report` tells: epochs, command, version, ...
         """
         content = {"config": config, "protocol": protocol, "accuracy": dict(accuracy), **about}
-        with whole(self.record) as draft:
+        with atomic_write(self.record) as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
         previous(self.checkpoint).unlink(missing_ok=True)  # no training resumes from here
 
@@ -114,13 +114,13 @@ class StageDir:
             ) from error
         return record
 
-    def check_whole(self) -> None:
+    def check_complete(self) -> None:
         """Refuse to train a finished stage again because its weights are gone."""
         if self.record.is_file() and not self.final.is_file():
             raise UserError(
                 f"{self.path} is finished, but {self.final.name} is gone: put it back, leave "
-                f"the stage out with skip={self.path.name}, or delete {self.record} to train it "
-                "again"
+                f"the stage out with skip_stages={self.path.name}, or delete {self.record} to "
+                "train it again"
             )
 
     def begun(self) -> tuple[Path, StageConfig] | None:
@@ -150,7 +150,7 @@ class StageDir:
     def _config_of(self, checkpoint: Path) -> StageConfig:
         mend = "delete it to train this stage from its start"
         try:
-            description, content = Description.read(str(checkpoint))
+            description, content = CheckpointMetadata.read(str(checkpoint))
         except UserError as error:
             raise UserError(f"{error}: {mend}") from error
         if "optimizer_states" not in content or "loops" not in content:

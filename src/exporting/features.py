@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from src.data.datamodule import VideoDataModule
 from src.data.faults import UNREADABLE, Faults
 from src.evaluation.evaluate import data_of, load_module
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.exporting.network import origin
 from src.flow.settings import FlowSettings
 from src.media.frames_in_order import Upright, is_stream
@@ -29,7 +29,7 @@ from src.models.resnet import ResNet
 from src.prediction.inputs import find_inputs
 from src.prediction.predictor import Predictor
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 from src.utils.ranks import of_all_ranks
 from src.utils.values import check_choices
 
@@ -85,7 +85,10 @@ class Features:
             **{name: vectors.numpy() for name, vectors in self.streams().items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as draft, draft.open("wb") as file:  # to a name numpy adds an ending
+        with (
+            atomic_write(path) as draft,
+            draft.open("wb") as file,
+        ):  # to a name numpy adds an ending
             np.savez(file, **arrays)
 
 
@@ -93,7 +96,7 @@ def load_without_classifiers(
     ckpt_path: str,
     data_changes: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
-) -> tuple[VideoClassifier, Description]:
+) -> tuple[VideoClassifier, CheckpointMetadata]:
     """What `load_module` returns, but with features (B, T', C) in the place of logits.
 
     Args:
@@ -195,7 +198,7 @@ def features_of_files(
     return features
 
 
-def _about(module: VideoClassifier, description: Description) -> dict[str, Any]:
+def _about(module: VideoClassifier, description: CheckpointMetadata) -> dict[str, Any]:
     views = module.protocol.name.partition(";")[0]  # without the part: each video has its own
     return origin(description) | {
         "features": "pooled activations before dropout and fc, mean over views and time steps",

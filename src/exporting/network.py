@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from src.evaluation.evaluate import load_module
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
@@ -130,7 +130,7 @@ def export_checkpoint(
             raise UserError(f"format=onnx needs {library}: pip install -e '.[export]'")
     module, metadata = load_module(ckpt_path)
     data: dict[str, Any] = metadata.config["data"]
-    channels = {"rgb": 3, "flow": 2 * data["stack"]}
+    channels = {"rgb": 3, "flow": 2 * data["flow_stack"]}
     height, width = size if isinstance(size, Sequence) else [size or data["crop_size"]] * 2
     inputs = {modality: channels[modality] for modality in module.modalities}
     shape = ClipShape(inputs, (height, width), DTYPES[dtype])
@@ -164,7 +164,7 @@ def export_checkpoint(
         path = folder / f"{name}{ending}"
         draft.replace(path)
         export.files[chosen], export.differences[chosen] = path, found
-    with whole(export.description) as draft:
+    with atomic_write(export.description) as draft:
         draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return export
 
@@ -239,20 +239,24 @@ def _check_differences(differences: Sequence[Difference], draft: Path, tolerance
             )
 
 
-def origin(metadata: Description) -> dict[str, Any]:
+def origin(metadata: CheckpointMetadata) -> dict[str, Any]:
     """Where a network comes from and what its input has to be, plain."""
     return {
         "experiment": metadata.config.get("name"),
         "stage": metadata.config.get("stage"),
         "split": metadata.split,
         "flow": metadata.flow,
-        "normalisation": metadata.normalisation,
+        "normalization": metadata.normalization,
         "version": metadata.version,
     }
 
 
 def _describe(
-    metadata: Description, protocol: str, shape: ClipShape, streams: list[str], least_frames: int
+    metadata: CheckpointMetadata,
+    protocol: str,
+    shape: ClipShape,
+    streams: list[str],
+    least_frames: int,
 ) -> dict[str, Any]:
     """What users of the network have to know, plain."""
     value_type = str(shape.dtype).removeprefix("torch.")
@@ -261,13 +265,13 @@ def _describe(
             name: {"shape": ["batch", channels, "frames", *shape.size], "type": value_type}
             for name, channels in shape.channels.items()
         },
-        "values": "0..255, normalised inside; flow as u1, v1, u2, v2, ...",
+        "values": "0..255, normalized inside; flow as u1, v1, u2, v2, ...",
         "least_frames": least_frames,
         "outputs": {stream: ["batch", "time", len(metadata.class_names)] for stream in streams},
         "scores": "logits; a clip's score is their mean over time and outputs",
         "class_names": metadata.class_names,
         "protocol": protocol,
-        "remark": metadata.config.get("remark"),
+        "notes": metadata.config.get("notes"),
     }
 
 

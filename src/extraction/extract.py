@@ -22,7 +22,7 @@ from src.extraction.worker import FORMATS, Format
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import check_names
 from src.utils.errors import UserError
-from src.utils.files import exclusive_lock, whole
+from src.utils.files import atomic_write, exclusive_lock
 from src.utils.processes import worker_pool
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def extract_flow(
     Args:
         videos: video files; their stems must differ.
         output: the folder to write to, made if need be.
-        settings: algorithm, size and quantisation.
+        settings: algorithm, size and quantization.
         workers: processes; None for one per GPU if the algorithm runs on GPUs and there are some,
             else for every core that this process may use.
         format: jpeg for files in `output`, zip for files in archives of 200 videos,
@@ -228,7 +228,7 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
         file.unlink(missing_ok=True)
         return
     with (
-        whole(file) as draft,
+        atomic_write(file) as draft,
         draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
         rows = csv.writer(table, lineterminator="\n")

@@ -34,7 +34,7 @@ class Shard:
             )
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every `count`-th item, so that neighbours, which are alike, go to different parts."""
+        """Every `count`-th item, so that neighbors, which are alike, go to different parts."""
         return items[self.index - 1 :: self.count]
 
     def label(self, name: str) -> str:

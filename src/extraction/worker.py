@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from src.flow.algorithm import FlowAlgorithm
-from src.flow.computed import ComputedFlow
+from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import encode_jpeg, open_images
 from src.media.video_file import VideoFile
@@ -153,7 +153,7 @@ def extract_video(video: Path, part: Path) -> int:
     settings = _worker.settings
     try:
         frames = VideoFile(video)
-        source = ComputedFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
+        source = OnTheFlyFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
         fields = source.flow(range(source.num_fields))
         encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
         _worker.format.write(part, video.stem, encoded)

@@ -21,7 +21,7 @@ FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and l
 Batch = dict[str, Any]
 
 
-class Cut(Protocol):
+class ClipTransform(Protocol):
     """How all frames of a clip are cut."""
 
     @property
@@ -30,7 +30,7 @@ class Cut(Protocol):
         ...
 
     def cut(self, image: Uint8) -> Uint8:
-        """Cut a frame (H, W, 3)."""
+        """ClipTransform a frame (H, W, 3)."""
         ...
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
@@ -55,7 +55,7 @@ class FramesForFlow:
         self.frames, self.num_fields = frames, frames.num_frames - 1
         self._short_side, self._color = settings.short_side, settings.color
 
-    def read(self, frames: npt.NDArray[np.int64], stack: int, geometry: Cut) -> Batch:
+    def read(self, frames: npt.NDArray[np.int64], stack: int, geometry: ClipTransform) -> Batch:
         """Read what the flow of a clip's frames needs.
 
         Returns:
@@ -78,7 +78,7 @@ class FramesForFlow:
 
 
 class FlowAfterTransfer:
-    """Puts "flow" (B, 2L, T, H, W), quantised, into a batch that holds "flow_frames".
+    """Puts "flow" (B, 2L, T, H, W), quantized, into a batch that holds "flow_frames".
 
     Args:
         settings: how the flow is computed; the algorithm must run on any device.
@@ -102,7 +102,7 @@ class FlowAfterTransfer:
         flow = algorithm.tensors(first.flatten(0, 2), second.flatten(0, 2))  # (B * T * L, 2, H, W)
         flow = flow.unflatten(0, first.shape[:3])  # (B, T, L, 2, H, W)
         flow = flow * lengths[:, None, None, :, None, None]
-        quantised = levels(flow, self.settings.bound).to(torch.uint8)
-        quantised = quantised.permute(0, 2, 3, 1, 4, 5)  # (B, L, 2, T, H, W)
+        quantized = levels(flow, self.settings.bound).to(torch.uint8)
+        quantized = quantized.permute(0, 2, 3, 1, 4, 5)  # (B, L, 2, T, H, W)
         rest = {key: value for key, value in batch.items() if key not in (FRAMES, LENGTHS)}
-        return rest | {"flow": quantised.flatten(1, 2).contiguous()}  # (B, 2L, T, H, W)
+        return rest | {"flow": quantized.flatten(1, 2).contiguous()}  # (B, 2L, T, H, W)

@@ -105,7 +105,7 @@ def on_device(
 
 
 def levels(flow: Any, bound: float) -> Any:
-    """The levels of `quantize` as whole numbers in floating point; of an array or a tensor."""
+    """The levels of `quantize` as integers in floating point; of an array or a tensor."""
     return ((flow.clip(-bound, bound) + bound) * (255.0 / (2.0 * bound))).round()
 
 

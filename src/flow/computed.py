@@ -10,14 +10,14 @@ from src.media.sources import RGBSource, Size, Uint8, in_order, size_at
 from src.utils.errors import UserError
 
 
-class ComputedFlow:
+class OnTheFlyFlow:
     """Flow computed from the frames of an RGB source when it is asked for.
 
     Args:
         frames: where the frames come from.
         algorithm: the algorithm, with its parameters.
         short_side: the frames are resized to this smaller side first.
-        bound: quantisation range in pixels, see `src.flow.algorithm`.
+        bound: quantization range in pixels, see `src.flow.algorithm`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ComputedFlow:
         return size_at(self.frames.size, self.short_side)
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
-        """Compute the fields `indices` (from 0, any order, repeats allowed), quantised u, v.
+        """Compute the fields `indices` (from 0, any order, repeats allowed), quantized u, v.
 
         Raises:
             UserError: there is no flow between two of the frames.

@@ -27,7 +27,7 @@ class FlowSettings:
         algorithm: one of `src.flow.algorithms.ALGORITHMS`.
         parameters: the algorithm's own, see `src.flow.algorithms`.
         short_side: smaller side in pixels that frames are resized to first.
-        bound: flow is clipped to [-bound, bound] pixels and quantised to 8 bits.
+        bound: flow is clipped to [-bound, bound] pixels and quantized to 8 bits.
     """
 
     algorithm: str = "tvl1"

@@ -7,7 +7,7 @@ warped by the flow so far, u0, and the residual linearised around it,
 
     rho(u) = I1(x + u0) + grad I1(x + u0) . (u - u0) - I0(x).
 
-The energy  sum |grad u| + lambda |rho(u)|  is then minimised over two fields u and w, coupled by
+The energy  sum |grad u| + lambda |rho(u)|  is then minimized over two fields u and w, coupled by
 |u - w|^2 / 2 theta, by turns: a pointwise step for the data, and a dual one, p, for the variation:
 
     w = u - clamp(rho(u) / |grad I1|^2, -lambda theta, lambda theta) grad I1
@@ -135,7 +135,7 @@ def _one_scale(
     on_host = first.device.type == "cpu"  # so that looking at a result is not waiting for it
     size = parameters.medianFiltering
     median = _filter(size) if size > 1 else None
-    images = torch.stack([second, *_centred_gradient(second)], dim=1)  # (N, 3, H, W)
+    images = torch.stack([second, *_centered_gradient(second)], dim=1)  # (N, 3, H, W)
     state = State(u, v, *(torch.zeros_like(u) for _ in range(4)))
     for _ in range(parameters.warps):
         residual = _linearise(first, images, state.u, state.v)
@@ -157,7 +157,7 @@ def _linearise(first: Tensor, images: Tensor, u: Tensor, v: Tensor) -> Residual:
     """Warp the second images and their gradients (N, 3, H, W) by the flow (N, H, W).
 
     The kernel is cv2.remap's, and what lies outside the image is 0 as there: x and y are 0, too,
-    and such a pixel follows its neighbours. OpenCV 4 rounds positions to 1/32 pixel, version 5 does
+    and such a pixel follows its neighbors. OpenCV 4 rounds positions to 1/32 pixel, version 5 does
     not, and neither does this.
     """
     height, width = u.shape[-2:]
@@ -205,7 +205,7 @@ def _divergence(px: Tensor, py: Tensor) -> Tensor:
     return px - F.pad(px[..., :-1], (1, 0)) + py - F.pad(py[..., :-1, :], (0, 0, 1, 0))
 
 
-def _centred_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+def _centered_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
     padded = _pad(images, 1)
     right = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
@@ -218,16 +218,16 @@ def _pad(images: Tensor, border: int) -> Tensor:
 
 
 def _resize(images: Tensor, size: tuple[int, int], step: tuple[float, float]) -> Tensor:
-    """Interpolate (N, H, W) linearly at centres `step` pixels apart, as cv2.resize does.
+    """Interpolate (N, H, W) linearly at centers `step` pixels apart, as cv2.resize does.
 
     Not F.interpolate: with a given step that rounds the size down, and OpenCV to the nearest.
     """
     for dim in (-2, -1):
         last = images.shape[dim] - 1
-        centres = (torch.arange(size[dim], dtype=torch.float64) + 0.5) * step[dim] - 0.5
-        centres = centres.clamp(0, last)
-        before = centres.floor()
-        weight = (centres - before).float().unflatten(0, (-1,) + (1,) * (-1 - dim))
+        centers = (torch.arange(size[dim], dtype=torch.float64) + 0.5) * step[dim] - 0.5
+        centers = centers.clamp(0, last)
+        before = centers.floor()
+        weight = (centers - before).float().unflatten(0, (-1,) + (1,) * (-1 - dim))
         before = before.long().to(images.device)
         images = torch.lerp(
             images.index_select(dim, before),

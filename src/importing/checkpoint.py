@@ -11,16 +11,16 @@ import torch
 from omegaconf import DictConfig
 
 from src.experiment.build import build_module, build_net
-from src.experiment.checkpoint import KEY, Description
+from src.experiment.checkpoint import KEY, CheckpointMetadata
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from src.importing.architecture import Architecture
 from src.importing.mat_file import read_dag
-from src.importing.recognise import recognise
+from src.importing.recognize import recognize
 from src.importing.released import dataset_of, overrides, split_of, stage_of
 from src.importing.weights import Weight, fill, means, weights
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Imported:
     """A released model, ready to be saved.
 
     Args:
-        architecture: what was recognised.
+        architecture: what was recognized.
         weights: the tensors of the net, and what each was made of.
         description: what the checkpoint carries beside weights.
         state_dict: of the LightningModule.
@@ -37,7 +37,7 @@ class Imported:
 
     architecture: Architecture
     weights: Mapping[str, Weight]
-    description: Description
+    description: CheckpointMetadata
     state_dict: Mapping[str, Any]
     source: str
 
@@ -58,7 +58,7 @@ class Imported:
             "global_step": 0,
             "pytorch-lightning_version": version("pytorch-lightning"),
         }
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             torch.save(content, draft)
 
     def save_listing(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Imported:
 def import_model(
     path: str | Path, split: int | None, compose: Callable[[list[str]], DictConfig]
 ) -> Imported:
-    """Read, recognise and translate a released model.
+    """Read, recognize and translate a released model.
 
     Args:
         path: the MATLAB file.
@@ -86,7 +86,7 @@ def import_model(
         UserError: the file is not readable, or is none of the released models.
     """
     dag = read_dag(path)
-    architecture = recognise(dag)
+    architecture = recognize(dag)
     dataset = dataset_of(architecture.classes, dag.source)
     split = split_of(path, split)
     channels = {name: stream.channels for name, stream in architecture.streams.items()}
@@ -97,18 +97,18 @@ def import_model(
     found = weights(dag, architecture, dataset.rows)
     fill(net, found, dag)
     module = build_module(config, net)
-    description = Description(
+    description = CheckpointMetadata(
         config=config,
         class_names=list(dataset.classes),
         split=split,
-        normalisation=module.normalise.describe(),
+        normalization=module.normalize.describe(),
         flow=asdict(FlowSettings()) if "motion" in channels else None,  # the published TV-L1
     )
     return Imported(architecture, found, description, module.state_dict(), dag.source)
 
 
 def report(imported: Imported) -> Iterator[str]:
-    """What was recognised and used, and what had to be put in, line by line."""
+    """What was recognized and used, and what had to be put in, line by line."""
     found, description = imported.architecture, imported.description
     yield (
         f"{description.config['name']}, split {description.split}, stage "
@@ -126,7 +126,7 @@ def report(imported: Imported) -> Iterator[str]:
         yield f"temporal pool: {pool}"
     for modality, reader in (("rgb", "appearance"), ("flow", "motion")):
         if reader in found.streams:
-            yield f"subtracted from {modality}: {_plain(description.normalisation, modality)}"
+            yield f"subtracted from {modality}: {_plain(description.normalization, modality)}"
     used = len({weight.source for weight in imported.weights.values() if weight.in_file})
     yield f"used: all {used} parameters, and all layers but losses"
     for name, weight in imported.weights.items():
@@ -134,7 +134,7 @@ def report(imported: Imported) -> Iterator[str]:
             yield f"not in the file: {name}, {weight.source}"
 
 
-def _plain(normalisation: dict[str, float | Sequence[float]], modality: str) -> str:
-    mean = normalisation[f"{modality}_mean"]
+def _plain(normalization: dict[str, float | Sequence[float]], modality: str) -> str:
+    mean = normalization[f"{modality}_mean"]
     numbers = [mean] if isinstance(mean, (int, float)) else mean
     return " ".join(f"{number:.6g}" for number in numbers)

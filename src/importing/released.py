@@ -101,11 +101,11 @@ def overrides(
     for name, stream in streams.items():
         changes |= {f"model.{name}.depth": stream.depth, f"model.{name}.width": stream.width}
     if rgb_means:
-        changes["model.backbone.normalise.rgb_mean"] = rgb_means
+        changes["model.backbone.normalize.rgb_mean"] = rgb_means
     if flow_means:
         alike = len(set(flow_means)) == 1
-        changes["model.backbone.normalise.flow_mean"] = flow_means[0] if alike else flow_means
-        changes["data.stack"] = len(flow_means) // 2
+        changes["model.backbone.normalize.flow_mean"] = flow_means[0] if alike else flow_means
+        changes["data.flow_stack"] = len(flow_means) // 2
     if joint:
         changes |= {
             "model.net.connection.kind": architecture.connection,

@@ -34,7 +34,7 @@ def weights(dag: Dag, architecture: Architecture, rows: Sequence[int]) -> dict[s
 
     Args:
         dag: the file.
-        architecture: what was recognised in it.
+        architecture: what was recognized in it.
         rows: for each class here, its number in the file.
 
     Raises:

@@ -146,7 +146,7 @@ def draw_heat_maps(
 
 
 def heated(images: Uint8, maps: Tensor) -> Uint8:
-    """Images (T, H, W, 3) in grey under the colours of maps (T, H, W) in 0..1."""
+    """Images (T, H, W, 3) in grey under the colors of maps (T, H, W) in 0..1."""
     heat = matplotlib.colormaps["inferno"](maps.cpu().numpy())[..., :3] * 255  # (T, H, W, 3)
     grey = images.mean(-1, keepdims=True)
     return np.rint(STRENGTH * heat + (1 - STRENGTH) * grey).astype(np.uint8)

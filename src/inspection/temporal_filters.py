@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.experiment.init_from import weight_sources
 from src.experiment.run_dir import StageDir
 from src.models.temporal_conv import TemporalConv
@@ -94,7 +94,7 @@ def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoint is not one of this project.
     """
-    description, _ = Description.read(ckpt_path)
+    description, _ = CheckpointMetadata.read(ckpt_path)
     weights: dict[str, Tensor] = {}
     for part, source in weight_sources(description.config).items():
         file = source and _file_of(source, Path(ckpt_path).parent, description)
@@ -104,7 +104,7 @@ def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
     return weights
 
 
-def _file_of(source: str, folder: Path, description: Description) -> Path | None:
+def _file_of(source: str, folder: Path, description: CheckpointMetadata) -> Path | None:
     """The checkpoint that a stage in this folder calls `source`."""
     moved = (StageDir(folder).finished() or {}).get("stage_dirs", {})
     beside = folder / moved.get(source, f"../{source}")

@@ -1,4 +1,4 @@
-"""Training clips as the network gets them: out of the loader, normalised, mixed."""
+"""Training clips as the network gets them: out of the loader, normalized, mixed."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from src.data.datamodule import VideoDataModule
 from src.experiment.build import build_datamodule, build_module, build_net
 from src.experiment.config import StageConfig
 from src.models.modules import Batch
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.plotting.clips import Strip, clip_images, draw_strips
 
 LABELS = 0.5  # inches
@@ -24,21 +24,21 @@ class TrainingClips:
 
     Args:
         loaded: as the loader gives it, after crop, mirroring and augmentation, uint8.
-        net_input: what the network gets of each modality, normalised and mixed, (B, C, T, H, W).
+        net_input: what the network gets of each modality, normalized and mixed, (B, C, T, H, W).
         target: labels (B,), or the shares of the classes (B, K) if clips are mixed.
-        normalise: what has normalised them.
+        normalize: what has normalized them.
         class_names: in the order of the labels.
     """
 
     loaded: Batch
     net_input: dict[str, Tensor]
     target: Tensor
-    normalise: Normalise
+    normalize: Normalize
     class_names: tuple[str, ...]
 
     def restored(self) -> Batch:
         """What the network gets, as levels 0..255 again: `loaded`, if nothing is mixed."""
-        levels = {name: self.normalise.restore(name, x) for name, x in self.net_input.items()}
+        levels = {name: self.normalize.restore(name, x) for name, x in self.net_input.items()}
         return self.loaded | levels
 
     def titles(self) -> list[str]:
@@ -57,7 +57,7 @@ class TrainingClips:
     def statistics(self) -> dict[str, dict[str, float]]:
         """Mean, deviation, minimum and maximum of what the network gets of each modality.
 
-        Of normalised input means are near 0, and deviations of RGB near 1.
+        Of normalized input means are near 0, and deviations of RGB near 1.
         """
         return {
             name: {
@@ -88,7 +88,7 @@ def training_clips(config: StageConfig, data: VideoDataModule | None = None) -> 
     module = build_module(config, net, total_steps=1)
     loaded = next(ready(data, data.train_dataloader()))
     net_input, target = module.training_clips(loaded)
-    return TrainingClips(loaded, net_input, target, module.normalise, data.videos.classes)
+    return TrainingClips(loaded, net_input, target, module.normalize, data.videos.classes)
 
 
 def ready(
@@ -126,7 +126,7 @@ def draw_training_clips(clips: TrainingClips, count: int = 3) -> Figure:
 
 
 def _about(clips: TrainingClips) -> str:
-    return "normalised input: " + "; ".join(
+    return "normalized input: " + "; ".join(
         f"{name} mean {of['mean']:.2f}, deviation {of['std']:.2f}, {of['min']:.1f} to "
         f"{of['max']:.1f}"
         for name, of in clips.statistics().items()

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 _warned: set[Path] = set()
@@ -87,7 +87,7 @@ def save_array(file: Path, array: npt.NDArray) -> bool:
 def _save(file: Path, write: Callable[[Path], object]) -> bool:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as draft:
+        with atomic_write(file) as draft:
             write(draft)
     except OSError as error:
         if file.parent not in _warned:

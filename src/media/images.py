@@ -42,7 +42,7 @@ class Images(Protocol):
         ...
 
 
-class ImageTree(Protocol):
+class ImageIndex(Protocol):
     """Images of many videos; `root` is the folder or archive."""
 
     root: Path
@@ -64,7 +64,7 @@ class JoinedTree:
         trees: the shards.
     """
 
-    def __init__(self, root: Path, trees: Iterable[ImageTree]) -> None:
+    def __init__(self, root: Path, trees: Iterable[ImageIndex]) -> None:
         self.root, self.trees = root, tuple(trees)
 
     def videos(self, component: str) -> dict[str, int]:
@@ -83,7 +83,7 @@ def is_archive(path: Path) -> bool:
     return re.search(r"\.zip(\.\d{3})?$", path.name, re.IGNORECASE) is not None
 
 
-def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageTree:
+def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageIndex:
     """Open a folder of images, a zip archive of them, or a folder of such archives.
 
     Args:
@@ -128,7 +128,7 @@ class FrameImages:
         UserError: there are no frames of this video.
     """
 
-    def __init__(self, tree: ImageTree, video: str, fps: float = 25.0) -> None:
+    def __init__(self, tree: ImageIndex, video: str, fps: float = 25.0) -> None:
         images = tree.images("rgb", video)
         if not images:
             raise UserError(f"no frames of video {video} in {tree.root}")
@@ -159,7 +159,7 @@ class FlowImages:
         UserError: there is no flow of this video, or u and v differ in number.
     """
 
-    def __init__(self, tree: ImageTree, video: str) -> None:
+    def __init__(self, tree: ImageIndex, video: str) -> None:
         u, v = tree.images("u", video), tree.images("v", video)
         if not u or not v or len(u) != len(v):
             raise UserError(
@@ -176,7 +176,7 @@ class FlowImages:
         return height, width
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
-        """Read the fields `indices` (from 0, any order, repeats allowed), quantised u, v (H, W)."""
+        """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""
         return in_order(indices, self._ascending)
 
     def _ascending(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:

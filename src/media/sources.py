@@ -46,7 +46,7 @@ class FlowSource(Protocol):
         ...
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
-        """Read the fields `indices` (from 0, any order, repeats allowed), quantised u, v (H, W)."""
+        """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""
         ...
 
 

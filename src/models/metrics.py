@@ -41,7 +41,7 @@ class MeanClassAccuracy(Metric):
         return (self.right / self.videos)[self.videos > 0].mean()
 
 
-def accuracies(
+def accuracy_metrics(
     num_classes: int, prefix: str = "", postfix: str = "", over_ranks: bool = True
 ) -> MetricCollection:
     """The three accuracies in 0..1, of scores (N, K) against labels (N,).
@@ -78,9 +78,11 @@ class NetAccuracies(nn.Module):
 
     def __init__(self, num_classes: int, prefix: str, streams: Sequence[str]) -> None:
         super().__init__()
-        self.net = accuracies(num_classes, prefix)
+        self.net = accuracy_metrics(num_classes, prefix)
         several = streams if len(streams) > 1 else ()
-        self.streams = nn.ModuleDict({s: accuracies(num_classes, prefix, f"_{s}") for s in several})
+        self.streams = nn.ModuleDict(
+            {s: accuracy_metrics(num_classes, prefix, f"_{s}") for s in several}
+        )
 
     def update(self, scores: dict[str, Tensor], label: Tensor) -> None:
         """Take in scores (N, K) of each stream against labels (N,)."""
@@ -106,8 +108,8 @@ def scores_of_wrong(labels: Tensor, num_classes: int) -> Tensor:
     return -F.one_hot(labels, num_classes).float()
 
 
-def judge(scores: Tensor, labels: Tensor) -> dict[str, float]:
+def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """The three accuracies in percent, of what this process has."""
-    metrics = accuracies(scores.shape[1], over_ranks=False)
+    metrics = accuracy_metrics(scores.shape[1], over_ranks=False)
     metrics.update(scores, labels)
     return {name: 100 * float(value) for name, value in metrics.compute().items()}

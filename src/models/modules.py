@@ -1,6 +1,6 @@
 """The two LightningModules: a stream trained alone, and both streams trained jointly.
 
-Both own loss, metrics and optimiser; the net stays a plain nn.Module. They differ in one method,
+Both own loss, metrics and optimizer; the net stays a plain nn.Module. They differ in one method,
 `classify`, which says what goes into the net and which streams come out.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from src.models.metrics import NetAccuracies, mean_of_streams
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.models.optimization import (
     Optimization,
     check_class_weights,
@@ -28,7 +28,7 @@ from src.models.resnet import ResNet
 from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
-SO_FAR = "pass_so_far"  # of a checkpoint within a pass: the states of the pass's averages
+PARTIAL_EPOCH = "partial_epoch"  # of a checkpoint within a pass: the states of the pass's averages
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
 
 
@@ -59,7 +59,7 @@ class VideoClassifier(pl.LightningModule):
 
     Args:
         net: the network to train.
-        normalise: how its input is normalised.
+        normalize: how its input is normalized.
         num_classes: K.
         protocol: what testing sees of a video, and how its scores are averaged.
         optimization: how it is trained; None for a network that is not.
@@ -75,7 +75,7 @@ class VideoClassifier(pl.LightningModule):
     def __init__(
         self,
         net: nn.Module,
-        normalise: Normalise,
+        normalize: Normalize,
         num_classes: int,
         protocol: VideoProtocol,
         optimization: Optimization | None = None,
@@ -83,7 +83,7 @@ class VideoClassifier(pl.LightningModule):
         super().__init__()
         self.batch_norm = optimization.batch_norm if optimization else "train"
         freeze_batch_norm(net, self.batch_norm)
-        self.net, self.normalise = net, normalise
+        self.net, self.normalize = net, normalize
         self.num_classes, self.protocol = num_classes, protocol
         self.optimization = optimization
         self.lr = optimization.lr if optimization else None
@@ -116,11 +116,11 @@ class VideoClassifier(pl.LightningModule):
                 part.training = mode
 
     def clips(self, batch: Batch) -> dict[str, Tensor]:
-        """Normalised clips (B, C, T, H, W) of each modality, from a uint8 batch."""
-        return {name: getattr(self.normalise, name)(batch[name]) for name in self.modalities}
+        """Normalized clips (B, C, T, H, W) of each modality, from a uint8 batch."""
+        return {name: getattr(self.normalize, name)(batch[name]) for name in self.modalities}
 
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits (B, T', K) of each stream's classifier for normalised clips, always in float32.
+        """Logits (B, T', K) of each stream's classifier for normalized clips, always in float32.
 
         Losses, accuracies and scores are computed from them, whatever the network computes in.
         """
@@ -149,7 +149,7 @@ class VideoClassifier(pl.LightningModule):
         smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimised.
+        """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimized.
 
         That is how the authors of ST-ResNet train, with equal weights.
 
@@ -280,7 +280,7 @@ class VideoClassifier(pl.LightningModule):
         """Keep what a pass has come to so far on all ranks, for averages over all of it."""
         loop, strategy = self.trainer.fit_loop.epoch_loop, self.trainer.strategy
         if not loop.batch_progress.is_last_batch:
-            checkpoint[SO_FAR] = {
+            checkpoint[PARTIAL_EPOCH] = {
                 name: {
                     key: strategy.reduce(torch.as_tensor(state).clone(), reduce_op="sum")
                     for key, state in metric.metric_state.items()
@@ -290,7 +290,7 @@ class VideoClassifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it, on the first rank for all of them."""
-        so_far = checkpoint.get(SO_FAR, {}) if self.trainer.is_global_zero else {}
+        so_far = checkpoint.get(PARTIAL_EPOCH, {}) if self.trainer.is_global_zero else {}
         for name, metric in self._averages():
             for key, state in so_far.get(name, {}).items():
                 setattr(metric, key, state.to(metric.device))
@@ -304,7 +304,7 @@ class VideoClassifier(pl.LightningModule):
 
 
 def loss_names(streams: Sequence[str]) -> list[str]:
-    """Of the loss that is minimised, then of its parts where there are several."""
+    """Of the loss that is minimized, then of its parts where there are several."""
     return ["loss", *(f"loss_{stream}" for stream in streams if len(streams) > 1)]
 
 

@@ -70,7 +70,7 @@ class Mixing:
         """Mix a batch, on the device it is on.
 
         Args:
-            clips: normalised (B, C, T, H, W) of each modality; the same H and W.
+            clips: normalized (B, C, T, H, W) of each modality; the same H and W.
             label: (B,).
             num_classes: K.
 
@@ -239,6 +239,6 @@ def freeze_batch_norm(net: nn.Module, mode: str) -> None:
 
 
 def keep_frozen(net: nn.Module, mode: str) -> None:
-    """Undo what `net.train()` did to frozen layers: they normalise by their statistics again."""
+    """Undo what `net.train()` did to frozen layers: they normalize by their statistics again."""
     for layer in frozen_layers(net, mode):
         layer.eval()

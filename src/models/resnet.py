@@ -249,7 +249,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", ResStage(*blocks))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
-        self._initialise()
+        self._initialize()
 
     @property
     def stages(self) -> list[ResStage]:
@@ -291,7 +291,7 @@ class ResNet(nn.Module):
         features = F.avg_pool2d(x, window, stride=1).mean((-2, -1))  # (B * T', C)
         return self.fc(self.dropout(features)).unflatten(0, (-1, frames))
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -309,7 +309,7 @@ def appearance_stream(num_classes: int, depth: int = 50, width: int = 64, **opti
 
 
 def motion_stream(
-    num_classes: int, stack: int, depth: int = 50, width: int = 64, **options: Any
+    num_classes: int, flow_stack: int, depth: int = 50, width: int = 64, **options: Any
 ) -> ResNet:
-    """A ResNet over stacks of L = `stack` flow fields (B, 2L, T, H, W); `options` likewise."""
-    return ResNet(num_classes, 2 * stack, depth, width, **options)
+    """A ResNet over stacks of L = `flow_stack` flow fields (B, 2L, T, H, W); `options` likewise."""
+    return ResNet(num_classes, 2 * flow_stack, depth, width, **options)

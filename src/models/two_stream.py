@@ -56,8 +56,8 @@ class TwoStreamResNet(nn.Module):
         """Logits of both classifiers, each (B, T', K).
 
         Args:
-            rgb: normalised frames (B, 3, T, H, W).
-            flow: normalised flow stacks (B, 2L, T, H, W) of the same frames and crop.
+            rgb: normalized frames (B, 3, T, H, W).
+            flow: normalized flow stacks (B, 2L, T, H, W) of the same frames and crop.
 
         Raises:
             ValueError: the clip is shorter than the temporal pool, or rgb and flow differ in B

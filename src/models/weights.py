@@ -40,7 +40,7 @@ class LoadReport:
         for title, names in (
             ("inflated", self.inflated),
             ("summed over time", self.summed),
-            ("newly initialised", self.new),
+            ("newly initialized", self.new),
             ("not used", self.left_over),
         ):
             if names:
@@ -149,7 +149,7 @@ def imagenet_weights(net: nn.Module, name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def imagenet_normalisation(net: nn.Module, name: str) -> dict[str, list[float]]:
+def imagenet_normalization(net: nn.Module, name: str) -> dict[str, list[float]]:
     """rgb_mean and rgb_std, in 0..255, that torchvision's weights were trained with.
 
     Of a motion stream's ImageNet weights nothing follows for flow.

@@ -27,7 +27,7 @@ from src.utils.errors import visible
 
 
 @dataclass(frozen=True)
-class Prediction:
+class RankedClass:
     """One of the most probable classes of a video, or of a window start..end in it, in seconds."""
 
     video: str
@@ -58,7 +58,7 @@ class PredictionFile:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, predictions: Iterable[Prediction]) -> None:
+    def add(self, predictions: Iterable[RankedClass]) -> None:
         """Write some rows; the first one's columns are those of all."""
         for prediction in predictions:
             row = prediction.row()
@@ -92,7 +92,7 @@ class PredictionFile:
             self._file.close()
 
 
-def show_predictions(predictions: Sequence[Prediction]) -> None:
+def show_predictions(predictions: Sequence[RankedClass]) -> None:
     """Print a table with a row per video and class."""
     table = Table()
     for column in ("video", "rank", "class", "probability"):
@@ -188,8 +188,8 @@ def draw(image: Uint8, labels: Labels, inset: Uint8 | None) -> None:
     for number, (name, probability) in enumerate(labels):
         y = top + number * row
         bar = round(probability * (width - 2 * margin))
-        colour = (40, 130, 220) if number == 0 else (90, 90, 90)
-        cv2.rectangle(image, (margin, y), (margin + bar, y + row - margin // 2), colour, -1)
+        color = (40, 130, 220) if number == 0 else (90, 90, 90)
+        cv2.rectangle(image, (margin, y), (margin + bar, y + row - margin // 2), color, -1)
         at = (2 * margin, y + row - margin)
         _text(image, f"{probability:4.0%}  {name}", at, 0.38 * unit)
     if inset is not None:

@@ -18,8 +18,8 @@ from src.prediction.inputs import output_names
 from src.prediction.output import (
     AnnotatedVideo,
     Labels,
-    Prediction,
     PredictionFile,
+    RankedClass,
     show_predictions,
 )
 from src.prediction.predictor import HeldFrame, Memory, Predictor
@@ -99,7 +99,7 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
     Ctrl-C ends it, and leaves what was found so far.
     """
     names, outcome = output_names(sources), Outcome({})
-    whole: list[Prediction] = []
+    whole: list[RankedClass] = []
     with PredictionFile(options.output) as rows:
         with _Display(len(sources)) as display:
             for source in sources:
@@ -132,7 +132,7 @@ class _Job:
     rows: PredictionFile
     display: "_Display"
 
-    def whole(self) -> list[Prediction]:
+    def whole(self) -> list[RankedClass]:
         """Classify it as a whole."""
         self.display.show(self.source, 0.0)
         memory: Memory | None = {} if self.options.annotate else None
@@ -175,9 +175,9 @@ class _Job:
 
     def _predictions(
         self, labels: Labels, start: float | None = None, end: float | None = None
-    ) -> list[Prediction]:
+    ) -> list[RankedClass]:
         return [
-            Prediction(self.source, rank, label, probability, start, end)
+            RankedClass(self.source, rank, label, probability, start, end)
             for rank, (label, probability) in enumerate(labels, start=1)
         ]
 

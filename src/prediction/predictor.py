@@ -11,8 +11,8 @@ from torch import Tensor
 from src.data.dataset import read_view
 from src.evaluation.evaluate import load_module
 from src.experiment.build import build_datamodule
-from src.experiment.checkpoint import Description
-from src.flow.computed import ComputedFlow
+from src.experiment.checkpoint import CheckpointMetadata
+from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.frames_in_order import TimedFrame
 from src.media.sources import FlowSource, RGBSource, Uint8, resize, size_at
@@ -22,7 +22,7 @@ from src.prediction.output import Labels
 from src.prediction.windows import HeldFrames, RememberedFlow, Window
 
 log = logging.getLogger(__name__)
-Load = Callable[[str], tuple[VideoClassifier, Description]]
+Load = Callable[[str], tuple[VideoClassifier, CheckpointMetadata]]
 Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
 
 
@@ -138,14 +138,14 @@ class Predictor:
         if self._algorithm is None or self.flow is None:
             return None
         settings = self.flow
-        return ComputedFlow(frames, self._algorithm, settings.short_side, settings.bound)
+        return OnTheFlyFlow(frames, self._algorithm, settings.short_side, settings.bound)
 
     def _streams(
         self, frames: RGBSource, fields: FlowSource | None, name: str
     ) -> dict[str, Tensor]:
         data, rng = self._data, np.random.default_rng(0)
         rgb = frames if "rgb" in data.modalities else None
-        sample = read_view(rgb, fields, data.test_view, data.stack, rng, name)
+        sample = read_view(rgb, fields, data.test_view, data.flow_stack, rng, name)
         batch = {name: each.unsqueeze(0).to(self._device) for name, each in sample.items()}
         with torch.inference_mode():
             streams = self._module.video_scores(batch)

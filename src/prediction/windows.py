@@ -124,7 +124,7 @@ class RememberedFlow:
         return self._flow.size
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
-        """The fields `indices` (from 0, any order, repeats allowed), quantised u, v (H, W)."""
+        """The fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""
         return in_order(indices, self._ascending)
 
     def _ascending(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:

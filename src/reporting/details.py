@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from src.evaluation.analysis import BOTH, Fused, draw_scores, hardest_confusions
+from src.evaluation.analysis import BOTH, Fusion, draw_scores, hardest_confusions
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores
 from src.experiment.run_dir import StageDir, scores_file
@@ -63,8 +63,8 @@ def _section(group: ResultGroup) -> Section:
         return Section(title, lines=[*lines, str(error)], pictures=pictures, folded=True)
     for part, changed in (fused.changes() if fused else {}).items():
         lines.append(
-            f"{fused.name if fused else ''} against {part} alone: {len(changed.fixed)} videos "
-            f"corrected, {len(changed.broke)} broken"
+            f"{fused.name if fused else ''} against {part} alone: {len(changed.corrected)} videos "
+            f"corrected, {len(changed.broken)} broken"
         )
     if confused := hardest_confusions(scores):
         worst = (f"{c.label} for {c.prediction} ({c.videos} of {c.of})" for c in confused)
@@ -115,15 +115,15 @@ def _in_percent(curve: Curve) -> Curve:
     return Curve(curve.epochs, [100 * value for value in curve.values])
 
 
-def _scores(run: Run) -> tuple[VideoScores, Fused | None]:
+def _scores(run: Run) -> tuple[VideoScores, Fusion | None]:
     """The scores of a run and, if they are a mean, what of."""
     if run.stage == LATE_FUSION:
         fused = load_fused(run.folder)
-        return fused.whole, fused
+        return fused.scores, fused
     scores = VideoScores.load(scores_file(run.folder))
     files = {stream: scores_file(run.folder, stream) for stream in run.classifiers}
     parts = {stream: VideoScores.load(file) for stream, file in files.items() if file.is_file()}
-    return scores, Fused(BOTH, scores, parts) if len(parts) > 1 else None
+    return scores, Fusion(BOTH, scores, parts) if len(parts) > 1 else None
 
 
 def _samples(run: Run) -> Iterator[Picture]:

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src.experiment.checkpoint import KEY, Description
+from src.experiment.checkpoint import KEY, CheckpointMetadata
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class OwnGradients(pl.Callback):
 class DescribeCheckpoint(pl.Callback):
     """Adds the description to every checkpoint that Lightning writes."""
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: CheckpointMetadata) -> None:
         self.description = description
 
     def on_save_checkpoint(

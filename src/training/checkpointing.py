@@ -18,7 +18,7 @@ from src.training.stop import EndAtSignals
 from src.utils.errors import UserError, first_line
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under another name in the same folder, and renames it when it is whole.
 
     Lightning writes it into the folder for temporary files and moves it: from one file system to

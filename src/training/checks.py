@@ -32,25 +32,25 @@ from src.utils.values import (
     TEXT,
     Need,
     check_values,
+    integer,
     number,
     one_of,
-    whole,
 )
 
 log = logging.getLogger(__name__)
 ADAMW_HIGH = 2e-3  # AdamW's steps do not shrink with the gradient: SGD's rates are far too high
 _NEEDS: dict[str, Need] = {
-    "seed": whole(0, 2**32 - 1),  # NumPy takes no other
-    "samples": whole(0),
+    "seed": integer(0, 2**32 - 1),  # NumPy takes no other
+    "num_sample_videos": integer(0),
     "checkpoint_minutes": number("minutes from 0", lambda minutes: minutes >= 0) | NULL,
     "resume": one_of("same", "force"),
-    "only": NAMES | NULL,
-    "skip": NAMES | NULL,
-    "remark": TEXT | NULL,
+    "run_stages": NAMES | NULL,
+    "skip_stages": NAMES | NULL,
+    "notes": TEXT | NULL,
 }
 _STAGE_NEEDS: dict[str, Need] = {
-    "max_epochs": whole(1),
-    "effective_batch_size": whole(1),
+    "max_epochs": integer(1),
+    "effective_batch_size": integer(1),
     "init_from": Need(
         "a stage, a checkpoint, torchvision's name of weights or null, or one for each stream",
         lambda source: all(
@@ -188,7 +188,7 @@ def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str,
 def _empty_batch(data: VideoDataModule, frames: int) -> dict[str, torch.Tensor]:
     """A batch of one clip without content, on the default device."""
     size = (frames, data.crop_size, data.crop_size)
-    channels = {"rgb": 3, "flow": 2 * data.stack}
+    channels = {"rgb": 3, "flow": 2 * data.flow_stack}
     return {
         modality: torch.empty(1, channels[modality], *size, dtype=torch.uint8)
         for modality in data.modalities

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from src.evaluation.analysis import (
-    Fused,
+    Fusion,
     class_accuracies,
     draw_scores,
     hardest_confusions,
@@ -23,8 +23,8 @@ from src.evaluation.analysis import (
     predictions,
 )
 from src.evaluation.samples import Sample
-from src.evaluation.scores import VideoScores, judge_videos
-from src.experiment.checkpoint import Description
+from src.evaluation.scores import VideoScores, video_accuracies
+from src.experiment.checkpoint import CheckpointMetadata
 from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
 
 
@@ -42,9 +42,9 @@ class Tested:
     """
 
     scores: VideoScores
-    fused: Fused | None
+    fused: Fusion | None
     samples: Sequence[Sample]
-    description: Description
+    description: CheckpointMetadata
     checkpoint: Path
     score_files: Sequence[Path] = field(default_factory=tuple)
 
@@ -69,16 +69,16 @@ def _numbers(tested: Tested) -> dict[str, float]:
         return {}
     numbers, key = {}, _key(fused)
     for part, changed in fused.changes().items():
-        numbers[f"test/{key}/fixed_of_{part}"] = float(len(changed.fixed))
-        numbers[f"test/{key}/broke_of_{part}"] = float(len(changed.broke))
-    if fused.whole is not tested.scores:
-        accuracy = judge_videos(fused.whole)
+        numbers[f"test/{key}/corrected_of_{part}"] = float(len(changed.corrected))
+        numbers[f"test/{key}/broken_of_{part}"] = float(len(changed.broken))
+    if fused.scores is not tested.scores:
+        accuracy = video_accuracies(fused.scores)
         for name in ("top1", "top5", "mean_class"):  # 0..1, as all that is logged
             numbers[f"test/{key}/{name}"] = getattr(accuracy, name) / 100
     return numbers
 
 
-def _key(fused: Fused) -> str:
+def _key(fused: Fusion) -> str:
     """Its name in keys of loggers."""
     return fused.name.replace(" ", "_")
 
@@ -114,31 +114,31 @@ def _show_on_wandb(logger: StageRun, tested: Tested) -> None:
 
 
 def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
-    classifiers = list(samples[0].says) if samples else []
+    classifiers = list(samples[0].predictions) if samples else []
     columns = ["video", "clip", "frames and flow", "label", "right"]
     for name in classifiers:
         columns += [name, f"{name}: probability", f"{name}: of the label"]
     table = wandb.Table(columns)
     for sample in samples:
-        says = [sample.says[name] for name in classifiers]
+        predictions = [sample.predictions[name] for name in classifiers]
         table.add_data(
             sample.video,
             wandb.Video(str(sample.film), format="mp4"),
             wandb.Image(str(sample.picture)),
             sample.label,
             sample.right,
-            *(value for s in says for value in (s.prediction, s.probability, s.of_label)),
+            *(value for s in predictions for value in (s.prediction, s.probability, s.of_label)),
         )
     return table
 
 
-def _changes_table(fused: Fused) -> wandb.Table:
-    after = _predicted(fused.whole)
-    label = labels_by_video(fused.whole)
+def _changes_table(fused: Fusion) -> wandb.Table:
+    after = _predicted(fused.scores)
+    label = labels_by_video(fused.scores)
     rows = []
     for part, changed in fused.changes().items():
         before = _predicted(fused.parts[part])
-        for change, videos in (("fixed", changed.fixed), ("broke", changed.broke)):
+        for change, videos in (("corrected", changed.corrected), ("broken", changed.broken)):
             rows += [[v, label[v], change, part, before[v], after[v]] for v in videos]
     columns = ["video", "label", "change", "against", "prediction before", fused.name]
     return wandb.Table(columns, rows)
@@ -157,7 +157,7 @@ def _keep_files(logger: StageRun, tested: Tested) -> None:
         "version": about.version,
         "split": about.split,
         "protocol": tested.scores.protocol,
-        "top1": judge_videos(tested.scores).top1,
+        "top1": video_accuracies(tested.scores).top1,
     }
     scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=metadata)
     for file in tested.score_files:

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from src.evaluation.analysis import Fused
+from src.evaluation.analysis import Fusion
 from src.evaluation.fusion import fuse
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir, scores_file
 from src.models.temporal import STREAMS
@@ -42,17 +42,17 @@ def late_fusion_dir(stages: Mapping[str, StageDir]) -> StageDir | None:
     return StageDir(beside.with_name(LATE_FUSION)) if beside else None
 
 
-def load_fused(folder: Path) -> Fused:
+def load_fused(folder: Path) -> Fusion:
     """The scores in a directory of late fusion, and those of the streams beside it.
 
     Raises:
         UserError: some of them are missing or broken.
     """
     parts = {name: VideoScores.load(scores_file(folder.with_name(name))) for name in STREAMS}
-    return Fused("late fusion", VideoScores.load(scores_file(folder)), parts)
+    return Fusion("late fusion", VideoScores.load(scores_file(folder)), parts)
 
 
-def write_late_fusion(stages: Mapping[str, StageDir]) -> Fused | None:
+def write_late_fusion(stages: Mapping[str, StageDir]) -> Fusion | None:
     """Fuse the two streams, unless that has been done with the scores that they have now.
 
     Args:
@@ -69,7 +69,7 @@ def write_late_fusion(stages: Mapping[str, StageDir]) -> Fused | None:
         protocols = {part.protocol for part in parts.values()}
         if len(protocols) > 1:
             raise UserError(f"the streams were tested in two ways: {'; '.join(sorted(protocols))}")
-        fused = Fused("late fusion", fuse(list(parts.values())), parts)
+        fused = Fusion("late fusion", fuse(list(parts.values())), parts)
     except UserError as error:  # one was tested on other videos, and resume=force shows both
         log.warning("no late fusion: %s", error)
         stage_dir.record.unlink(missing_ok=True)  # of scores that are there no more
@@ -84,12 +84,12 @@ def write_late_fusion(stages: Mapping[str, StageDir]) -> Fused | None:
 
 
 def _write(
-    stage_dir: StageDir, fused: Fused, stages: Mapping[str, StageDir], made_from: Mapping[str, str]
+    stage_dir: StageDir, fused: Fusion, stages: Mapping[str, StageDir], made_from: Mapping[str, str]
 ) -> None:
     stage_dir.path.mkdir(exist_ok=True)
     # Jobs that share their streams may all do so at once: each file is there as a whole.
     with TemporaryDirectory(dir=stage_dir.path) as draft:
-        fused.whole.save(scores_file(Path(draft)))
+        fused.scores.save(scores_file(Path(draft)))
         for file in Path(draft).iterdir():
             file.replace(stage_dir.path / file.name)
     records = [stages[name].finished() or {} for name in STREAMS]
@@ -106,5 +106,5 @@ def _write(
         "version": last["version"],
         "made_from": made_from,
     }
-    accuracy, protocol = judge_videos(fused.whole), fused.whole.protocol
+    accuracy, protocol = video_accuracies(fused.scores), fused.scores.protocol
     stage_dir.finish(late_fusion_config(last["config"]), asdict(accuracy), protocol, about)

@@ -22,7 +22,7 @@ from wandb.env import DATA_DIR, get_data_dir
 from src import __version__
 from src.experiment.config import StageConfig
 from src.utils.errors import UserError, short_name
-from src.utils.files import whole
+from src.utils.files import atomic_write
 from src.utils.mistakes import find_mistake
 from src.utils.ranks import of_all_ranks, own_rank
 
@@ -297,7 +297,7 @@ def _run_id(file: Path) -> str:
         return file.read_text().strip()
     run_id = secrets.token_hex(4)
     if own_rank() == 0:  # whose run it is
-        with whole(file) as draft:
+        with atomic_write(file) as draft:
             draft.write_text(run_id)
     return run_id
 

@@ -26,9 +26,9 @@ from src.data.loading import VideoLoader
 from src.data.splits import PARTS
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.samples import save_samples
-from src.evaluation.scores import CollectScores, VideoScores, judge_videos
+from src.evaluation.scores import CollectScores, VideoScores, video_accuracies
 from src.experiment.build import build_datamodule, build_module, build_net
-from src.experiment.checkpoint import Description
+from src.experiment.checkpoint import CheckpointMetadata
 from src.experiment.config import StageConfig, config_diff, stage_config, stage_configs
 from src.experiment.init_from import check_continues, init_weights, weight_sources
 from src.experiment.run_dir import StageDir, stage_dirs
@@ -62,7 +62,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
         overrides: of the command line, for the record; None if there was none.
 
     Returns:
-        Video-level top-1 accuracy, in percent, of the table's last row: what a sweep optimises.
+        Video-level top-1 accuracy, in percent, of the table's last row: what a sweep optimizes.
 
     Raises:
         UserError: a mistake in the config or in the data; finished stages stay.
@@ -74,7 +74,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
     trainer = check_trainer(cfg, configs)
     tell_cap(configs)
     for name in configs:
-        dirs[name].check_whole()
+        dirs[name].check_complete()
     trainer.strategy.setup_environment()  # ranks meet: they agree on what is there
     pl.seed_everything(cfg.seed, verbose=False)
     start = time.monotonic()
@@ -226,7 +226,7 @@ def run_stage(
                     data,
                     scores,
                     module.protocol,
-                    config["samples"],
+                    config["num_sample_videos"],
                     config["seed"],
                     trainer.strategy.root_device,
                 )
@@ -244,7 +244,7 @@ class _Ready:
 
     data: VideoDataModule
     module: VideoClassifier
-    description: Description
+    description: CheckpointMetadata
     checkpoint: Path | None = None
     follow: Sequence[pl.Callback] = ()  # with resume=force
 
@@ -259,11 +259,11 @@ def _prepare(config: StageConfig, dirs: Mapping[str, StageDir], devices: int) ->
     updates = updates_per_epoch(config, len(data.videos.train), devices)
     module = build_module(config, net, total_steps=updates * config["max_epochs"])
     module.weigh_classes([video.label for video in data.videos.train])
-    description = Description(
+    description = CheckpointMetadata(
         config=config,
         class_names=list(data.videos.classes),
         split=data.split,
-        normalisation=module.normalise.describe(),
+        normalization=module.normalize.describe(),
         flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
     )
     ready = _Ready(data, module, description)
@@ -278,7 +278,7 @@ def _prepare(config: StageConfig, dirs: Mapping[str, StageDir], devices: int) ->
         follow = [FollowConfig(updates)] if force else []
         ready = _Ready(data, module, description, checkpoint, follow)
     else:
-        init_weights(config, dirs, net, module.normalise, data)
+        init_weights(config, dirs, net, module.normalize, data)
     _tell_batch(config, devices)
     compile_nets(config["compile"], net)
     set_tf32(config["tf32"])
@@ -329,7 +329,7 @@ def _finish(
     scores: VideoScores,
     faults: Sequence[Faults],
     dirs: Mapping[str, StageDir],
-    description: Description,
+    description: CheckpointMetadata,
     epochs_trained: int,
     overrides: Sequence[str] | None,
 ) -> None:
@@ -338,7 +338,7 @@ def _finish(
     about = {
         "epochs": epochs_trained,
         "streams": {
-            stream: asdict(judge_videos(part)) for stream, part in scores.classifiers().items()
+            stream: asdict(video_accuracies(part)) for stream, part in scores.classifiers().items()
         },
         "faults": [asdict(one) for one in faults],
         "flow": description.flow,
@@ -348,4 +348,4 @@ def _finish(
         "overrides": None if overrides is None else list(overrides),
         "version": description.version,
     }
-    stage_dir.finish(config, asdict(judge_videos(scores)), scores.protocol, about)
+    stage_dir.finish(config, asdict(video_accuracies(scores)), scores.protocol, about)

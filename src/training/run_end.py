@@ -76,7 +76,7 @@ def end_run(
     if (late_fusion := late_fusion_dir(stages)) and late_fusion.finished():
         others[LATE_FUSION] = late_fusion
     lines = [
-        *textwrap.wrap(config["remark"] or "", WIDTH),
+        *textwrap.wrap(config["notes"] or "", WIDTH),
         f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB",
         "",
         "written:",
@@ -119,7 +119,7 @@ def _commands(checkpoints: Sequence[Path], run_dir: Path) -> list[str]:
     """What to do next, to be copied."""
     last = ("ckpt_path", checkpoints[-1])
     commands = (
-        shown_command("fuse", ("inputs", checkpoints), "average=softmax")
+        shown_command("fuse", ("inputs", checkpoints), "average_over=probabilities")
         if len(checkpoints) > 1
         else shown_command("evaluate", last, "protocol=ten_crops"),
         shown_command("predict", last, "input=video.mp4"),

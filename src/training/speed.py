@@ -55,7 +55,7 @@ def compile_nets(mode: str | None, *nets: nn.Module) -> None:
 
 
 def uncompiled(mode: str | None) -> AbstractContextManager[object]:
-    """Within it networks run as they are: whole frames, of another size in almost every video.
+    """Within it networks run as they are: full frames, of another size in almost every video.
 
     Compiling for each size would take longer than the test; and no other test of a checkpoint is
     compiled.
@@ -67,7 +67,7 @@ def uncompiled(mode: str | None) -> AbstractContextManager[object]:
 def convolutions_tried(wanted: bool | None) -> Iterator[None]:
     """Within it cuDNN times its algorithms for each convolution and size, and keeps the fastest.
 
-    That is for training, whose clips have one size. Whole frames have another in almost every
+    That is for training, whose clips have one size. Full frames have another in almost every
     video.
 
     Args:

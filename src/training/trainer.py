@@ -17,30 +17,30 @@ from pytorch_lightning.strategies import DDPStrategy
 from src.experiment.config import StageConfig
 from src.experiment.run_dir import StageDir
 from src.training.callbacks import OneSetOfStatistics, OwnGradients
-from src.training.checkpointing import BestCheckpoint, StageCheckpoint, WholeFiles
+from src.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, StageCheckpoint
 from src.training.group import Group
 from src.training.speed import CUDA_GRAPHS
 from src.training.stop import EndAtSignals
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake, quieten
-from src.utils.values import NULL, SWITCH, Need, check_values, number, whole
+from src.utils.values import NULL, SWITCH, Need, check_values, integer, number
 
-_BATCHES = whole(1) | number("a share above 0", lambda share: 0 < share <= 1) | NULL
+_BATCHES = integer(1) | number("a share above 0", lambda share: 0 < share <= 1) | NULL
 # What Lightning takes without a look, or refuses without the name of the key.
 _NEEDS: dict[str, Need] = {
-    "max_epochs": whole(1) | NULL,
+    "max_epochs": integer(1) | NULL,
     "limit_train_batches": _BATCHES,
-    "limit_val_batches": whole(0) | number("a share", lambda share: 0 <= share <= 1) | NULL,
+    "limit_val_batches": integer(0) | number("a share", lambda share: 0 <= share <= 1) | NULL,
     "limit_test_batches": _BATCHES,  # a stage without a test result is not finished
     "devices": Need(
         "a number from 1, a list of GPUs, or auto",
         lambda value: (
-            (whole(-1).fits(value) and value != 0) or value == "auto" or isinstance(value, list)
+            (integer(-1).fits(value) and value != 0) or value == "auto" or isinstance(value, list)
         ),
     ),
-    "num_nodes": whole(1),
-    "log_every_n_steps": whole(1),
-    "check_val_every_n_epoch": whole(1) | NULL,
+    "num_nodes": integer(1),
+    "log_every_n_steps": integer(1),
+    "check_val_every_n_epoch": integer(1) | NULL,
     "benchmark": SWITCH | NULL,
     "sync_batchnorm": SWITCH,
     "enable_progress_bar": SWITCH,
@@ -174,7 +174,7 @@ def epochs(config: StageConfig) -> int:
 
 def build_plugins() -> list[Any]:
     """How checkpoints are written, and what Lightning is to do in a job of SLURM."""
-    plugins: list[Any] = [WholeFiles()]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     group = Group.found()
     if group is not None and group.starter == "SLURM":
         # Lightning would queue the job again at SIGUSR1, and save what it finds in the middle of a

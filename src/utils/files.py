@@ -14,7 +14,7 @@ from src.utils.errors import UserError
 
 
 @contextlib.contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """The path of a draft beside `file`, which takes its name when the block ends well.
 
     Every process has its own draft; the last to end wins. A draft whose block fails is removed,

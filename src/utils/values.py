@@ -28,11 +28,11 @@ class Need:
         return Need(f"{self.words}, or {other.words}", lambda v: self.fits(v) or other.fits(v))
 
 
-def whole(least: int, most: float = math.inf) -> Need:
-    """A whole number, both ends included."""
+def integer(least: int, most: float = math.inf) -> Need:
+    """An integer, both ends included."""
     end = f" to {most}" if most < math.inf else ""
     return Need(
-        f"a whole number from {least}{end}",
+        f"an integer from {least}{end}",
         lambda value: type(value) is int and least <= value <= most,
     )
 

@@ -175,11 +175,11 @@ def test_each_job_of_a_sweep_is_queued_and_trained_once(
 def test_a_mistake_in_a_queued_job_comes_back_as_one_line(
     cluster: Environment, tmp_path: Path
 ) -> None:
-    done = run(cluster, *train(tmp_path, "data.stack=7", *SWEEP))
+    done = run(cluster, *train(tmp_path, "data.flow_stack=7", *SWEEP))
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1, done.stderr
-    assert "data.stack=7" in lines[0]
+    assert "data.flow_stack=7" in lines[0]
     assert "Traceback" not in done.stderr
 
 

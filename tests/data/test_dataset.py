@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from src.data import dataset
 from src.data.datamodule import VideoDataModule
-from src.data.dataset import CentralClip, RandomClip, Sample, VideoDataset, WholeVideo
-from src.data.loading import DrawSampler, collate
+from src.data.dataset import Sample, TestView, TrainView, ValView, VideoDataset
+from src.data.loading import EpochSampler, collate
 from src.data.splits import Split, Video
 from src.data.stores import FlowFolders, VideoFiles
 from src.data.transforms import CornerJitterCrop
@@ -31,11 +31,11 @@ FRAMES, SIZE = 24, (48, 64)
 U, V = 5.0, -3.0  # the constant flow of every video, in pixels
 QUANTISED_U, QUANTISED_V = quantize(np.array([U, V], dtype=np.float32)).tolist()
 STACK = 4
-CENTRE = CentralClip(count=3, stride=(2, 4), crop_size=24, short_side=32)
+CENTRE = ValView(count=3, stride=(2, 4), crop_size=24, short_side=32)
 
 
 def constant_flow(count: int) -> Uint8:
-    """Quantised fields (N, H, W, 2) of u = 5, v = -3 pixels."""
+    """Quantized fields (N, H, W, 2) of u = 5, v = -3 pixels."""
     return quantize(np.broadcast_to(np.array([U, V], np.float32), (count, *SIZE, 2)))
 
 
@@ -66,13 +66,13 @@ def split(root: Path) -> Split:
 
 
 def datamodule(root: Path, **changes: Any) -> VideoDataModule:
-    options = {"flow": str(root / "flow"), "stack": STACK, "stride": (2, 4)}
+    options = {"flow": str(root / "flow"), "flow_stack": STACK, "frame_stride": (2, 4)}
     return small_datamodule(lambda: split(root), **options | changes)
 
 
 def training_batches(module: VideoDataModule, epoch: int = 0) -> list[Sample]:
     loader = module.train_dataloader()
-    assert isinstance(loader.sampler, DrawSampler)
+    assert isinstance(loader.sampler, EpochSampler)
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
@@ -101,15 +101,15 @@ class TestBatches:
             names += batch["video"]
         assert sorted(names) == ["v0", "v1", "v2", "v3", "v4"]
 
-    def test_validation_is_the_centre_of_the_central_clip(self, tiny: Path) -> None:
+    def test_validation_is_the_center_of_the_central_clip(self, tiny: Path) -> None:
         (batch,) = datamodule(tiny).val_dataloader()
         assert batch["video"] == ["v4", "v5"]
         assert batch["rgb"].shape == (2, 3, 3, 24, 24)
         assert (batch["flow"][:, 0::2] == QUANTISED_U).all()  # never mirrored
         assert (batch["flow"][:, 1::2] == QUANTISED_V).all()
         frame = moving_texture((6, 0.5), FRAMES, SIZE)[8] // 2 + 100  # of v5: frames 8, 11, 14
-        centre = cv2.resize(frame[6:42, 14:50], (24, 24), interpolation=cv2.INTER_AREA)
-        assert np.abs(batch["rgb"][1, :, 0].permute(1, 2, 0).numpy() - centre.astype(int)).max() < 8
+        center = cv2.resize(frame[6:42, 14:50], (24, 24), interpolation=cv2.INTER_AREA)
+        assert np.abs(batch["rgb"][1, :, 0].permute(1, 2, 0).numpy() - center.astype(int)).max() < 8
 
     def test_test_videos_are_whole(self, tiny: Path) -> None:
         batches = list(datamodule(tiny, short_side=24).test_dataloader())
@@ -127,7 +127,7 @@ class TestBatches:
 
     def test_persistent_workers_hear_of_the_next_epoch(self, tiny: Path) -> None:
         loader = datamodule(tiny, loader={"num_workers": 1}).train_dataloader()
-        assert isinstance(loader.sampler, DrawSampler)
+        assert isinstance(loader.sampler, EpochSampler)
         list(loader)
         loader.sampler.set_epoch(1)
         assert same(list(loader), training_batches(datamodule(tiny), epoch=1))
@@ -149,7 +149,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("allowed", [True, False])
     def test_mirroring(self, allowed: bool, tiny: Path) -> None:
-        module = datamodule(tiny, mirror=allowed, modalities=["flow"])
+        module = datamodule(tiny, hflip=allowed, modalities=["flow"])
         seen = []
         for epoch in range(8):
             for batch in training_batches(module, epoch):
@@ -168,7 +168,7 @@ def test_both_modalities_show_the_same_pixels(tmp_path: Path) -> None:
     video = Video("v", write_video(tmp_path / "v.mp4", frames), 0)
     u = np.stack([cv2.resize(f[..., 0], (128, 96), interpolation=cv2.INTER_AREA) for f in frames])
     write_flow(tmp_path, "v", np.stack([u, np.full_like(u, 128)], axis=-1)[:-1])
-    view = RandomClip(4, (1, 4), CornerJitterCrop(56), 48, short_side=64, mirror=True)
+    view = TrainView(4, (1, 4), CornerJitterCrop(56), 48, short_side=64, hflip=True)
     data = VideoDataset([video], VideoFiles(), flow_in(tmp_path), view, STACK, seed=0)
     mirrored = 0
     for epoch in range(20):
@@ -188,7 +188,7 @@ class TestFlowCount:
         monkeypatch.setattr(dataset, "_warned", set())
 
     def read(self, root: Path, video: Video) -> Sample:
-        view = WholeVideo(count=3, short_side=32)
+        view = TestView(count=3, short_side=32)
         data = VideoDataset([video], VideoFiles(), flow_in(root / "flow"), view, STACK, seed=0)
         data[0, 0]
         return data[0, 1]
@@ -246,7 +246,7 @@ class TestDrawSampler:
         """What each rank gets."""
         dealt = []
         for rank in range(ranks):
-            sampler = DrawSampler(count, seed=3, shuffle=shuffle)
+            sampler = EpochSampler(count, seed=3, shuffle=shuffle)
             sampler.rank, sampler.ranks = rank, ranks
             sampler.set_epoch(epoch)
             draws = list(sampler)
@@ -282,10 +282,10 @@ class TestDrawSampler:
     [
         ({"modalities": []}, "data.modalities"),
         ({"modalities": ["rgb", "audio"]}, "data.modalities.*audio"),
-        ({"stack": 5}, "data.stack=5"),
-        ({"stack": 0}, "data.stack=0"),
-        ({"stride": (0, 3)}, r"data\.stride=\[0, 3\]"),
-        ({"stride": (5, 3)}, r"data\.stride=\[5, 3\]"),
+        ({"flow_stack": 5}, "data.flow_stack=5"),
+        ({"flow_stack": 0}, "data.flow_stack=0"),
+        ({"frame_stride": (0, 3)}, r"data\.stride=\[0, 3\]"),
+        ({"frame_stride": (5, 3)}, r"data\.stride=\[5, 3\]"),
         ({"frames": 0}, "data.frames=0"),
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"num_classes": 51}, "data.num_classes=51, but the lists name 2"),
@@ -299,7 +299,7 @@ def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str, tiny
 def test_error_in_a_worker_reaches_the_user_as_one_line(tiny: Path) -> None:
     video = Video("gone (1)", tiny / "videos" / "gone (1).mp4", 0)
     data = VideoDataset([video], VideoFiles(), None, CENTRE, STACK, seed=0)
-    loader = DataLoader(data, sampler=DrawSampler(1, seed=0, shuffle=False), num_workers=1)
+    loader = DataLoader(data, sampler=EpochSampler(1, seed=0, shuffle=False), num_workers=1)
     with pytest.raises(UserError) as error:
         next(iter(loader))
     assert str(error.value) == f"video {video.path} does not exist"

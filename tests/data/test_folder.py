@@ -287,7 +287,7 @@ def test_flow_on_the_fly(root: Path, tmp_path: Path) -> None:
         "data.flow_settings.short_side=64",
         "data.videos.manifest=null",
     ]
-    cfg = compose_config("train", *overrides(root, tmp_path), *on_the_fly, "only=motion")
+    cfg = compose_config("train", *overrides(root, tmp_path), *on_the_fly, "run_stages=motion")
     run_experiment(cfg)
     assert (tmp_path / "two_stream_folder" / "split1_seed0" / "motion" / "stage.json").is_file()
 

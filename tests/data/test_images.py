@@ -17,7 +17,7 @@ import pytest
 
 from src.media import image_archives, image_folders, image_index
 from src.media.find_videos import videos_below
-from src.media.images import FlowImages, FrameImages, ImageTree, is_archive, open_images
+from src.media.images import FlowImages, FrameImages, ImageIndex, is_archive, open_images
 from src.media.sources import Uint8
 from src.utils.errors import UserError
 from tests.helpers import fields_of, frames_of
@@ -152,7 +152,7 @@ def test_archive_equals_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 class TestNumbers:
-    def tree(self, names: Iterable[str], packed: bool, tmp_path: Path) -> ImageTree:
+    def tree(self, names: Iterable[str], packed: bool, tmp_path: Path) -> ImageIndex:
         files = {name: name.encode() for name in names}
         path = pack(tmp_path / "a.zip", files) if packed else unpack(tmp_path / "a", files)
         return open_images(path)
@@ -349,7 +349,7 @@ class TestIndex:
         tree = open_images(pack(tmp_path / "a.zip", all_images(released)), cache)
         content = pickle.dumps(tree)
         shutil.rmtree(cache)
-        other: ImageTree = pickle.loads(content)
+        other: ImageIndex = pickle.loads(content)
         assert frames_of(FrameImages(other, "run #1 (a)"), [2])[0, 0, 0, 0] == 30
 
     @pytest.mark.parametrize("kept", [False, True])
@@ -360,13 +360,13 @@ class TestIndex:
         assert greys == [grey("rgb", video, 1) for video in VIDEOS]
 
 
-def first_greys(tree: ImageTree) -> list[int]:
+def first_greys(tree: ImageIndex) -> list[int]:
     return [int(frames_of(FrameImages(tree, video), [0])[0, 0, 0, 0]) for video in VIDEOS]
 
 
 @pytest.mark.parametrize("packed", [False, True])
 class TestSources:
-    def open(self, changes: dict[str, bytes | None], packed: bool, tmp_path: Path) -> ImageTree:
+    def open(self, changes: dict[str, bytes | None], packed: bool, tmp_path: Path) -> ImageIndex:
         """All images, but for some that are others or missing."""
         files = all_images(bare) | changes
         some = {name: content for name, content in files.items() if content is not None}

@@ -15,10 +15,10 @@ import torch
 
 from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
 from src.data.dataset import Sample
-from src.data.loading import DrawSampler
+from src.data.loading import EpochSampler
 from src.data.splits import Split, Video, read_ucf101
-from src.data.stores import FlowFolders, FlowOnTheFly, FrameFolders, VideoFiles
-from src.flow.computed import ComputedFlow
+from src.data.stores import FlowFolders, FrameFolders, OnTheFlyFlowStore, VideoFiles
+from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import FlowImages, FrameImages
 from src.media.video_file import VideoFile
@@ -78,8 +78,8 @@ def datamodule(
         "rgb": rgb if rgb == "videos" else str(root / rgb),
         "flow": flow if flow == "on_the_fly" else str(root / flow),
         "flow_settings": DIS,
-        "stack": STACK,
-        "stride": (1, 3),
+        "flow_stack": STACK,
+        "frame_stride": (1, 3),
         "short_side": 36,
         "test": VideoTest(5, 2),
     }
@@ -89,7 +89,7 @@ def datamodule(
 def batches(module: VideoDataModule, epoch: int = 0) -> list[Sample]:
     """All training, validation and test batches."""
     train = module.train_dataloader()
-    assert isinstance(train.sampler, DrawSampler)
+    assert isinstance(train.sampler, EpochSampler)
     train.sampler.set_epoch(epoch)
     return [*train, *module.val_dataloader(), *module.test_dataloader()]
 
@@ -114,7 +114,9 @@ def test_any_mix(rgb: str, flow: str, root: Path, tmp_path: Path) -> None:
     assert module.rgb is not None
     assert isinstance(module.rgb, kind)
     assert isinstance(module.rgb.open(module.videos.train[0]), source)
-    kind, source = {"on_the_fly": (FlowOnTheFly, ComputedFlow)}.get(flow, (FlowFolders, FlowImages))
+    kind, source = {"on_the_fly": (OnTheFlyFlowStore, OnTheFlyFlow)}.get(
+        flow, (FlowFolders, FlowImages)
+    )
     assert module.flow is not None
     assert isinstance(module.flow, kind)
     assert isinstance(module.flow.open(module.videos.train[0]), source)

@@ -49,7 +49,7 @@ def check(tree: MadeUp, **changes: Any) -> Manifest:
     arguments: dict[str, Any] = {
         "rgb": "videos",
         "flow": str(tree.flow),
-        "stack": 4,
+        "flow_stack": 4,
         "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 1,
     }

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from src.data.sampling import (
-    STRIDED_RUN,
+    STRIDED_SAMPLER,
     ClipSampler,
     Dense,
     Indices,
     Segments,
-    StridedRun,
+    StridedSampler,
     evenly_spaced,
-    stack_places,
+    stack_indices,
     valid_range,
 )
 from src.utils.errors import UserError
@@ -43,8 +43,8 @@ def whole_stack_exists(frame: int, num_frames: int, num_fields: int, stack: int)
 
 
 def stacks(frames: list[int], stack: int, num_fields: int) -> Indices:
-    """The fields (T, L) that `stack_places` puts around the frames; each place is filled once."""
-    places = stack_places(np.array(frames), stack, num_fields)
+    """The fields (T, L) that `stack_indices` puts around the frames; each place is filled once."""
+    places = stack_indices(np.array(frames), stack, num_fields)
     assert list(places) == sorted(places)
     fields = np.full((len(frames), stack), -1)
     for field, spatial in places.items():
@@ -97,7 +97,7 @@ def test_training_clip_has_one_stride_where_the_grid_is_long_enough(
 ) -> None:
     strided = 0
     for first, last, count, stride in ranges(rng):
-        clip = STRIDED_RUN(first, last, count, stride, rng)
+        clip = STRIDED_SAMPLER(first, last, count, stride, rng)
         assert len(clip) == count
         assert first <= clip.min() <= clip.max() <= last
         if count > 1 and (last - first) // stride[1] + 1 >= count:
@@ -111,7 +111,9 @@ def test_training_clip_has_one_stride_where_the_grid_is_long_enough(
 
 
 def test_every_stride_is_equally_likely(rng: np.random.Generator) -> None:
-    taus = Counter(int(np.diff(STRIDED_RUN(0, 200, 4, (5, 9), rng))[0]) for _ in range(4 * DRAWS))
+    taus = Counter(
+        int(np.diff(STRIDED_SAMPLER(0, 200, 4, (5, 9), rng))[0]) for _ in range(4 * DRAWS)
+    )
     assert sorted(taus) == [5, 6, 7, 8, 9]
     assert min(taus.values()) > 0.8 * 4 * DRAWS / 5
 
@@ -119,23 +121,23 @@ def test_every_stride_is_equally_likely(rng: np.random.Generator) -> None:
 def test_every_start_is_equally_likely(rng: np.random.Generator) -> None:
     # Frames 5, 8, ..., 29: nine points, so runs of five start at any of the first five. The
     # released code never draws the first.
-    starts = Counter(int(STRIDED_RUN(5, 29, 5, (3, 3), rng)[0]) for _ in range(4 * DRAWS))
+    starts = Counter(int(STRIDED_SAMPLER(5, 29, 5, (3, 3), rng)[0]) for _ in range(4 * DRAWS))
     assert sorted(starts) == [5, 8, 11, 14, 17]
     assert min(starts.values()) > 0.8 * 4 * DRAWS / 5
 
 
 def test_grid_of_exactly_the_clip_is_the_clip(rng: np.random.Generator) -> None:
-    assert STRIDED_RUN(5, 25, 5, (5, 5), rng).tolist() == [5, 10, 15, 20, 25]
+    assert STRIDED_SAMPLER(5, 25, 5, (5, 5), rng).tolist() == [5, 10, 15, 20, 25]
 
 
 def test_short_grid_gives_evenly_spaced_frames(rng: np.random.Generator) -> None:
-    assert STRIDED_RUN(5, 24, 5, (5, 15), rng).tolist() == [5, 10, 14, 19, 24]
-    assert STRIDED_RUN(2, 4, 5, (5, 15), rng).tolist() == [2, 2, 3, 4, 4]
-    assert STRIDED_RUN(7, 7, 3, (1, 15), rng).tolist() == [7, 7, 7]
+    assert STRIDED_SAMPLER(5, 24, 5, (5, 15), rng).tolist() == [5, 10, 14, 19, 24]
+    assert STRIDED_SAMPLER(2, 4, 5, (5, 15), rng).tolist() == [2, 2, 3, 4, 4]
+    assert STRIDED_SAMPLER(7, 7, 3, (1, 15), rng).tolist() == [7, 7, 7]
 
 
 def test_single_frame_is_uniform(rng: np.random.Generator) -> None:
-    frames = Counter(int(STRIDED_RUN(3, 7, 1, (5, 15), rng)[0]) for _ in range(4 * DRAWS))
+    frames = Counter(int(STRIDED_SAMPLER(3, 7, 1, (5, 15), rng)[0]) for _ in range(4 * DRAWS))
     assert sorted(frames) == [3, 4, 5, 6, 7]
     assert min(frames.values()) > 0.8 * 4 * DRAWS / 5
 
@@ -155,7 +157,7 @@ def test_evaluation_frames_cover_the_range_evenly(rng: np.random.Generator) -> N
 
 def test_central_clip_is_symmetric_at_the_mean_stride(rng: np.random.Generator) -> None:
     for first, last, count, stride in ranges(rng):
-        frames = STRIDED_RUN(first, last, count, stride, None)
+        frames = STRIDED_SAMPLER(first, last, count, stride, None)
         assert len(frames) == count
         assert first <= frames.min() <= frames.max() <= last
         assert (np.abs(frames + frames[::-1] - (first + last)) <= 1).all()
@@ -163,7 +165,7 @@ def test_central_clip_is_symmetric_at_the_mean_stride(rng: np.random.Generator) 
         assert (np.abs(np.diff(frames) - min(sum(stride) / 2, room)) <= 1).all()
 
 
-SAMPLERS = [StridedRun(), Segments(), Dense(1), Dense(3)]
+SAMPLERS = [StridedSampler(), Segments(), Dense(1), Dense(3)]
 
 
 class TestSamplers:
@@ -194,7 +196,7 @@ class TestSamplers:
         assert min(frames.values()) > 0.8 * 4 * DRAWS / 5
 
     def test_strided_run_of_validation(self) -> None:
-        assert StridedRun()(5, 90, 5, (5, 15), None).tolist() == [28, 38, 48, 58, 68]
+        assert StridedSampler()(5, 90, 5, (5, 15), None).tolist() == [28, 38, 48, 58, 68]
 
 
 class TestSegments:

@@ -8,7 +8,7 @@ import pytest
 
 from src.flow.algorithm import quantize
 from src.flow.algorithms import make_algorithm
-from src.flow.computed import ComputedFlow
+from src.flow.computed import OnTheFlyFlow
 from src.media.sources import Uint8, in_order
 from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
@@ -63,7 +63,7 @@ class TestComputedFlow:
     def test_equals_extraction_by_hand(self) -> None:
         frames = Frames(moving_texture((2, -1), 40))
         algorithm = make_algorithm("dis", {"preset": "ultrafast", "finest_scale": 0})
-        source = ComputedFlow(frames, algorithm, short_side=48, bound=8)
+        source = OnTheFlyFlow(frames, algorithm, short_side=48, bound=8)
         assert source.num_fields == 39
         indices = [38, 3, 3, *range(38)]
         fields = fields_of(source, indices)
@@ -85,7 +85,7 @@ class TestComputedFlow:
         frames = Frames(np.concatenate([texture, texture]))
         images = [*texture, *turned]
         frames.rgb = lambda indices: (images[i] for i in indices)  # type: ignore[method-assign]
-        source = ComputedFlow(
+        source = OnTheFlyFlow(
             frames, replace(make_algorithm("dis", {}), batch=batch), short_side=48, bound=20
         )
         assert len(list(source.flow([0, 1]))) == 2
@@ -93,7 +93,7 @@ class TestComputedFlow:
             list(source.flow(range(source.num_fields)))
 
     def test_images_too_small_for_an_algorithm_have_no_flow(self) -> None:
-        source = ComputedFlow(
+        source = OnTheFlyFlow(
             Frames(moving_texture((2, -1), 2)), make_algorithm("dis", {}), short_side=4, bound=20
         )
         with pytest.raises(UserError, match="no optical flow at this size"):
@@ -101,4 +101,4 @@ class TestComputedFlow:
 
     def test_single_frame_has_no_flow(self) -> None:
         with pytest.raises(UserError, match="single frame"):
-            ComputedFlow(Frames(numbered(1)), make_algorithm("dis", {}), short_side=48, bound=20)
+            OnTheFlyFlow(Frames(numbered(1)), make_algorithm("dis", {}), short_side=48, bound=20)

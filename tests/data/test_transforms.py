@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.sampling import stack_places
+from src.data.sampling import stack_indices
 from src.data.transforms import (
     WHOLE_FRAME,
     Box,
-    CentreCrop,
+    CenterCrop,
     CornerJitterCrop,
     CropPolicy,
-    Geometry,
+    CropResizeFlip,
     MultiScaleCrop,
     RandomResizedCrop,
     flow_clip,
-    mirror_flow,
-    mirror_rgb,
+    hflip_flow,
+    hflip_rgb,
     rgb_clip,
 )
 from src.media.sources import Size, Uint8, resize, size_at
@@ -30,7 +30,7 @@ POLICIES = [
     CornerJitterCrop(224),
     MultiScaleCrop((256, 224, 192, 168)),
     RandomResizedCrop(),
-    CentreCrop(224),
+    CenterCrop(224),
 ]
 DRAWS = 1000
 
@@ -138,11 +138,11 @@ class TestCropPolicies:
         with pytest.raises(UserError, match=r"data\.crop\.aspect"):
             RandomResizedCrop(aspect=(0, 1))
 
-    def test_centre_crop(self, rng: np.random.Generator) -> None:
-        offset, sides = pixels(CentreCrop(224)((256, 340), rng), (256, 340))
+    def test_center_crop(self, rng: np.random.Generator) -> None:
+        offset, sides = pixels(CenterCrop(224)((256, 340), rng), (256, 340))
         assert offset.tolist() == pytest.approx([16, 58])
         assert sides.tolist() == pytest.approx([224, 224])
-        assert CentreCrop(224)((112, 100), rng) == WHOLE_FRAME
+        assert CenterCrop(224)((112, 100), rng) == WHOLE_FRAME
 
 
 class TestCut:
@@ -152,7 +152,7 @@ class TestCut:
     ) -> None:
         for _ in range(20):
             box = policy((256, 340), rng)
-            geometry = Geometry(box, (56, 64))
+            geometry = CropResizeFlip(box, (56, 64))
             rgb, flow = geometry.cut(ramp((240, 320))), geometry.cut(ramp((120, 160)))
             # Half a pixel of the smaller image is a level of the ramp, rounding another.
             assert difference(rgb, flow) <= 3
@@ -163,28 +163,28 @@ class TestCut:
 
     def test_box_of_the_size_asked_for_is_copied(self, rng: np.random.Generator) -> None:
         image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        cut = Geometry(Box(0.25, 0.5, 0.5, 0.5), (10, 15)).cut(image)
+        cut = CropResizeFlip(Box(0.25, 0.5, 0.5, 0.5), (10, 15)).cut(image)
         assert (cut == image[5:15, 15:]).all()
 
     @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 2), (20, 30, 3)])
     def test_channels_stay(self, shape: tuple[int, ...]) -> None:
-        cut = Geometry(Box(0.25, 0.5, 0.5, 0.5), (7, 9)).cut(np.zeros(shape, np.uint8))
+        cut = CropResizeFlip(Box(0.25, 0.5, 0.5, 0.5), (7, 9)).cut(np.zeros(shape, np.uint8))
         assert cut.shape == (7, 9, *shape[2:])
         assert cut.dtype == np.uint8
 
     def test_whole_frame_at_its_own_size_is_the_frame(self, rng: np.random.Generator) -> None:
         image = rng.integers(0, 256, (31, 43, 3), dtype=np.uint8)
-        assert (Geometry(WHOLE_FRAME, (31, 43)).cut(image) == image).all()
+        assert (CropResizeFlip(WHOLE_FRAME, (31, 43)).cut(image) == image).all()
 
     def test_box_thinner_than_a_pixel_still_shows_one(self) -> None:
-        cut = Geometry(Box(0.5, 0.5, 0.001, 0.001), (4, 4)).cut(ramp((16, 16)))
+        cut = CropResizeFlip(Box(0.5, 0.5, 0.001, 0.001), (4, 4)).cut(ramp((16, 16)))
         assert (cut == ramp((16, 16))[8, 8]).all()
 
     def test_mirror(self, rng: np.random.Generator) -> None:
         image = rng.integers(0, 256, (31, 43, 3), dtype=np.uint8)
         u, v = image[..., 0], image[..., 1]
         box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 20)
-        straight, mirrored = Geometry(box, size), Geometry(box, size, mirror=True)
+        straight, mirrored = CropResizeFlip(box, size), CropResizeFlip(box, size, hflip=True)
         assert (mirrored.cut(image) == straight.cut(image)[:, ::-1]).all()
         (straight_u, straight_v), (mirrored_u, mirrored_v) = (
             straight.flow(u, v),
@@ -210,7 +210,7 @@ def test_size_at(size: Size, short_side: int, expected: Size) -> None:
 class TestLayout:
     def test_rgb(self, rng: np.random.Generator) -> None:
         frames = rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-        clip = rgb_clip(iter(frames), 4, Geometry(WHOLE_FRAME, (5, 6)))
+        clip = rgb_clip(iter(frames), 4, CropResizeFlip(WHOLE_FRAME, (5, 6)))
         assert (clip.shape, clip.dtype) == ((3, 4, 5, 6), torch.uint8)
         for channel, t in np.ndindex(3, 4):
             assert (clip[channel, t].numpy() == frames[t, :, :, channel]).all()
@@ -221,10 +221,10 @@ class TestLayout:
     ) -> None:
         """Each field is read once, for stacks far apart, overlapping, repeated, or at a border."""
         stack, fields = 4, rng.integers(0, 256, (10, 2, 5, 6), dtype=np.uint8)
-        places = stack_places(np.array(frames), stack, len(fields))
+        places = stack_indices(np.array(frames), stack, len(fields))
         read = ((fields[i, 0], fields[i, 1]) for i in places)
         shape = (len(frames), stack)
-        clip = flow_clip(read, list(places.values()), shape, Geometry(WHOLE_FRAME, (5, 6)))
+        clip = flow_clip(read, list(places.values()), shape, CropResizeFlip(WHOLE_FRAME, (5, 6)))
         assert (clip.shape, clip.dtype) == ((2 * stack, len(frames), 5, 6), torch.uint8)
         for (t, frame), position, component in product(enumerate(frames), range(stack), range(2)):
             field = fields[np.clip(frame - stack // 2 + position, 0, 9), component]
@@ -232,7 +232,7 @@ class TestLayout:
 
     def test_every_image_is_cut_alike(self, rng: np.random.Generator) -> None:
         image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        geometry = Geometry(Box(0.1, 0.2, 0.6, 0.5), (8, 12), mirror=True)
+        geometry = CropResizeFlip(Box(0.1, 0.2, 0.6, 0.5), (8, 12), hflip=True)
         rgb = rgb_clip([image] * 3, 3, geometry)
         field, places = (image[..., 0], image[..., 1]), [[(0, 0)], [(0, 1), (1, 0)], [(1, 1)]]
         flow = flow_clip([field] * 3, places, (2, 2), geometry)
@@ -243,22 +243,22 @@ class TestLayout:
 
 class TestMirror:
     def test_rgb_positions(self) -> None:
-        assert mirror_rgb(torch.tensor([[1, 2, 3], [4, 5, 6]])).tolist() == [[3, 2, 1], [6, 5, 4]]
+        assert hflip_rgb(torch.tensor([[1, 2, 3], [4, 5, 6]])).tolist() == [[3, 2, 1], [6, 5, 4]]
 
     def test_flow_negates_u_and_keeps_v(self) -> None:
         clip = torch.tensor([0, 10, 128, 200], dtype=torch.uint8)  # u1, v1, u2, v2
-        mirrored = mirror_flow(clip.view(4, 1, 1, 1).expand(4, 2, 3, 3))
+        mirrored = hflip_flow(clip.view(4, 1, 1, 1).expand(4, 2, 3, 3))
         assert mirrored[:, 1, 2, 0].tolist() == [255, 10, 127, 200]
         assert clip.tolist() == [0, 10, 128, 200]  # the given clip is left alone
 
     def test_flow_moves_positions_too(self) -> None:
         clip = torch.tensor([[0, 1], [5, 6]], dtype=torch.uint8).view(2, 1, 1, 2)
-        assert mirror_flow(clip).flatten().tolist() == [254, 255, 6, 5]
+        assert hflip_flow(clip).flatten().tolist() == [254, 255, 6, 5]
 
     def test_twice_is_nothing(self) -> None:
         generator = torch.Generator().manual_seed(0)
         clip = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8, generator=generator)
-        for mirror in (mirror_rgb, mirror_flow):
+        for mirror in (hflip_rgb, hflip_flow):
             assert not torch.equal(mirror(clip), clip)
             assert torch.equal(mirror(mirror(clip)), clip)
 
@@ -269,8 +269,8 @@ class TestMirror:
         images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
         box = Box(top=4 / 32, left=6 / 64, height=12 / 32, width=20 / 64)
         mirrored_box = Box(box.top, 1 - box.left - box.width, box.height, box.width)
-        cut_first = mirror_rgb(rgb_clip(images, 2, Geometry(box, size)))
-        mirrored_first = rgb_clip(images[:, :, ::-1], 2, Geometry(mirrored_box, size))
+        cut_first = hflip_rgb(rgb_clip(images, 2, CropResizeFlip(box, size)))
+        mirrored_first = rgb_clip(images[:, :, ::-1], 2, CropResizeFlip(mirrored_box, size))
         assert difference(cut_first.numpy(), mirrored_first.numpy()) <= 1
 
     def test_of_images_is_that_of_clips(self, rng: np.random.Generator) -> None:
@@ -278,8 +278,8 @@ class TestMirror:
         images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
         fields, places = [(i[..., 0], i[..., 1]) for i in images], [[(0, 0)], [(0, 1)]]
         box, size = Box(0.1, 0.2, 0.5, 0.7), (24, 40)
-        straight, mirrored = (Geometry(box, size, mirror) for mirror in (False, True))
+        straight, mirrored = (CropResizeFlip(box, size, mirror) for mirror in (False, True))
         rgb = [rgb_clip(images, 2, cut) for cut in (straight, mirrored)]
         flow = [flow_clip(fields, places, (1, 2), cut) for cut in (straight, mirrored)]
-        assert torch.equal(mirror_rgb(rgb[0]), rgb[1])
-        assert torch.equal(mirror_flow(flow[0]), flow[1])
+        assert torch.equal(hflip_rgb(rgb[0]), rgb[1])
+        assert torch.equal(hflip_flow(flow[0]), flow[1])

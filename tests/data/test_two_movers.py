@@ -33,10 +33,10 @@ def clip_of(video: Video, part: int, place: int) -> Clip:
     return make_clip(np.random.default_rng((SEED, part, place)), video.label)
 
 
-def inside(centre: tuple[float, float]) -> npt.NDArray[np.bool_]:
+def inside(center: tuple[float, float]) -> npt.NDArray[np.bool_]:
     """Pixels (H, W) within half a radius, inside every shape."""
     x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
-    return np.hypot(x - centre[0], y - centre[1]) < RADIUS / 2
+    return np.hypot(x - center[0], y - center[1]) < RADIUS / 2
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_flow_inside_the_target_goes_where_the_label_says(root: Path, split: Spl
             assert fields.shape == (31, 64, 64, 2)
             assert CLASSES[video.label] == f"{clip.target.tint}_{clip.target.direction}"
             for mover in (clip.target, clip.distractor):
-                flow = np.median(fields[:, inside(mover.centre)], axis=(0, 1))
+                flow = np.median(fields[:, inside(mover.center)], axis=(0, 1))
                 along = {name: float(flow @ unit) for name, unit in DIRECTIONS.items()}
                 assert max(along, key=lambda name: along[name]) == mover.direction
                 # Triangles are small: the still surroundings pull their flow down.
@@ -101,7 +101,7 @@ def test_flow_inside_the_target_goes_where_the_label_says(root: Path, split: Spl
             still = np.ones((64, 64), dtype=bool)
             for mover in (clip.target, clip.distractor):
                 x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
-                still &= np.hypot(x - mover.centre[0], y - mover.centre[1]) > 2 * RADIUS
+                still &= np.hypot(x - mover.center[0], y - mover.center[1]) > 2 * RADIUS
             assert np.abs(np.median(fields[:, still], axis=(0, 1))).max() < 0.16  # one step
 
 
@@ -110,8 +110,8 @@ def test_the_apertures_keep_apart_and_move_alike() -> None:
     for place in range(64):
         clip = make_clip(np.random.default_rng(place), place % 8)
         target, distractor = clip.target, clip.distractor
-        assert math.dist(target.centre, distractor.centre) > 2.5 * RADIUS
-        assert all(RADIUS < c < 64 - RADIUS for c in (*target.centre, *distractor.centre))
+        assert math.dist(target.center, distractor.center) > 2.5 * RADIUS
+        assert all(RADIUS < c < 64 - RADIUS for c in (*target.center, *distractor.center))
         assert distractor.tint == "blue"
         assert target.direction != distractor.direction
         assert 1 <= clip.speed <= 2
@@ -132,7 +132,7 @@ def test_a_frame_does_not_depend_on_the_direction() -> None:
     clips = [make_clip(np.random.default_rng(5), label) for label in range(4)]  # red, 4 directions
     assert len({clip.target.direction for clip in clips}) == 4
     for clip in clips[1:]:
-        assert clip.target.centre == clips[0].target.centre
+        assert clip.target.center == clips[0].target.center
         np.testing.assert_array_equal(clip.frames[0], clips[0].frames[0])
         assert (clip.frames[1] != clips[0].frames[1]).any()
 
@@ -150,7 +150,7 @@ def test_drift_is_exact_between_pixels_and_blurs_nothing() -> None:
         assert frames[1].std() == pytest.approx(frames[0].std(), rel=0.02)
 
 
-def test_tints_show_in_colour_and_not_in_grey() -> None:
+def test_tints_show_in_color_and_not_in_grey() -> None:
     red, green = (make_clip(np.random.default_rng(6), label) for label in (0, 4))
     for first, second in zip(red.frames, green.frames, strict=True):
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(int) for frame in (first, second)]
@@ -158,8 +158,8 @@ def test_tints_show_in_colour_and_not_in_grey() -> None:
     for tint in TINTS.values():
         assert tint @ [0.299, 0.587, 0.114] == pytest.approx(0, abs=1e-9)
     for clip, strongest in ((red, 0), (green, 1)):
-        target = clip.frames[:, inside(clip.target.centre)].mean(axis=(0, 1))
-        distractor = clip.frames[:, inside(clip.distractor.centre)].mean(axis=(0, 1))
+        target = clip.frames[:, inside(clip.target.center)].mean(axis=(0, 1))
+        distractor = clip.frames[:, inside(clip.distractor.center)].mean(axis=(0, 1))
         assert (target.argmax(), distractor.argmax()) == (strongest, 2)
 
 
@@ -175,7 +175,7 @@ def test_one_seed_gives_one_dataset_whatever_the_workers(split: Split, tmp_path:
 def test_another_seed_part_or_place_gives_another_clip() -> None:
     keys = ((3, 0, 0), (4, 0, 0), (3, 1, 0), (3, 0, 8))
     clips = [make_clip(np.random.default_rng(key), 0) for key in keys]
-    assert len({clip.target.centre for clip in clips}) == len(keys)
+    assert len({clip.target.center for clip in clips}) == len(keys)
 
 
 def make(root: Path, count: Path) -> None:

@@ -52,7 +52,7 @@ def run(dataset: Any, tree: MadeUp, **changes: Any) -> Verification:
     arguments: dict[str, Any] = {
         "rgb": "videos",
         "flow": str(tree.flow),
-        "stack": STACK,
+        "flow_stack": STACK,
         "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 2,
     }

@@ -13,16 +13,16 @@ from torchvision.transforms.v2 import ColorJitter
 
 from src.data.datamodule import VideoDataModule
 from src.data.dataset import (
-    CentralClip,
-    RandomClip,
     Sample,
+    TestView,
+    TrainView,
+    ValView,
     VideoDataset,
     View,
-    WholeVideo,
     read_view,
 )
-from src.data.loading import DrawSampler, collate
-from src.data.sampling import ClipSampler, Dense, Segments, StridedRun
+from src.data.loading import EpochSampler, collate
+from src.data.sampling import ClipSampler, Dense, Segments, StridedSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
 from src.media.sources import Size, Uint8
@@ -30,7 +30,7 @@ from tests.helpers import SMALL_DATA
 
 STACK, SIZE = 4, (96, 128)
 JITTER = ColorJitter(0.4, 0.4, 0.4, 0.1)
-VIEW = RandomClip(4, (2, 4), CornerJitterCrop(40), crop_size=48, short_side=48, mirror=True)
+VIEW = TrainView(4, (2, 4), CornerJitterCrop(40), crop_size=48, short_side=48, hflip=True)
 
 
 @dataclass
@@ -78,10 +78,10 @@ def read(view: View, seed: int) -> Sample:
     return read_view(Scene(), Scene(), view, STACK, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("sampler", [StridedRun(), Segments(), Dense(3)])
+@pytest.mark.parametrize("sampler", [StridedSampler(), Segments(), Dense(3)])
 def test_training_draws_frames_and_validation_does_not(sampler: ClipSampler) -> None:
     training = replace(VIEW, sampler=sampler)
-    validation = CentralClip(4, (2, 4), 48, 48, sampler)
+    validation = ValView(4, (2, 4), 48, 48, sampler)
     drawn = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def test_same_for_any_number_of_workers() -> None:
     data = VideoDataset(videos, Scenes(), Scenes(), view, STACK, 3, JITTER)
 
     def epoch(workers: int, number: int) -> Sample:
-        sampler = DrawSampler(len(videos), seed=3, shuffle=False)
+        sampler = EpochSampler(len(videos), seed=3, shuffle=False)
         sampler.set_epoch(number)
         (batch,) = DataLoader(
             data, batch_size=6, sampler=sampler, num_workers=workers, collate_fn=collate
@@ -133,12 +133,13 @@ def test_datamodule_hands_choices_to_its_views() -> None:
     def module(**changes: Any) -> VideoDataModule:
         options = {"frames": 4, "short_side": 48, "crop": VIEW.crop, "crop_size": 48}
         return VideoDataModule(
-            dataset=lambda: Split((), (), ()), **SMALL_DATA | options | {"stride": (2, 4)} | changes
+            dataset=lambda: Split((), (), ()),
+            **SMALL_DATA | options | {"frame_stride": (2, 4)} | changes,
         )
 
     plain, chosen = module(), module(sampler=Dense(3), augment=JITTER)
     assert (plain.train_view, plain.augment) == (VIEW, None)
     assert (chosen.train_view, chosen.augment) == (replace(VIEW, sampler=Dense(3)), JITTER)
-    assert plain.val_view == CentralClip(4, (2, 4), 48, 48)
-    assert chosen.val_view == CentralClip(4, (2, 4), 48, 48, Dense(3))
-    assert plain.test_view == WholeVideo(5, 48)
+    assert plain.val_view == ValView(4, (2, 4), 48, 48)
+    assert chosen.val_view == ValView(4, (2, 4), 48, 48, Dense(3))
+    assert plain.test_view == TestView(5, 48)

@@ -9,7 +9,7 @@ from src.evaluation.scores import VideoScores
 
 CLASSES = ["brush_hair", "kick, ball", "sword"]
 VIDEOS = ['a "trick"_(1)#&!;[x]', "b, with a comma", "c", "ä"]
-PROTOCOL = "25 whole frames + mirror at 256 px, mean of logits"
+PROTOCOL = "25 full frames + flip at 256 px, mean of logits"
 
 
 def random_scores(

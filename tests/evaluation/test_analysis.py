@@ -11,7 +11,7 @@ from src.evaluation.analysis import (
     hardest_confusions,
     predictions,
 )
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.utils.errors import UserError
 
 CLASSES = ("run", "jump", "swim", "fly")  # nobody flies
@@ -42,7 +42,7 @@ def test_counts_are_those_of_a_loop_over_videos() -> None:
         (name, sum(counts[i]), counts[i][i]) for i, name in enumerate(CLASSES[:3])
     ]
     mean_class = sum(c.percent for c in by_class) / 3
-    assert mean_class == pytest.approx(judge_videos(scores).mean_class)
+    assert mean_class == pytest.approx(video_accuracies(scores).mean_class)
     off = {(CLASSES[i], CLASSES[j]): counts[i][j] for i in range(4) for j in range(4) if i != j}
     hardest = hardest_confusions(scores, most=3)
     assert [c.videos for c in hardest] == sorted(off.values(), reverse=True)[:3]
@@ -56,7 +56,7 @@ def test_a_video_that_could_not_be_read_is_wrong_and_taken_for_nothing() -> None
     assert confusion_matrix(scores).sum() == 60
     assert sum(c.videos for c in class_accuracies(scores)) == 61
     right = sum(c.correct for c in class_accuracies(scores))
-    assert 100 * right / 61 == pytest.approx(judge_videos(scores).top1)
+    assert 100 * right / 61 == pytest.approx(video_accuracies(scores).top1)
 
 
 def test_changes_do_not_depend_on_the_order_of_videos(tmp_path: Path) -> None:
@@ -64,17 +64,17 @@ def test_changes_do_not_depend_on_the_order_of_videos(tmp_path: Path) -> None:
     assert fused is not None
     for part, changed in fused.changes().items():
         alone = fused.parts[part]
-        difference = judge_videos(fused.whole).top1 - judge_videos(alone).top1
-        gained = len(changed.fixed) - len(changed.broke)
+        difference = video_accuracies(fused.scores).top1 - video_accuracies(alone).top1
+        gained = len(changed.corrected) - len(changed.broken)
         assert difference == pytest.approx(100 * gained / 60)
-        assert changed.fixed
-        assert changed.broke
-        fused.whole.save(tmp_path / "whole.csv")
+        assert changed.corrected
+        assert changed.broken
+        fused.scores.save(tmp_path / "whole.csv")
         lines = (tmp_path / "whole.csv").read_text().splitlines()
         (tmp_path / "turned.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
         turned = changes(alone, VideoScores.load(tmp_path / "turned.csv"))
-        assert set(turned.fixed) == set(changed.fixed)
-        assert set(turned.broke) == set(changed.broke)
+        assert set(turned.corrected) == set(changed.corrected)
+        assert set(turned.broken) == set(changed.broken)
 
 
 def test_scores_of_other_videos_or_labels_have_nothing_to_compare() -> None:

@@ -13,14 +13,14 @@ from torch.testing import assert_close
 
 from src import evaluate, fuse
 from src.evaluation.evaluate import evaluate_checkpoint
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 
-WHOLE = "11 whole frames at 64 px, mean of logits"
-FIVE = "11 frames x 5 crops of 56 px at 64 px, mean of softmax"  # two_movers forbid mirrors
+WHOLE = "11 full frames at 64 px, mean of logits"
+FIVE = "11 frames x 5 crops of 56 px at 64 px, mean of probabilities"  # two_movers forbid mirrors
 Run = Callable[..., str]
 
 
@@ -73,24 +73,28 @@ def test_evaluate_by_another_protocol(run: Run, stages: Path) -> None:
     whole = VideoScores.load(file)
     assert_close(whole.scores, VideoScores.load(stages / "joint" / "scores.csv").scores)
 
-    printed = run(evaluate.main, checkpoint, "protocol=ten_crops", "protocol.average=softmax")
+    printed = run(
+        evaluate.main, checkpoint, "protocol=ten_crops", "protocol.average_over=probabilities"
+    )
     assert f"protocol: {FIVE}" in printed
     ten = VideoScores.load(file)
     assert ten.protocol == FIVE
     assert ten.videos == whole.videos
     assert_close(ten.scores.sum(1), torch.ones(8))
-    assert "mean of softmax" in run(evaluate.main, checkpoint, "protocol.average=softmax")
+    assert "mean of probabilities" in run(
+        evaluate.main, checkpoint, "protocol.average_over=probabilities"
+    )
     assert not torch.allclose(VideoScores.load(file).scores, ten.scores, atol=1e-5)
 
 
 def test_evaluate_logs_the_protocol_too(stages: Path) -> None:
     """The command has no logger, but whoever gives its trainer one is told."""
     checkpoint, output = str(stages / "motion" / "last.ckpt"), str(stages / "scores.csv")
-    cfg = compose_config("evaluate", f"ckpt_path={checkpoint}", "protocol=centre_crop")
+    cfg = compose_config("evaluate", f"ckpt_path={checkpoint}", "protocol=center_crop")
     trainer = instantiate_trainer(cfg.trainer, logger=CSVLogger(stages / "logs"))
     evaluate_checkpoint(checkpoint, {}, trainer, output, cfg.protocol)
     (hparams,) = stages.glob("logs/**/hparams.yaml")
-    name = "11 centre crops of 56 px at 64 px, mean of logits"
+    name = "11 center crops of 56 px at 64 px, mean of logits"
     assert hparams.read_text() == f"test/protocol: {name}\n"
     with (hparams.parent / "metrics.csv").open() as file:
         assert "test/video/top1" in next(csv.reader(file))
@@ -100,16 +104,20 @@ def test_a_protocol_that_does_not_fit_is_one_line(run: Run, stages: Path) -> Non
     checkpoint = f"ckpt_path={stages / 'motion' / 'last.ckpt'}"
     small = ("protocol=ten_crops", "+data.crop_size=80")
     assert "cuts 80 pixels out of frames of 64" in run(evaluate.main, checkpoint, *small)
-    assert "protocol.average=max" in run(evaluate.main, checkpoint, "protocol.average=max")
+    assert "protocol.average_over=max" in run(
+        evaluate.main, checkpoint, "protocol.average_over=max"
+    )
     assert "nine_crops" in run(evaluate.main, checkpoint, "protocol=nine_crops")
 
 
 def test_a_stage_tested_by_another_protocol(tiny: tuple[str, ...], stages: Path) -> None:
     """Refused: its numbers are of the other. An unfinished one is tested by it if forced to."""
-    overrides = (*tiny, f"paths.run_dir={stages}", "only=motion", "protocol=centre_crop")
+    overrides = (*tiny, f"paths.run_dir={stages}", "run_stages=motion", "protocol=center_crop")
     cfg = compose_config("train", *overrides)
     forced = compose_config("train", *overrides, "resume=force")
-    refusal = r"motion was trained with another config \(protocol.crop: centre, whole there\): "
+    refusal = (
+        r"motion was trained with another config \(protocol.crop: center, full_frame there\): "
+    )
     with pytest.raises(UserError, match=rf"{refusal}python -m src.evaluate ckpt_path=.* tests it"):
         run_experiment(cfg)
     run_experiment(forced)
@@ -118,7 +126,7 @@ def test_a_stage_tested_by_another_protocol(tiny: tuple[str, ...], stages: Path)
     with pytest.raises(UserError, match=rf"{refusal}give a new paths.run_dir, or resume=force"):
         run_experiment(cfg)
     run_experiment(forced)  # resumes from the checkpoint, which is at its end, with the test
-    name = "11 centre crops of 56 px at 64 px, mean of logits"
+    name = "11 center crops of 56 px at 64 px, mean of logits"
     assert VideoScores.load(stages / "motion" / "scores.csv").protocol == name
     with (stages / "results.csv").open() as file:
         protocols = {row["name"]: row["protocol"] for row in csv.DictReader(file)}
@@ -152,22 +160,22 @@ def test_fuse_a_checkpoint_our_scores_and_others(run: Run, stages: Path) -> None
         (others.name, joint, 2),
         ("late fusion 1 : 2 : 0.5", fused, 3),
     ):
-        numbers = judge_videos(scores)
+        numbers = video_accuracies(scores)
         row = f"{numbers.top1:.1f} │ {numbers.top5:.1f} │ {numbers.mean_class:.1f} │ 8 │ {protocol}"
         assert f"{name} │ {row}" in printed
 
 
 def test_fuse_evaluates_checkpoints_by_another_protocol(run: Run, stages: Path) -> None:
-    protocol = ("protocol=ten_crops", "protocol.average=softmax")
+    protocol = ("protocol=ten_crops", "protocol.average_over=probabilities")
     inputs = "inputs=[appearance/last.ckpt,motion/last.ckpt]"
-    printed = run(fuse.main, inputs, "average=softmax", *protocol)
+    printed = run(fuse.main, inputs, "average_over=probabilities", *protocol)
     parts = [
         VideoScores.load(stages / s / "evaluation" / "scores.csv") for s in ("appearance", "motion")
     ]
     assert {part.protocol for part in parts} == {FIVE}
     fused = VideoScores.load(stages / "fused_scores.csv")
     assert_close(fused.scores, (parts[0].scores + parts[1].scores) / 2)
-    assert fused.protocol == FIVE  # already a mean of softmax
+    assert fused.protocol == FIVE  # already a mean of probabilities
     assert printed.count("protocol") == 1
 
 
@@ -213,7 +221,7 @@ def test_mistakes_are_found_before_anything_is_evaluated(run: Run, stages: Path)
         ("inputs=[motion/last.ckpt]", "fusion needs two or more"),
         ("inputs=motion/last.ckpt", "is no list: write inputs=["),
         ("inputs=[motion/last.ckpt,a.csv] weights=[1]", "needs one for each of the 2 inputs"),
-        ("inputs=[motion/last.ckpt,a.csv] average=max", "choose from logits, softmax"),
+        ("inputs=[motion/last.ckpt,a.csv] average_over=max", "choose from logits, probabilities"),
         ("", "inputs"),
     ):  # fmt: skip
         assert message in run(fuse.main, *inputs.split())

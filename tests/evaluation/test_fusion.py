@@ -26,14 +26,14 @@ def test_fusion_is_the_mean_by_video() -> None:
     assert not fused.streams
 
 
-@pytest.mark.parametrize("average", ["logits", "softmax"])
+@pytest.mark.parametrize("average_over", ["logits", "probabilities"])
 @pytest.mark.parametrize("weights", [(1, 1, 0.5), (0, 3, 1), (0.2, 0.2, 0.2)])
-def test_weights(weights: tuple[float, ...], average: str) -> None:
+def test_weights(weights: tuple[float, ...], average_over: str) -> None:
     parts = [random_scores(seed=seed) for seed in range(3)]
-    fused = fuse(parts, weights, average)
+    fused = fuse(parts, weights, average_over)
     for place in range(len(VIDEOS)):
         rows = [part.rows[place].double().numpy() for part in parts]
-        if average == "softmax":
+        if average_over == "probabilities":
             rows = [np.exp(row) / np.exp(row).sum() for row in rows]
         expected = np.average(rows, axis=0, weights=weights)
         assert_close(fused.rows[place].double().numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -46,7 +46,7 @@ def test_softmax_brings_scales_together() -> None:
         replace(scores, rows=[scale * torch.eye(3)[place]] * len(VIDEOS))
         for scale, place in ((500, 0), (5, 1))
     )
-    by_logits, by_softmax = (fuse([loud, quiet], [1, 2], a) for a in ("logits", "softmax"))
+    by_logits, by_softmax = (fuse([loud, quiet], [1, 2], a) for a in ("logits", "probabilities"))
     assert by_logits.scores.argmax(1).tolist() == [0, 0, 0, 0]
     assert by_softmax.scores.argmax(1).tolist() == [1, 1, 1, 1]
 
@@ -54,18 +54,18 @@ def test_softmax_brings_scales_together() -> None:
 def test_probabilities_are_not_levelled_out() -> None:
     first, second = random_scores(seed=1), random_scores(seed=2)
     probable = replace(first, rows=[row.softmax(0) for row in first.rows])
-    fused = fuse([probable, second], average="softmax")
-    assert_close(fused.scores, fuse([first, second], average="softmax").scores)
+    fused = fuse([probable, second], average_over="probabilities")
+    assert_close(fused.scores, fuse([first, second], average_over="probabilities").scores)
 
 
 def test_the_fused_protocol_names_what_differs() -> None:
     ours, theirs = random_scores(), replace(random_scores(seed=1), protocol="external")
     assert fuse([ours, theirs]).protocol == f"1 x ({PROTOCOL}) + 1 x (external)"
     assert fuse([ours, ours], [1, 0.5]).protocol == f"1 x ({PROTOCOL}) + 0.5 x ({PROTOCOL})"
-    softened = fuse([ours, ours], [2, 2], "softmax").protocol
+    softened = fuse([ours, ours], [2, 2], "probabilities").protocol
     assert softened == f"softmax of ({PROTOCOL})"
     probable = replace(ours, rows=[row.softmax(0) for row in ours.rows], protocol="external")
-    mixed = fuse([ours, probable], [1, 3], "softmax").protocol
+    mixed = fuse([ours, probable], [1, 3], "probabilities").protocol
     assert mixed == f"1 x (softmax of ({PROTOCOL})) + 3 x (external)"
     assert fuse([ours, ours], [2, 2]).protocol == PROTOCOL
 
@@ -101,8 +101,8 @@ def test_wrong_weights(weights: list[float], message: str) -> None:
 
 
 def test_wrong_average() -> None:
-    with pytest.raises(UserError, match="average=max: choose from logits, softmax"):
-        fuse([random_scores(), random_scores()], average="max")
+    with pytest.raises(UserError, match="average_over=max: choose from logits, probabilities"):
+        fuse([random_scores(), random_scores()], average_over="max")
 
 
 def elsewhere(

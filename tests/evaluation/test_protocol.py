@@ -63,10 +63,10 @@ def softmax(scores: Floats) -> Floats:
 
 def naive_corners(crop: str, height: int, width: int, side: int) -> list[tuple[int, int]]:
     bottom, right = height - side, width - side
-    centre = (int(bottom / 2), int(right / 2))
+    center = (int(bottom / 2), int(right / 2))
     return {
-        "centre": [centre],
-        "ten": [(0, 0), (0, right), (bottom, 0), (bottom, right), centre],
+        "center": [center],
+        "ten": [(0, 0), (0, right), (bottom, 0), (bottom, right), center],
     }[crop]  # fmt: skip
 
 
@@ -77,14 +77,14 @@ def naive_scores(videos: Batch, protocol: TestProtocol) -> dict[str, Floats]:
         images = videos[modality].numpy()
         height, width = images.shape[-2:]
         side = protocol.crop_size
-        if protocol.crop == "whole":
+        if protocol.crop == "full_frame":
             views = [images]
         else:
             views = [
                 images[:, :, :, top : top + side, left : left + side]
                 for top, left in naive_corners(protocol.crop, height, width, side)
             ]
-        if protocol.mirror:
+        if protocol.hflip:
             for view in list(views):
                 seen = view[..., ::-1].copy()
                 if modality == "flow":
@@ -96,25 +96,25 @@ def naive_scores(videos: Batch, protocol: TestProtocol) -> dict[str, Floats]:
             frames = [
                 numpy_logits(view[video : video + 1])[0, t] for view in views for t in range(FRAMES)
             ]
-            if protocol.average == "softmax":
+            if protocol.average_over == "probabilities":
                 frames = [softmax(frame) for frame in frames]
             rows.append(np.mean(frames, axis=0))
         scores[stream] = np.stack(rows)
     return scores
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("average_over", AVERAGES)
+@pytest.mark.parametrize("hflip", [True, False])
 @pytest.mark.parametrize("crop", CROPS)
-def test_scores_are_those_made_by_hand(crop: str, mirror: bool, average: str) -> None:
-    protocol = TestProtocol(FRAMES, 11, 8, crop, mirror, average)
+def test_scores_are_those_made_by_hand(crop: str, hflip: bool, average_over: str) -> None:
+    protocol = TestProtocol(FRAMES, 11, 8, crop, hflip, average_over)
     videos = batch(11, 15)
     before = {name: videos[name].clone() for name in ("rgb", "flow")}
     scores, expected = protocol.video_scores(logits, videos), naive_scores(videos, protocol)
     assert list(scores) == list(expected)
     for stream, values in scores.items():
         assert_close(values.double().numpy(), expected[stream], rtol=1e-5, atol=1e-6)
-        if average == "softmax":
+        if average_over == "probabilities":
             assert_close(values.sum(1), torch.ones(3))
             assert torch.equal(protocol.probabilities(values), values)
         else:
@@ -128,25 +128,27 @@ def test_protocols_differ() -> None:
     """The network above tells all of them apart, so that the test above can fail."""
     videos = batch(11, 15)
     scores = [
-        TestProtocol(FRAMES, 11, 8, crop, mirror, average).video_scores(logits, videos)["motion"]
+        TestProtocol(FRAMES, 11, 8, crop, hflip, average_over).video_scores(logits, videos)[
+            "motion"
+        ]
         for crop in CROPS
-        for mirror in (True, False)
-        for average in AVERAGES
+        for hflip in (True, False)
+        for average_over in AVERAGES
     ]
     for place, one in enumerate(scores):
         assert all(not torch.allclose(one, other, atol=1e-3) for other in scores[:place])
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-def test_on_frames_of_the_crops_size_all_are_one(average: str) -> None:
+@pytest.mark.parametrize("average_over", AVERAGES)
+def test_on_frames_of_the_crops_size_all_are_one(average_over: str) -> None:
     videos = batch(8, 8)
-    whole, ten, centre = (
-        TestProtocol(FRAMES, 8, 8, crop, average=average).video_scores(logits, videos)
-        for crop in ("whole", "ten", "centre")
+    whole, ten, center = (
+        TestProtocol(FRAMES, 8, 8, crop, average_over=average_over).video_scores(logits, videos)
+        for crop in ("full_frame", "ten", "center")
     )
     for stream, expected in whole.items():
         assert_close(ten[stream], expected)
-        assert_close(centre[stream], expected)
+        assert_close(center[stream], expected)
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -183,7 +185,7 @@ def test_views_come_one_after_the_other_and_keep_the_rest() -> None:
 
 
 def test_half_precision_is_averaged_in_full() -> None:
-    videos, protocol = batch(9, 12), TestProtocol(FRAMES, 9, 8, "ten", average="softmax")
+    videos, protocol = batch(9, 12), TestProtocol(FRAMES, 9, 8, "ten", average_over="probabilities")
 
     def half(seen: Batch) -> dict[str, Tensor]:
         return {name: values.half() for name, values in logits(seen).items()}
@@ -196,19 +198,19 @@ def test_half_precision_is_averaged_in_full() -> None:
 @pytest.mark.parametrize(
     ("protocol", "name"),
     [
-        (TestProtocol(25, 256, 224), "25 whole frames + mirror at 256 px, mean of logits"),
-        (TestProtocol(11, 64, 56, mirror=False), "11 whole frames at 64 px, mean of logits"),
+        (TestProtocol(25, 256, 224), "25 full frames + flip at 256 px, mean of logits"),
+        (TestProtocol(11, 64, 56, hflip=False), "11 full frames at 64 px, mean of logits"),
         (
             TestProtocol(25, 256, 224, "ten"),
             "25 frames x 10 crops of 224 px at 256 px, mean of logits",
         ),
         (
-            TestProtocol(25, 256, 224, "ten", mirror=False, average="softmax"),
-            "25 frames x 5 crops of 224 px at 256 px, mean of softmax",
+            TestProtocol(25, 256, 224, "ten", hflip=False, average_over="probabilities"),
+            "25 frames x 5 crops of 224 px at 256 px, mean of probabilities",
         ),
         (
-            TestProtocol(10, 256, 224, "centre"),
-            "10 centre crops of 224 px + mirror at 256 px, mean of logits",
+            TestProtocol(10, 256, 224, "center"),
+            "10 center crops of 224 px + flip at 256 px, mean of logits",
         ),
     ],
 )
@@ -217,15 +219,17 @@ def test_names(protocol: TestProtocol, name: str) -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(ValueError, match=r"protocol\.crop=nine: choose from whole, ten, centre"):
+    with pytest.raises(ValueError, match=r"protocol\.crop=nine: choose from whole, ten, center"):
         TestProtocol(25, 256, 224, "nine")
-    with pytest.raises(ValueError, match=r"protocol\.average=max: choose from logits, softmax"):
-        TestProtocol(25, 256, 224, average="max")
-    with pytest.raises(ValueError, match=r"cuts 224 pixels out of frames of 128.*whole_frames"):
+    with pytest.raises(
+        ValueError, match=r"protocol\.average_over=max: choose from logits, probabilities"
+    ):
+        TestProtocol(25, 256, 224, average_over="max")
+    with pytest.raises(ValueError, match=r"cuts 224 pixels out of frames of 128.*full_frames"):
         TestProtocol(25, 128, 224, "ten")
-    TestProtocol(25, 128, 224)  # whole frames may be small
+    TestProtocol(25, 128, 224)  # full frames may be small
     with pytest.raises(UserError, match=r"frames of 7 x 12 pixels are smaller than the crop of 8"):
-        TestProtocol(FRAMES, 9, 8, "centre").video_scores(logits, batch(7, 12))
+        TestProtocol(FRAMES, 9, 8, "center").video_scores(logits, batch(7, 12))
 
 
 def test_every_choice_is_a_choice_of_training() -> None:
@@ -235,28 +239,28 @@ def test_every_choice_is_a_choice_of_training() -> None:
         configs = stage_configs(compose_config("train", *overrides))
         (names[file.stem],) = {build_protocol(config).name for config in configs.values()}
     assert names == {
-        "whole_frames": "25 whole frames + mirror at 256 px, mean of logits",
+        "full_frames": "25 full frames + flip at 256 px, mean of logits",
         "ten_crops": "25 frames x 10 crops of 224 px at 256 px, mean of logits",
-        "centre_crop": "25 centre crops of 224 px at 256 px, mean of logits",
+        "center_crop": "25 center crops of 224 px at 256 px, mean of logits",
     }
 
 
 def test_the_default_is_the_released_one() -> None:
     assert stage_config(compose_config("train"), "joint")["protocol"] == {
         "_target_": "src.evaluation.protocol.TestProtocol",
-        "crop": "whole",
-        "mirror": True,
-        "average": "logits",
+        "crop": "full_frame",
+        "hflip": True,
+        "average_over": "logits",
     }
 
 
-@pytest.mark.parametrize("choice", ["whole_frames", "ten_crops", "centre_crop"])
+@pytest.mark.parametrize("choice", ["full_frames", "ten_crops", "center_crop"])
 def test_data_that_forbid_it_are_never_mirrored(choice: str) -> None:
-    overrides = ("experiment=motion_two_movers", f"protocol={choice}", "protocol.mirror=true")
+    overrides = ("experiment=motion_two_movers", f"protocol={choice}", "protocol.hflip=true")
     config = stage_config(compose_config("train", *overrides), "motion")
     protocol = build_protocol(config)
     assert isinstance(protocol, TestProtocol)
-    assert not protocol.mirror
+    assert not protocol.hflip
     assert len(list(protocol.views(batch(64, 64)))) == (5 if choice == "ten_crops" else 1)
     assert build_datamodule(config).test_view.count == protocol.frames == 11
 
@@ -273,7 +277,7 @@ def logged_protocols(stage: Path) -> list[str]:
 
 
 def test_logged_numbers_carry_their_protocol(finished_run: Path) -> None:
-    name = "11 whole frames at 64 px, mean of logits"
+    name = "11 full frames at 64 px, mean of logits"
     for stage in ("appearance", "joint_pooled"):
         assert logged_protocols(finished_run / stage) == [name, name]
         assert (finished_run / stage / "scores.protocol.txt").read_text() == f"{name}\n"

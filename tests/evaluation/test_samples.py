@@ -21,11 +21,11 @@ def test_a_stage_leaves_pictures_of_what_it_saw_and_said(finished_run: Path, sta
         row, label = scores.rows[place], scores.labels[place]
         assert sample.label == scores.classes[label]
         shares = row.softmax(-1)
-        said = sample.says[NET]
+        said = sample.predictions[NET]
         assert said.prediction == scores.classes[int(row.argmax())]
         assert said.probability == pytest.approx(float(shares.max()), abs=1e-4)
         assert said.of_label == pytest.approx(float(shares[label]), abs=1e-4)
-        assert sample.says.keys() - {NET} == (set(STREAMS) if stage == "joint" else set())
+        assert sample.predictions.keys() - {NET} == (set(STREAMS) if stage == "joint" else set())
         picture = cv2.imread(str(sample.picture))
         assert picture is not None
         assert picture.shape[0] == (224 if stage == "joint" else 112)
@@ -66,7 +66,7 @@ def test_samples_of_strangers_stay_in_their_folder_and_broken_ones_are_none(
 ) -> None:
     assert load_samples(tmp_path) == []
     said = {"prediction": "a", "probability": 1.0, "of_label": 1.0}
-    sample = {"video": "v", "label": "a", "says": {NET: said}, "film": "1.mp4"}
+    sample = {"video": "v", "label": "a", "predictions": {NET: said}, "film": "1.mp4"}
     file = tmp_path / "samples.json"
     file.write_text(json.dumps([sample | {"picture": "../../secret.jpg"}]))
     (read,) = load_samples(tmp_path)

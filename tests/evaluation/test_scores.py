@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.evaluation.scores import EXTERNAL, VideoScores, judge_videos
+from src.evaluation.scores import EXTERNAL, VideoScores, video_accuracies
 from src.utils.errors import UserError
 from tests.evaluation.made_up import PROTOCOL, random_scores, reordered
 
@@ -93,7 +93,7 @@ def test_judged_as_numpy_does() -> None:
     scores = random_scores(
         [f"video{number:02}" for number in range(40)], classes=[str(label) for label in range(8)]
     )
-    judged = judge_videos(scores)
+    judged = video_accuracies(scores)
     labels = np.array(scores.labels)
     ranked = np.argsort(-scores.scores.numpy(), axis=1)
     hits = ranked == labels[:, None]

@@ -34,7 +34,7 @@ def composed(*overrides: str) -> DictConfig:
 def made(stages: Mapping[str, Any], **whole: Any) -> DictConfig:
     """A config of stages with the keys that every config has."""
     model = {"net": {"_target_": "Net"}}
-    common = {"only": None, "skip": None, "network": "net", "model": model}
+    common = {"run_stages": None, "skip_stages": None, "network": "net", "model": model}
     cfg = OmegaConf.create({**common, **whole, "stages": stages})
     OmegaConf.set_struct(cfg, True)
     return cfg
@@ -205,11 +205,14 @@ class TestStageNames:
         ("overrides", "expected"),
         [
             ([], ["appearance", "motion", "joint", "joint_pooled"]),
-            (["only=joint"], ["joint"]),
-            (["only=[joint,appearance]"], ["appearance", "joint"]),
-            (["skip=motion"], ["appearance", "joint", "joint_pooled"]),
-            (["only=[motion,joint]", "skip=[joint]"], ["motion"]),
-            (["only=[]", "skip=[]"], ["appearance", "motion", "joint", "joint_pooled"]),
+            (["run_stages=joint"], ["joint"]),
+            (["run_stages=[joint,appearance]"], ["appearance", "joint"]),
+            (["skip_stages=motion"], ["appearance", "joint", "joint_pooled"]),
+            (["run_stages=[motion,joint]", "skip_stages=[joint]"], ["motion"]),
+            (
+                ["run_stages=[]", "skip_stages=[]"],
+                ["appearance", "motion", "joint", "joint_pooled"],
+            ),
         ],
     )
     def test_chosen(self, overrides: list[str], expected: list[str]) -> None:
@@ -221,9 +224,15 @@ class TestStageNames:
     @pytest.mark.parametrize(
         ("overrides", "refusal"),
         [
-            (["only=fused"], "only=fused: this experiment has the stages appearance, motion, "),
-            (["skip=[motion,last]"], "skip=last: this experiment has the stages"),
-            (["only=joint", "skip=joint"], r"only=\.\.\. and skip=\.\.\. leave no stage to run"),
+            (
+                ["run_stages=fused"],
+                "run_stages=fused: this experiment has the stages appearance, motion, ",
+            ),
+            (["skip_stages=[motion,last]"], "skip_stages=last: this experiment has the stages"),
+            (
+                ["run_stages=joint", "skip_stages=joint"],
+                r"run_stages=\.\.\. and skip_stages=\.\.\. leave no stage to run",
+            ),
         ],
     )
     def test_refused(self, overrides: list[str], refusal: str) -> None:
@@ -241,19 +250,22 @@ class TestShadowed:
                 "stages.joint.optimizer.lr=0.1 stages.joint_pooled.optimizer.lr=0.1",
             ),
             (
-                ["max_epochs=3", "only=[motion,joint]"],
+                ["max_epochs=3", "run_stages=[motion,joint]"],
                 "stages.motion.max_epochs=3 stages.joint.max_epochs=3",
             ),
-            (["+data.batch_size=8", "only=motion"], "stages.motion.data.batch_size=8"),
+            (["+data.batch_size=8", "run_stages=motion"], "stages.motion.data.batch_size=8"),
             (
-                ["lr_scheduler=warmup_cosine", "only=[motion,joint]"],
+                ["lr_scheduler=warmup_cosine", "run_stages=[motion,joint]"],
                 "lr_scheduler@stages.motion.lr_scheduler=warmup_cosine "
                 "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
             ),
-            (["data/crop=corner", "only=motion"], "data/crop@stages.motion.data.crop=corner"),
-            (["+data.crop={sides:[99]}", "only=motion"], "stages.motion.data.crop={sides:[99]}"),
+            (["data/crop=corner", "run_stages=motion"], "data/crop@stages.motion.data.crop=corner"),
             (
-                ["+model.motion.dropout=0.5", "only=motion"],
+                ["+data.crop={sides:[99]}", "run_stages=motion"],
+                "stages.motion.data.crop={sides:[99]}",
+            ),
+            (
+                ["+model.motion.dropout=0.5", "run_stages=motion"],
                 "stages.motion.model.motion.dropout=0.5",
             ),
         ],
@@ -272,7 +284,7 @@ class TestShadowed:
 
     def test_it_says_whose(self) -> None:
         for only, whose in (("joint", "stage joint has"), ("[joint,motion]", "every stage has")):
-            overrides = ["optimizer.lr=0.1", f"only={only}"]
+            overrides = ["optimizer.lr=0.1", f"run_stages={only}"]
             with pytest.raises(UserError, match=f"{whose} its own, and would not see it"):
                 stage_configs(composed(PAPER, *overrides), overrides)
 
@@ -303,7 +315,7 @@ class TestShadowed:
             "debug=steps",
             "hydra.job.chdir=false",
         ]
-        for only in ("only=null", "only=[motion,joint]"):
+        for only in ("run_stages=null", "run_stages=[motion,joint]"):
             told = [PAPER, *overrides, only]
             assert stage_configs(composed(*told), told)["joint"]["optimizer"]["weight_decay"] == 0.5
 
@@ -312,7 +324,7 @@ class TestShadowed:
         own = "+stages.joint.batch_norm=frozen"
         cfg = composed(PAPER, override, own)
         assert stage_configs(cfg, [override, own])["motion"]["batch_norm"] == "partial"
-        cfg = composed(PAPER, override, own, "only=joint")
+        cfg = composed(PAPER, override, own, "run_stages=joint")
         with pytest.raises(UserError, match=r"give stages\.joint\.batch_norm=partial$"):
             stage_configs(cfg, [override, own])
 
@@ -330,7 +342,7 @@ def test_a_key_without_a_value_is_named_with_the_override_that_gives_it() -> Non
 
 
 MAY_DIFFER = {
-    *("name", "remark", "samples", "only", "skip", "resume", "show", "trial"),
+    *("name", "notes", "num_sample_videos", "run_stages", "skip_stages", "resume", "show", "trial"),
     *("checkpoint_minutes", "compile", "optimizer.fused"),
     *(f"paths.{key}" for key in ("data_dir", "output_dir", "run_dir", "streams_dir")),
     *(f"logger.{key}" for key in ("csv._target_", "csv.name")),
@@ -357,7 +369,7 @@ class TestIdentity:
         """Every key of a shipped config; of the model those that the stage does not train, too."""
         for key in flat(config):
             found = config_diff(with_value(config, key, "another"), config)
-            trained = key.startswith(("model.net.", "model.normalise."))
+            trained = key.startswith(("model.net.", "model.normalize."))
             may = (
                 key in MAY_DIFFER | PLACES
                 or (key.startswith("model.") and not trained)
@@ -398,7 +410,7 @@ class TestIdentity:
             "data.new",
             "data.dataset.name",
             "model.net.new",
-            "model.normalise.new",
+            "model.normalize.new",
             "optimizer.fused.new",
             "new",
             "new.inner",

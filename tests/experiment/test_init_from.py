@@ -14,7 +14,7 @@ def start(tiny: tuple[str, ...], run: Path, tmp_path: Path, *overrides: str) -> 
     cfg = compose_config(
         "train",
         *tiny,
-        "only=joint",
+        "run_stages=joint",
         f"stages.joint.init_from.appearance={run}/appearance/last.ckpt",
         f"stages.joint.init_from.motion={run}/motion/last.ckpt",
         f"paths.run_dir={tmp_path / 'run'}",
@@ -30,20 +30,20 @@ def start(tiny: tuple[str, ...], run: Path, tmp_path: Path, *overrides: str) -> 
         ("flow_std=1", "appearance/last.ckpt was trained with flow_std 57.63"),
     ],
 )
-def test_weights_bring_their_normalisation(
+def test_weights_bring_their_normalization(
     change: str, told: str, tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=told):
-        start(tiny, finished_run, tmp_path, f"model.backbone.normalise.{change}")
+        start(tiny, finished_run, tmp_path, f"model.backbone.normalize.{change}")
 
 
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
         (3, "no readable 'experiment' entry"),
-        ({"normalisation": {"rgb_mean": "?"}}, "was trained with rgb_mean ?"),
-        ({"normalisation": {"rgb_mean": [1, 2]}}, r"was trained with rgb_mean \[1, 2\]"),
-        ({"normalisation": {"rgb_sum": 1}}, "was trained with rgb_sum 1"),
+        ({"normalization": {"rgb_mean": "?"}}, "was trained with rgb_mean ?"),
+        ({"normalization": {"rgb_mean": [1, 2]}}, r"was trained with rgb_mean \[1, 2\]"),
+        ({"normalization": {"rgb_sum": 1}}, "was trained with rgb_sum 1"),
     ],
 )
 def test_a_garbled_checkpoint_is_one_line(

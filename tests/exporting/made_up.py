@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from src.experiment.build import build_module, build_net
-from src.experiment.checkpoint import KEY, Description
+from src.experiment.checkpoint import KEY, CheckpointMetadata
 from src.experiment.config import stage_config
 from src.flow.settings import FlowSettings
 from tests.conftest import compose_config
@@ -20,11 +20,11 @@ def made_up(path: Path, stage: str, *overrides: str) -> Path:
     net = build_net(config)
     randomise(net)
     net.float()
-    description = Description(
+    description = CheckpointMetadata(
         config=config,
         class_names=[f"class {number}" for number in range(config["data"]["num_classes"])],
         split=1,
-        normalisation=build_module(config, net).normalise.describe(),
+        normalization=build_module(config, net).normalize.describe(),
         flow=asdict(FlowSettings()),
     )
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}

@@ -100,11 +100,11 @@ def test_metadata(exported: Exported) -> None:
     about = json.loads((exported.folder / f"{exported.name}.json").read_text())
     _, description = load_module(str(exported.checkpoint))
     assert about["class_names"] == description.class_names
-    assert about["normalisation"] == description.normalisation
+    assert about["normalization"] == description.normalization
     assert about["flow"]["algorithm"] == "tvl1"
     assert about["flow"]["bound"] == 20
-    assert about["protocol"] == "11 whole frames at 64 px, mean of logits"
-    assert about["remark"] == description.config["remark"]
+    assert about["protocol"] == "11 full frames at 64 px, mean of logits"
+    assert about["notes"] == description.config["notes"]
     assert (about["split"], about["version"], about["opset"]) == (1, __version__, 20)
     session = exported.session()
     found = session.get_modelmeta().custom_metadata_map
@@ -195,9 +195,9 @@ def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: floa
         ([], "ckpt_path is not given"),
         (["ckpt_path=gone.ckpt", "format=[]"], "format=[]: needs torch or onnx, or both in a list"),
         (["ckpt_path=gone.ckpt", "format=caffe"], "format=caffe: needs torch or onnx"),
-        (["ckpt_path=gone.ckpt", "size=[3]"], "size=[3]: needs a whole number from 1, or two"),
-        (["ckpt_path=gone.ckpt", "size=-1"], "size=-1: needs a whole number from 1, or two"),
-        (["ckpt_path=gone.ckpt", "opset=9"], "opset=9: needs a whole number from 18"),
+        (["ckpt_path=gone.ckpt", "size=[3]"], "size=[3]: needs an integer from 1, or two"),
+        (["ckpt_path=gone.ckpt", "size=-1"], "size=-1: needs an integer from 1, or two"),
+        (["ckpt_path=gone.ckpt", "opset=9"], "opset=9: needs an integer from 18"),
         (["ckpt_path=gone.ckpt", "dtype=int4"], "dtype=int4: needs uint8 or float32"),
         (["ckpt_path=gone.ckpt", "name=../net"], "name=../net: needs letters"),
     ],

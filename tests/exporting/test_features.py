@@ -37,7 +37,7 @@ def test_classifiers_turn_them_into_scores(
     found = np.load(output)
     streams = ["motion"] if stage == "motion" else ["appearance", "motion"]
     assert (
-        json.loads(str(found["about"]))["protocol"] == "11 whole frames at 64 px, mean of features"
+        json.loads(str(found["about"]))["protocol"] == "11 full frames at 64 px, mean of features"
     )
     for stream in streams:
         scores = VideoScores.load(trained.scores(stream if len(streams) > 1 else None))
@@ -52,7 +52,10 @@ def test_classifiers_turn_them_into_scores(
 
 def test_other_lists_and_protocols(finished_run: Path, call: Call, tmp_path: Path) -> None:
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "features.npz"
-    views = ("protocol=ten_crops", "protocol.average=softmax")  # there is no softmax of features
+    views = (
+        "protocol=ten_crops",
+        "protocol.average_over=probabilities",
+    )  # there is no softmax of features
     both = ("lists=[train,test]", f"output={output}")
     assert call(features.main, f"ckpt_path={checkpoint}", *views, *both) == 0
     found = np.load(output)
@@ -156,7 +159,7 @@ def test_a_name_of_another_encoding_loses_nothing(tmp_path: Path) -> None:
         (["lists=train"], "lists=train: needs a list, [train]"),
         (["lists=[]"], "lists=[]: choose from train, val, test"),
         (["input=rtsp://camera/live"], "rtsp://camera/live has no end"),
-        (["+data.colour=red"], "data.colour is not in the checkpoint's config"),
+        (["+data.color=red"], "data.color is not in the checkpoint's config"),
     ],
 )
 def test_mistakes_are_one_line(

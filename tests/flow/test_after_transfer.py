@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.dataset import RandomClip, Sample, VideoDataset, View, WholeVideo
+from src.data.dataset import Sample, TestView, TrainView, VideoDataset, View
 from src.data.splits import Video
-from src.data.stores import FlowFolders, FlowOnTheFly, VideoFiles
+from src.data.stores import FlowFolders, OnTheFlyFlowStore, VideoFiles
 from src.data.transforms import CornerJitterCrop
 from src.extraction.extract import extract_flow
 from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer, FramesForFlow
@@ -32,7 +32,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Video:
 
 def sample_of(video: Video, view: View) -> Sample:
     """A sample as it is in the batch, with its flow."""
-    flow = FlowOnTheFly(VideoFiles(), SETTINGS)
+    flow = OnTheFlyFlowStore(VideoFiles(), SETTINGS)
     sample = VideoDataset([video], VideoFiles(), flow, view, STACK, seed=0)[0, 0]
     assert "flow" not in sample
     batch = {key: torch.stack([x, x]) if torch.is_tensor(x) else x for key, x in sample.items()}
@@ -43,7 +43,7 @@ def sample_of(video: Video, view: View) -> Sample:
 
 
 def test_whole_frames_have_the_flow_that_would_be_stored(video: Video, tmp_path: Path) -> None:
-    view = WholeVideo(count=2, short_side=SIZE[0])
+    view = TestView(count=2, short_side=SIZE[0])
     computed = sample_of(video, view)["flow"]
     extract_flow([video.path], tmp_path, SETTINGS, workers=1)
     library = FlowFolders(open_images(tmp_path))
@@ -60,8 +60,8 @@ def test_vectors_have_the_length_of_stored_flow(modalities: str, video: Video) -
     seen = set()
     for seed in range(4):
         crop = CornerJitterCrop(32, jitter=0)
-        view = RandomClip(1, (1, 2), crop, 48, SIZE[0], mirror=True)
-        flow = FlowOnTheFly(VideoFiles(), SETTINGS)
+        view = TrainView(1, (1, 2), crop, 48, SIZE[0], hflip=True)
+        flow = OnTheFlyFlowStore(VideoFiles(), SETTINGS)
         rgb = VideoFiles() if modalities == "both" else None
         sample = VideoDataset([video], rgb, flow, view, STACK, seed)[0, 0]
         sample |= {key: sample[key][None] for key in (FRAMES, LENGTHS)}
@@ -74,10 +74,10 @@ def test_vectors_have_the_length_of_stored_flow(modalities: str, video: Video) -
     assert seen == {True, False}  # mirrored ones among them
 
 
-def test_raft_gets_colours(video: Video) -> None:
+def test_raft_gets_colors(video: Video) -> None:
     settings = FlowSettings("raft", {"weights": None, "model": "small", "iterations": 1}, SIZE[0])
     source = FramesForFlow(VideoFiles().open(video), settings)
-    cut = WholeVideo(1, 64).geometry(SIZE, np.random.default_rng(0))
+    cut = TestView(1, 64).geometry(SIZE, np.random.default_rng(0))
     sample = source.read(np.array([5]), STACK, cut)
     assert sample[FRAMES].shape == (1, STACK + 1, *SIZE, 3)
     batch = FlowAfterTransfer(settings)({key: x[None] for key, x in sample.items()})
@@ -86,7 +86,7 @@ def test_raft_gets_colours(video: Video) -> None:
 
 def test_frames_beyond_the_ends_are_repeated(video: Video) -> None:
     source = FramesForFlow(VideoFiles().open(video), SETTINGS)
-    cut = WholeVideo(1, 64).geometry(SIZE, np.random.default_rng(0))
+    cut = TestView(1, 64).geometry(SIZE, np.random.default_rng(0))
     frames = source.read(np.array([0, 11]), STACK, cut)[FRAMES]
     assert torch.equal(frames[0, 0], frames[0, STACK // 2])
     assert not torch.equal(frames[0, STACK // 2], frames[0, STACK // 2 + 1])

@@ -13,7 +13,7 @@ import pytest
 
 from src.extraction.extract import extract_flow
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames, dequantize
-from src.flow.computed import ComputedFlow
+from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
 from src.media.video_file import CHUNK, VideoFile
@@ -85,7 +85,7 @@ def test_sign_and_order(extracted: Path, name: str, shift: tuple[float, float]) 
 def test_is_what_is_computed_on_the_spot(extracted: Path, videos: list[Path]) -> None:
     """Also across the border between two chunks of frames."""
     video = next(video for video in videos if video.stem == ODD_NAME)
-    computed = ComputedFlow(VideoFile(video), DIS.make(), DIS.short_side, DIS.bound)
+    computed = OnTheFlyFlow(VideoFile(video), DIS.make(), DIS.short_side, DIS.bound)
     stored = stored_flow(extracted, ODD_NAME)
     assert stored.num_fields == computed.num_fields
     indices = range(stored.num_fields)

@@ -115,7 +115,7 @@ def names(cell: Any) -> list[str]:
 
 
 def numbers(array: Any) -> list[int]:
-    """A row of whole numbers."""
+    """A row of integers."""
     return [int(number) for number in array.flat]
 
 

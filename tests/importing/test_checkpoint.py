@@ -70,12 +70,12 @@ def test_description(tmp_path: Path) -> None:
     assert (description.flow["algorithm"], description.flow["bound"]) == ("tvl1", 20.0)
     image = pooled().average_image
     assert image is not None
-    assert description.normalisation["flow_mean"] == pytest.approx(image.flatten()[:20].tolist())
-    assert description.normalisation["rgb_mean"] == pytest.approx(image.flatten()[20:].tolist())
-    assert description.normalisation["rgb_std"] == [1, 1, 1]
-    assert description.normalisation["flow_std"] == 1
+    assert description.normalization["flow_mean"] == pytest.approx(image.flatten()[:20].tolist())
+    assert description.normalization["rgb_mean"] == pytest.approx(image.flatten()[20:].tolist())
+    assert description.normalization["rgb_std"] == [1, 1, 1]
+    assert description.normalization["flow_std"] == 1
     flow = torch.full((1, 20, 1, 1, 1), 128, dtype=torch.uint8)
-    assert module.normalise.flow(flow).flatten().tolist() == pytest.approx(
+    assert module.normalize.flow(flow).flatten().tolist() == pytest.approx(
         (128 - image.flatten()[:20]).tolist(), abs=1e-4
     )
 
@@ -84,7 +84,7 @@ def test_flow_that_is_alike_in_all_channels_is_one_number(tmp_path: Path) -> Non
     net = base_stream(20, 26)
     net.average_image = np.full((1, 1, 20), 128.0)
     description = import_model(net.save(tmp_path / "net.mat"), 1, compose).description
-    assert description.normalisation["flow_mean"] == 128
+    assert description.normalization["flow_mean"] == 128
     assert description.config["stage"] == "motion"
     assert description.config["model"]["motion"]["dropout"] == 0.8
 
@@ -197,7 +197,7 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
         "trainer.accelerator=cpu",
     )
     assert status == 0, error
-    assert "8 whole frames + mirror at 64 px" in said.replace("\n", " ")
+    assert "8 full frames + flip at 64 px" in said.replace("\n", " ")
     with scores.open() as file:
         header, *lines = list(csv.reader(file))
     assert header == ["video", "label", *HMDB51]

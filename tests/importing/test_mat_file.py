@@ -9,7 +9,7 @@ import scipy.io
 from scipy.io.matlab import MatlabFunction, MatlabObject
 
 from src.importing.mat_file import Layer, read_dag
-from src.importing.recognise import recognise
+from src.importing.recognize import recognize
 from src.importing.weights import means
 from src.utils.errors import UserError
 from tests.importing.released_mat import Layer as WrittenLayer
@@ -53,7 +53,7 @@ def test_texts_beside_cells(tmp_path: Path) -> None:
 
 
 def test_settings_as_matconvnet_fills_them_up() -> None:
-    block = {"pad": (1.0, 2.0), "stride": (2.0,), "size": (7.0, 7.0)}
+    block = {"pad": (1.0, 2.0), "frame_stride": (2.0,), "size": (7.0, 7.0)}
     layer = Layer("conv", "dagnn.Conv", (), (), (), block)
     assert layer.numbers("pad", 4, 0) == (1, 1, 2, 2)
     assert layer.numbers("stride", 2, 1) == (2, 2)
@@ -128,7 +128,7 @@ def test_a_function_handle_is_data(tmp_path: Path) -> None:
     file = write(tmp_path / "net.mat", head + handles)
     assert isinstance(scipy.io.loadmat(file)["layers"], MatlabFunction)
     with pytest.raises(UserError, match=r"net\.mat is not one of the released models"):
-        recognise(read_dag(file))
+        recognize(read_dag(file))
 
 
 def array(kind: int, name: str, size: tuple[int, int], content: bytes) -> bytes:

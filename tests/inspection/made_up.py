@@ -7,7 +7,7 @@ import torch
 from src.evaluation.protocol import TestProtocol
 from src.models.connection import ADDITIVE, Connection
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
 from tests.helpers import randomise
@@ -19,7 +19,7 @@ def module(kind: str, connection: Connection = ADDITIVE, **options: Any) -> Vide
     """A stream alone ("rgb", "flow") or a joint net ("joint") of random weights, in float64."""
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
     arguments: dict[str, Any] = {
-        "normalise": Normalise(),
+        "normalize": Normalize(),
         "num_classes": CLASSES,
         "protocol": TestProtocol(FRAMES, SIDE, SIDE),
     }

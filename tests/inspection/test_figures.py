@@ -18,7 +18,7 @@ from src.inspection.learning_rates import StageRates, draw_learning_rates
 from src.inspection.temporal_filters import TemporalFilter, draw_temporal_filters
 from src.inspection.training_clips import TrainingClips, draw_training_clips
 from src.models.modules import Batch
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.plotting.charts import draw_class_differences
 from src.plotting.clips import clip_images, color_flow, flow_pictures
 from src.utils.errors import UserError
@@ -99,9 +99,9 @@ def test_heat_is_laid_over_the_stream_that_it_is_of() -> None:
 
 
 def test_training_clips_are_named() -> None:
-    batch, normalise = clips(), Normalise()
-    net_input = {name: getattr(normalise, name)(batch[name]) for name in ("rgb", "flow")}
-    seen = TrainingClips(batch, net_input, batch["label"], normalise, ("walk", "run"))
+    batch, normalize = clips(), Normalize()
+    net_input = {name: getattr(normalize, name)(batch[name]) for name in ("rgb", "flow")}
+    seen = TrainingClips(batch, net_input, batch["label"], normalize, ("walk", "run"))
     figure = draw_training_clips(seen)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "first: run",
@@ -109,7 +109,7 @@ def test_training_clips_are_named() -> None:
         "second: walk",
         "",
     ]
-    assert any(re.match(r"normalised input: rgb mean -?0\.\d+", text) for text in texts(figure))
+    assert any(re.match(r"normalized input: rgb mean -?0\.\d+", text) for text in texts(figure))
     assert len(draw_training_clips(seen, 1).axes) == 2
 
 
@@ -169,6 +169,6 @@ def test_classes_that_change_most_are_drawn_in_order() -> None:
     figure = draw_class_differences(points, videos, "one", "other", most=2)
     (axes,) = figure.axes
     assert [patch.get_width() for patch in axes.patches] == [50.0, -25.0]
-    colours = [to_hex(patch.get_facecolor()) for patch in axes.patches]
-    assert colours[0] != colours[1]
+    colors = [to_hex(patch.get_facecolor()) for patch in axes.patches]
+    assert colors[0] != colors[1]
     assert {"up (2)", "down (4)", "classes (videos), 2 of 3 classes"} <= set(texts(figure))

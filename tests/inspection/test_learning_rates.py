@@ -27,7 +27,7 @@ def test_another_scheduler_and_fewer_epochs() -> None:
         "lr_scheduler@stages.joint.lr_scheduler=warmup_cosine",
         "stages.joint.optimizer.lr=0.01",
         "optimizer.lr_multipliers={weight:1,bias:1,bn_weight:1,bn_bias:1}",
-        "only=[joint]",
+        "run_stages=[joint]",
         "trainer.max_epochs=30",
     )
     (joint,) = learning_rates(stage_configs(cfg))
@@ -39,6 +39,6 @@ def test_another_scheduler_and_fewer_epochs() -> None:
 
 
 def test_a_stage_without_a_scheduler() -> None:
-    cfg = compose_config("train", "stages.joint.lr_scheduler=null", "only=joint")
+    cfg = compose_config("train", "stages.joint.lr_scheduler=null", "run_stages=joint")
     (joint,) = learning_rates(stage_configs(cfg), updates=2)
     assert joint.rates["weight, bn_bias"] == [0.05] * 32

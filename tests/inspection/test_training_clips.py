@@ -21,7 +21,7 @@ def test_the_net_gets_what_the_loader_gives(tiny: tuple[str, ...]) -> None:
     restored = clips.restored()
     for name in ("rgb", "flow"):
         assert torch.equal(clips.loaded[name], expected[name])
-        assert torch.equal(restored[name], expected[name])  # normalised and back
+        assert torch.equal(restored[name], expected[name])  # normalized and back
     labels = expected["label"].tolist()
     assert clips.titles() == [data.videos.classes[label] for label in labels]
     flow = clips.statistics()["flow"]
@@ -49,8 +49,8 @@ def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None
     clips = training_clips(config)
     restored = clips.restored()["rgb"].int()
     rgb = clips.loaded["rgb"].int()
-    from_own, from_neighbour = restored == rgb, restored == rgb.roll(1, 0)
-    assert (from_own | from_neighbour).all()
+    from_own, from_neighbor = restored == rgb, restored == rgb.roll(1, 0)
+    assert (from_own | from_neighbor).all()
     share = float((~from_own.all(1)).double().mean())
     assert (share > 0) == any("," in title for title in clips.titles())
     assert_close(clips.target.sum(1), torch.ones(len(clips.target)))

@@ -23,7 +23,7 @@ def layers(module: VideoClassifier) -> dict[str, _BatchNorm]:
 
 
 class Modes(pl.Callback):
-    """Which layers normalise by their batch, at every update."""
+    """Which layers normalize by their batch, at every update."""
 
     def __init__(self) -> None:
         self.seen: list[set[str]] = []
@@ -69,7 +69,7 @@ def test_frozen_layers_are_not_the_optimizers(mode: str) -> None:
     assert len(held) == len([p for p in module.net.parameters() if p.requires_grad])
 
 
-def test_converted_to_synchronised_layers() -> None:
+def test_converted_to_synchronized_layers() -> None:
     """As `trainer.sync_batchnorm` does: names, numbers and what is frozen stay."""
     module = build("joint", batch_norm="partial").train()
     before, clips = deepcopy(module.state_dict()), module.clips(random_batch())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.models.metrics import accuracies, judge
+from src.models.metrics import accuracies, accuracy_metrics
 
 
 def test_against_numpy_over_several_batches() -> None:
@@ -18,16 +18,18 @@ def test_against_numpy_over_several_batches() -> None:
         "mean_class": np.mean([right[labels == label].mean() for label in np.unique(labels)]),
     }
     assert len({round(value, 3) for value in expected.values()}) == 3
-    metrics = accuracies(12, prefix="val/")
+    metrics = accuracy_metrics(12, prefix="val/")
     for part in np.array_split(np.arange(200), 3):
         metrics.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]))
     found = {name: value.item() for name, value in metrics.compute().items()}
     assert found == pytest.approx({f"val/{name}": value for name, value in expected.items()})
     in_percent = {name: 100 * value for name, value in expected.items()}
-    assert judge(torch.from_numpy(scores), torch.from_numpy(labels)) == pytest.approx(in_percent)
+    assert accuracies(torch.from_numpy(scores), torch.from_numpy(labels)) == pytest.approx(
+        in_percent
+    )
 
 
 def test_few_classes_and_one_that_is_only_predicted() -> None:
     scores = torch.eye(3)[[0, 2, 1]]  # class 2 is predicted but does not occur
-    judged = judge(scores, torch.tensor([0, 0, 1]))
+    judged = accuracies(scores, torch.tensor([0, 0, 1]))
     assert judged == pytest.approx({"top1": 200 / 3, "top5": 100, "mean_class": 75})

@@ -22,7 +22,7 @@ from torchmetrics import Metric
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import CollectScores
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.models.optimization import LrMultipliers, Mixing, Optimization, warmup_cosine
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.two_stream import TwoStreamResNet
@@ -32,7 +32,7 @@ MULTIPLIERS = {"weight": 1.0, "bias": 2.0, "bn_weight": 2.0, "bn_bias": 1.0}
 KINDS = ("rgb", "flow", "joint")
 
 
-def build(kind: str, mirror: bool = True, **choices: Any) -> VideoClassifier:
+def build(kind: str, hflip: bool = True, **choices: Any) -> VideoClassifier:
     """A small module that is trained with constant rates, or what the choices say."""
     rgb, flow = appearance_stream(CLASSES, 26, 4), motion_stream(CLASSES, STACK, 26, 4)
     optimization: dict[str, Any] = {
@@ -41,9 +41,9 @@ def build(kind: str, mirror: bool = True, **choices: Any) -> VideoClassifier:
         "lr_multipliers": LrMultipliers(**MULTIPLIERS),
     }
     arguments: dict[str, Any] = {
-        "normalise": Normalise(),
+        "normalize": Normalize(),
         "num_classes": CLASSES,
-        "protocol": TestProtocol(FRAMES, SIDE, SIDE, mirror=mirror),
+        "protocol": TestProtocol(FRAMES, SIDE, SIDE, hflip=hflip),
         "optimization": Optimization(**optimization | choices),
     }
     if kind == "joint":
@@ -76,15 +76,13 @@ def loader(batches: list[Batch]) -> DataLoader[Any]:
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def logits_by_hand(
-    module: VideoClassifier, batch: Batch, mirror: bool = False
-) -> dict[str, Tensor]:
+def logits_by_hand(module: VideoClassifier, batch: Batch, hflip: bool = False) -> dict[str, Tensor]:
     """Logits (B, T, K) of each stream, from uint8 on without the module's help."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     rgb = ((batch["rgb"] / 255).movedim(1, -1) - mean) / std
     rgb = rgb.movedim(-1, 1)
     flow = batch["flow"].float()
-    if mirror:
+    if hflip:
         rgb, flow = rgb.flip(-1), flow.flip(-1)
         flow[:, ::2] = 255 - flow[:, ::2]  # u; v stays
     flow = (flow - 128) / 57.63
@@ -247,7 +245,7 @@ def test_a_module_that_is_not_trained() -> None:
     net = motion_stream(CLASSES, STACK, 26, 4)
     net.load_state_dict(trained.net.state_dict())
     known: dict[str, Any] = {"num_classes": CLASSES, "protocol": trained.protocol}
-    module = StreamModule("flow", net, normalise=Normalise(), **known).eval()
+    module = StreamModule("flow", net, normalize=Normalize(), **known).eval()
     assert module.lr is None
     batch = random_batch()
     with torch.no_grad():
@@ -255,11 +253,11 @@ def test_a_module_that_is_not_trained() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("hflip", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_video_scores_average_time_and_mirror(kind: str, mirror: bool) -> None:
-    module, batch = build(kind, mirror=mirror).eval(), random_batch()
-    views = [logits_by_hand(module, batch, flip) for flip in ([False, True] if mirror else [False])]
+def test_video_scores_average_time_and_mirror(kind: str, hflip: bool) -> None:
+    module, batch = build(kind, hflip=hflip).eval(), random_batch()
+    views = [logits_by_hand(module, batch, flip) for flip in ([False, True] if hflip else [False])]
     scores = module.video_scores(batch)
     assert len(scores) == len(views[0])
     for stream, found in zip(views[0], scores.values(), strict=True):
@@ -379,26 +377,26 @@ def test_impossible_choices_are_refused() -> None:
         build("rgb", batch_norm="thawed")
 
 
-def test_normalise() -> None:
-    normalise = Normalise((10, 20, 30), (1, 2, 4), flow_mean=128, flow_std=2)
+def test_normalize() -> None:
+    normalize = Normalize((10, 20, 30), (1, 2, 4), flow_mean=128, flow_std=2)
     pixels = torch.tensor([0, 255], dtype=torch.uint8)
-    rgb = normalise.rgb(pixels.expand(1, 3, 1, 1, 2))
+    rgb = normalize.rgb(pixels.expand(1, 3, 1, 1, 2))
     assert rgb.dtype == torch.float32
     assert rgb.squeeze().tolist() == [[-10, 245], [-10, 117.5], [-7.5, 56.25]]
-    flow = normalise.flow(pixels.expand(1, 4, 1, 1, 2))
+    flow = normalize.flow(pixels.expand(1, 4, 1, 1, 2))
     assert flow.dtype == torch.float32
     assert flow.squeeze().tolist() == [[-64, 63.5]] * 4
-    assert normalise.half().rgb(pixels.expand(1, 3, 1, 1, 2)).dtype == torch.float16
-    assert normalise.state_dict() == {}
+    assert normalize.half().rgb(pixels.expand(1, 3, 1, 1, 2)).dtype == torch.float16
+    assert normalize.state_dict() == {}
 
 
-def test_a_described_normalisation_can_be_built_again() -> None:
-    described = Normalise(rgb_mean=(1, 2, 3), flow_std=20).describe()
+def test_a_described_normalization_can_be_built_again() -> None:
+    described = Normalize(rgb_mean=(1, 2, 3), flow_std=20).describe()
     assert described["rgb_mean"] == [1, 2, 3]
     assert described["rgb_std"] == pytest.approx([58.395, 57.12, 57.375])
     assert (described["flow_mean"], described["flow_std"]) == (128, 20)
     again: dict[str, Any] = json.loads(json.dumps(described))
-    assert Normalise(**again).describe() == described
+    assert Normalize(**again).describe() == described
 
 
 def on_fake_gpu(module: VideoClassifier) -> VideoClassifier:

@@ -131,7 +131,7 @@ def test_larger_images_are_read_fully_convolutionally() -> None:
 
 @torch.no_grad()
 def test_a_clip_is_seen_frame_by_frame() -> None:
-    net = motion_stream(num_classes=5, stack=2, depth=26, width=4)
+    net = motion_stream(num_classes=5, flow_stack=2, depth=26, width=4)
     randomise(net)
     clips = torch.randn(2, 4, 3, 64, 64, dtype=torch.float64)
     logits = net(clips)
@@ -169,7 +169,7 @@ def test_temporal_conv_computes_what_conv3d_does(frames: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("bias", [False, True])
-def test_inflated_filter_averages_neighbours_and_zeros_beyond_the_ends(bias: bool) -> None:
+def test_inflated_filter_averages_neighbors_and_zeros_beyond_the_ends(bias: bool) -> None:
     spatial = SpatialConv(6, 4, 1, bias=bias).double()
     temporal = TemporalConv.inflated(spatial, "average").double()
     frames = torch.randn(5, 6, 3, 3, dtype=torch.float64)

@@ -57,7 +57,7 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
     node = HOSTILE[where](marker)
     with pytest.raises(UserError, match=r"^bad.ckpt (asks to call|has a tuple|has .\$\{)"):
         check_trusted(
-            {"net": {"_target_": "src.models.normalise.Normalise", "x": node}}, "bad.ckpt"
+            {"net": {"_target_": "src.models.normalize.Normalize", "x": node}}, "bad.ckpt"
         )
     if "ours" not in where:
         with contextlib.suppress(InstantiationException):  # after the harm
@@ -166,7 +166,7 @@ def config_in(finished_run: Path) -> StageConfig:
     ("main", "place", "arguments"),
     [
         (evaluate.main, "model.motion", "ckpt_path={file}"),
-        (evaluate.main, "model.normalise", "ckpt_path={file}"),
+        (evaluate.main, "model.normalize", "ckpt_path={file}"),
         (evaluate.main, "data", "ckpt_path={file}"),
         (predict.main, "module", "ckpt_path={file} input={videos}"),
         (fuse.main, "protocol", "inputs=[{file},{file}]"),

@@ -8,12 +8,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from src.models.normalise import Normalise
+from src.models.normalize import Normalize
 from src.models.resnet import ResNet, appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters
 from src.models.two_stream import TwoStreamResNet
 from src.models.weights import (
-    imagenet_normalisation,
+    imagenet_normalization,
     imagenet_weights,
     load_weights,
     net_weights,
@@ -84,7 +84,7 @@ def test_a_classifier_of_other_classes_starts_anew() -> None:
     report = load_weights(net, other.state_dict(), "other classes")
     assert report.new == classifiers
     assert len(classifiers) == 4
-    assert "4 newly initialised (appearance.fc.weight, " in str(report)
+    assert "4 newly initialized (appearance.fc.weight, " in str(report)
     assert not set(classifiers) & set(changed(net, before))
     assert torch.equal(net.motion.conv1.weight, other.motion.conv1.weight)
 
@@ -122,7 +122,7 @@ def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(init: str) -> None
     report = load_weights(net, given, "joint")
     assert report.new == [name for name in before if ".temporal." in name]
     assert len(report.new) == 2 * 4 * 2
-    assert "16 newly initialised" in str(report)
+    assert "16 newly initialized" in str(report)
     assert not set(report.new) & set(changed(net, before))
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in given.items())
 
@@ -210,7 +210,7 @@ def test_imagenet_weights_start_a_motion_stream(monkeypatch: pytest.MonkeyPatch)
         return imagenet
 
     monkeypatch.setattr(DOWNLOAD, download)
-    net = motion_stream(num_classes=7, stack=10, depth=50, width=64)
+    net = motion_stream(num_classes=7, flow_stack=10, depth=50, width=64)
     report = load_weights(net, imagenet_weights(net, "IMAGENET1K_V2"), "ImageNet")
     assert urls == [torchvision.models.ResNet50_Weights.IMAGENET1K_V2.url]
     assert report.inflated == ["conv1.weight"]
@@ -218,16 +218,16 @@ def test_imagenet_weights_start_a_motion_stream(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(net.state_dict()["layer4.2.bn3.bias"], imagenet["layer4.2.bn3.bias"])
 
 
-def test_normalisation_of_imagenet_weights() -> None:
+def test_normalization_of_imagenet_weights() -> None:
     """Theirs is our default, in 0..255; for flow they say nothing."""
     net = narrow()
     net.depth = 50
-    known = imagenet_normalisation(net, "IMAGENET1K_V1")
-    ours = Normalise().describe()
+    known = imagenet_normalization(net, "IMAGENET1K_V1")
+    ours = Normalize().describe()
     assert set(known) == {"rgb_mean", "rgb_std"}
     for key, value in known.items():
         assert value == pytest.approx(ours[key], abs=1e-3)
-    assert imagenet_normalisation(narrow(in_channels=20), "IMAGENET1K_V1") == {}
+    assert imagenet_normalization(narrow(in_channels=20), "IMAGENET1K_V1") == {}
 
 
 def test_unknown_imagenet_weights_are_refused() -> None:

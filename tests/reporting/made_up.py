@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PROTOCOL = "11 whole frames at 64 px, mean of logits"
+PROTOCOL = "11 full frames at 64 px, mean of logits"
 Row = Sequence[float]
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from src.evaluation.samples import load_samples
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.reporting.collect import collect
 from src.reporting.details import details, read_curves
 from src.reporting.groups import group_runs
@@ -67,7 +67,7 @@ def test_every_row_has_its_curves_classes_confusions_and_videos(
     changed = re.search(r"against motion alone: (\d+) videos corrected, (\d+) broken", late)
     assert changed is not None
     top1 = {
-        stage: judge_videos(VideoScores.load(finished_run / stage / "scores.csv")).top1
+        stage: video_accuracies(VideoScores.load(finished_run / stage / "scores.csv")).top1
         for stage in ("motion", "joint")
     }
     said = re.search(r"top-1 (\S+) % of 8 videos", late)

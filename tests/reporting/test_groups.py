@@ -46,7 +46,7 @@ def test_mean_and_sample_deviation() -> None:
 def test_runs_of_splits_and_seeds_are_a_group(tmp_path: Path) -> None:
     """So are those that differ in what cannot matter; nothing of it is in the name."""
     write_runs(tmp_path, "s", {(1, 0): 40, (2, 0): 44})
-    speed = {"compile": "default", "remark": "fast", "logger": {"csv": {"name": "csv"}}}
+    speed = {"compile": "default", "notes": "fast", "logger": {"csv": {"name": "csv"}}}
     dataset = config_of("joint")["data"]["dataset"] | {"root": "/b"}
     places = {"dataset": dataset, "num_workers": 9, "flow": "/b/flow", "manifest": "/b/list.csv"}
     write_runs(tmp_path, "t", {(3, 0): 45}, data=places, optimizer={"fused": True}, **speed)

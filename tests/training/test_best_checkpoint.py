@@ -17,7 +17,7 @@ from src.evaluation.scores import VideoScores
 from src.experiment.init_from import checkpoint_of_stage
 from src.experiment.run_dir import StageDir
 from src.models.modules import VideoClassifier
-from src.training.checkpointing import BestCheckpoint, WholeFiles
+from src.training.checkpointing import AtomicCheckpointIO, BestCheckpoint
 from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
@@ -192,7 +192,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss_then_the_earlier_is_best(
 def test_the_best_checkpoint_leaves_the_one_before_the_last_alone(tmp_path: Path) -> None:
     """Training resumes from it where the last one is damaged."""
     for number, name in enumerate(("last.ckpt", "last.ckpt", "best.ckpt", "best.ckpt")):
-        WholeFiles().save_checkpoint({"a": number}, tmp_path / name)
+        AtomicCheckpointIO().save_checkpoint({"a": number}, tmp_path / name)
     found = {file.name: torch.load(file)["a"] for file in tmp_path.iterdir()}
     assert found == {"previous.ckpt": 0, "last.ckpt": 1, "best.ckpt": 3}
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from src.experiment.run_dir import StageDir
-from src.training.checkpointing import WholeFiles
+from src.training.checkpointing import AtomicCheckpointIO
 from src.utils.errors import UserError
 
 
 def write_on(path: Path) -> None:
     for number in range(10**6):
-        WholeFiles().save_checkpoint({"a": torch.full((2**18,), number)}, path)
+        AtomicCheckpointIO().save_checkpoint({"a": torch.full((2**18,), number)}, path)
 
 
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> 
 
 def test_an_error_while_writing_leaves_the_last_one(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    WholeFiles().save_checkpoint({"a": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
     with pytest.raises((AttributeError, TypeError)):
-        WholeFiles().save_checkpoint({"a": (lambda: 1)}, path)  # cannot be pickled
+        AtomicCheckpointIO().save_checkpoint({"a": (lambda: 1)}, path)  # cannot be pickled
     assert torch.load(path, weights_only=True) == {"a": 1}
 
 

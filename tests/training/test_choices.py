@@ -1,4 +1,4 @@
-"""Choices of optimisation beside the papers': composed, remembered, checked early, and trained."""
+"""Choices of optimization beside the papers': composed, remembered, checked early, and trained."""
 
 import csv
 import logging
@@ -143,7 +143,7 @@ def test_a_changed_choice_is_noticed(
     ("overrides", "told"),
     [
         (["optimizer.weight_decay=-1"], "stage appearance: Invalid weight_decay value: -1"),
-        (["+stages.joint.module.colour=1"], "stage joint: .*unexpected keyword argument 'colour'"),
+        (["+stages.joint.module.color=1"], "stage joint: .*unexpected keyword argument 'color'"),
         (["+optimizer.lr_multipliers.filters=1"], "stage appearance: .*argument 'filters'"),
         (["stages.motion.optimizer.lr=-1"], r"stage motion: optimizer\.lr=-1: needs a number from"),
         (["stages.motion.optimizer.lr=fast"], r"stage motion: optimizer\.lr=fast: needs a number"),
@@ -190,7 +190,7 @@ def test_mistakes_are_found_before_the_start(
 def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_path: Path) -> None:
     """Trained, tested and continued: the average of the weights is what everybody sees."""
     choices = [
-        "only=joint",
+        "run_stages=joint",
         *(f"stages.joint.init_from.{s}={finished_run / s}/last.ckpt" for s in STREAMS),
         "stages.joint.data.batch_size=5",  # two steps an update
         "optimizer=adamw",
@@ -233,7 +233,7 @@ def test_many_choices_together(tiny: tuple[str, ...], finished_run: Path, tmp_pa
 def test_sgds_rates_with_adamw_are_told(caplog: pytest.LogCaptureFixture) -> None:
     low = [f"stages.{name}.optimizer.lr=3e-4" for name in ("appearance", "motion")]
     for overrides, told in (([], 2), (low, 0)):
-        choices = (UCF101, "optimizer=adamw", "only=[appearance,motion]", *overrides)
+        choices = (UCF101, "optimizer=adamw", "run_stages=[appearance,motion]", *overrides)
         cfg = compose_config("train", *choices)
         caplog.clear()
         check_stages(stage_configs(cfg), stage_dirs(cfg))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from src.evaluation.samples import load_samples
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.compose import CONF_DIR
 from src.training.loggers import Loggers, StageRun, code_version
 from src.training.pipeline import run_experiment
@@ -45,7 +45,7 @@ KEYS = {  # what the dashboard shows of a joint stage
     "time/data_share",
     "throughput/clips_per_second",
     "memory/peak_gib",
-    "test/both_classifiers/fixed_of_motion",
+    "test/both_classifiers/corrected_of_motion",
 }
 
 
@@ -56,7 +56,11 @@ def run_dir(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
-        options = ("logger=[csv,tensorboard,wandb]", "skip=[joint_pooled]", "samples=5")
+        options = (
+            "logger=[csv,tensorboard,wandb]",
+            "skip_stages=[joint_pooled]",
+            "num_sample_videos=5",
+        )
         run_experiment(compose_config("train", *tiny, *options, f"paths.run_dir={folder}"))
     assert wandb.run is None
     return folder
@@ -75,7 +79,7 @@ def test_each_stage_is_a_closed_run_of_the_experiments_group(run_dir: Path) -> N
         assert run.exit_code == 0
         assert run.config["code"] == code_version()
         assert run.config["data"]["split"] == 1
-        assert run.config["test/protocol"].startswith("11 whole frames")
+        assert run.config["test/protocol"].startswith("11 full frames")
     assert len({run.about.run_id for run in runs.values()}) == len(STAGES)
 
 
@@ -110,7 +114,7 @@ def test_tables_show_videos_confusions_and_what_fusion_changes(run_dir: Path) ->
     table = run.table("test/videos")
     assert table["columns"][:5] == ["video", "clip", "frames and flow", "label", "right"]
     assert [row[0] for row in table["data"]] == [
-        sample.video for sample in load_samples(run_dir / "joint" / "samples")
+        sample.video for sample in load_samples(run_dir / "joint" / "num_sample_videos")
     ]
     for row in table["data"]:
         assert row[1:3] == ["Video", "Image"]
@@ -125,7 +129,7 @@ def test_tables_show_videos_confusions_and_what_fusion_changes(run_dir: Path) ->
     bars = run.table("test/class_accuracy_bars_table")["data"]
     assert [row[0] for row in bars] == list(scores.classes)
     right = sum(accuracy * videos / 100 for _, accuracy, videos in bars)
-    assert 100 * right / len(scores.videos) == pytest.approx(judge_videos(scores).top1)
+    assert 100 * right / len(scores.videos) == pytest.approx(video_accuracies(scores).top1)
     wrong = sum(row[2] for row in run.table("test/hardest_confusions")["data"])
     assert wrong == len(scores.videos) - round(right)
 
@@ -140,13 +144,13 @@ def test_changes_by_fusion_add_up(run_dir: Path) -> None:
         for part in parts:
             folder = run_dir / (part if stage == "motion" else stage)
             name = "scores.csv" if stage == "motion" else f"scores_{part}.csv"
-            alone = judge_videos(VideoScores.load(folder / name))
+            alone = video_accuracies(VideoScores.load(folder / name))
             whole = numbers.get(f"test/{fused}/top1", numbers["test/video/top1"])
-            difference = numbers[f"test/{fused}/fixed_of_{part}"]
-            difference -= numbers[f"test/{fused}/broke_of_{part}"]
+            difference = numbers[f"test/{fused}/corrected_of_{part}"]
+            difference -= numbers[f"test/{fused}/broken_of_{part}"]
             assert whole - alone.top1 / 100 == pytest.approx(difference / alone.videos)
             changed = [row[2] for row in rows if row[3] == part]
-            assert changed.count("fixed") - changed.count("broke") == difference
+            assert changed.count("corrected") - changed.count("broken") == difference
 
 
 def test_artifacts_are_the_checkpoint_its_config_and_the_scores(run_dir: Path) -> None:
@@ -154,7 +158,7 @@ def test_artifacts_are_the_checkpoint_its_config_and_the_scores(run_dir: Path) -
     model = artifacts["st_resnet_two_movers-joint-split1-seed0"]
     assert model["type"] == "model"
     assert set(model["files"]) == {"last.ckpt", "config.yaml"}
-    assert model["metadata"]["protocol"].startswith("11 whole frames")
+    assert model["metadata"]["protocol"].startswith("11 full frames")
     scores = artifacts["st_resnet_two_movers-joint-split1-seed0-scores"]
     expected = {"scores.csv", "scores_appearance.csv", "scores_motion.csv"}
     assert set(scores["files"]) == expected

@@ -75,12 +75,12 @@ def test_what_does_not_move_is_not_rounded() -> None:
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(layer.weight)
             torch.nn.init.uniform_(layer.running_mean)  # type: ignore[arg-type]
-    before, mean = copy.deepcopy(module.state_dict()), module.normalise.rgb_mean.clone()
+    before, mean = copy.deepcopy(module.state_dict()), module.normalize.rgb_mean.clone()
     batches = loader([random_batch()] * 4)
     trainer(max_epochs=1, callbacks=[EMA(0.9)]).fit(module, batches)
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[name]) == ("bn" in name or "downsample.1" in name), name
-    assert torch.equal(module.normalise.rgb_mean, mean)
+    assert torch.equal(module.normalize.rgb_mean, mean)
 
 
 def test_updates_are_counted_not_batches() -> None:

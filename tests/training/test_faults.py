@@ -19,7 +19,7 @@ from src.data.splits import Video
 from src.data.two_movers import read_two_movers
 from src.evaluate import main as evaluate
 from src.evaluation.fusion import fuse
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
 from src.reporting.report import make_report
@@ -197,7 +197,7 @@ def test_a_test_video_is_an_error_or_wrong(
     assert "8 (2 unreadable)" in out
 
     fused = fuse([scores, VideoScores(**{**vars(scores), "rows": [torch.zeros(8)] * TEST})])
-    assert judge_videos(fused).unreadable == 2
+    assert video_accuracies(fused).unreadable == 2
     make_report([str(run)], str(tmp_path / "report"))
     report = (tmp_path / "report" / "report.html").read_text()
     assert "mean of logits; 2 of 8 videos counted as wrong" in report

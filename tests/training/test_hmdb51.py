@@ -67,7 +67,7 @@ def test_all_stages_run_to_a_table(root: Path, tmp_path: Path) -> None:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert {"appearance", "motion", "late fusion of both", "joint", "joint_pooled"} <= set(rows)
     assert all(row["videos"] == "4" for row in rows.values())
-    assert "mirror" in rows["joint"]["protocol"]
+    assert "hflip" in rows["joint"]["protocol"]
     with (tmp_path / "joint" / "scores.csv").open() as file:
         header, *scores = list(csv.reader(file))
     assert len(header) == 2 + 51
@@ -90,7 +90,7 @@ def test_broken_video_stops_with_its_name(root: Path, tmp_path: Path) -> None:
             compose_config(
                 "train",
                 *overrides(copied, tmp_path / "run"),
-                "only=joint",
+                "run_stages=joint",
                 "stages.joint.init_from=null",
                 "trainer.limit_train_batches=1.0",
             )

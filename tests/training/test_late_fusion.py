@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.evaluation.scores import VideoScores, judge_videos
+from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.run_dir import StageDir
 from src.training.late_fusion import LATE_FUSION, load_fused, write_late_fusion
 from src.training.pipeline import run_experiment
@@ -34,13 +34,13 @@ def test_it_is_a_finished_stage_without_a_checkpoint(finished_run: Path) -> None
     assert (record["faults"], record["streams"]) == ([], {})
     scores = VideoScores.load(stage_dir.scores())
     assert scores.protocol == record["protocol"]
-    assert judge_videos(scores).top1 == record["accuracy"]["top1"]
+    assert video_accuracies(scores).top1 == record["accuracy"]["top1"]
     assert {path.name for path in stage_dir.path.iterdir()} == {
         *("stage.json", "scores.csv", "scores.protocol.txt")
     }
     fused = load_fused(stage_dir.path)
     mean = torch.stack([part.scores for part in fused.parts.values()]).mean(0)
-    torch.testing.assert_close(fused.whole.scores, mean)
+    torch.testing.assert_close(fused.scores.scores, mean)
 
 
 def test_it_is_made_where_a_finished_run_lacks_it(tiny: tuple[str, ...], copied_run: Path) -> None:

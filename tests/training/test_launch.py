@@ -73,7 +73,7 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     run = start(tmp_path, *overrides, name="two_stream", env=strays)
     output, errors = run.communicate(timeout=240)
     assert run.returncode == 1
-    assert errors.count("error: seed=-1: needs a whole number") == 1
+    assert errors.count("error: seed=-1: needs an integer") == 1
     assert "error: job 1 of the sweep failed" in errors.splitlines()[-1]
     assert output.count("late fusion of both │") == 2
     sweeps = tmp_path / "outputs" / "sweeps"

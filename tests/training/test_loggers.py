@@ -22,8 +22,8 @@ from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
 
-SHORT = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "samples=1")
-STREAMS = ("only=[appearance,motion]", *SHORT)
+SHORT = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "num_sample_videos=1")
+STREAMS = ("run_stages=[appearance,motion]", *SHORT)
 
 
 class Failing(Logger):
@@ -189,7 +189,7 @@ def test_a_project_that_wandb_cannot_have_is_refused(project: str, tmp_path: Pat
 
 
 def test_wandb_gets_names_that_it_can_have(tiny: tuple[str, ...], tmp_path: Path) -> None:
-    overrides = ("name=grp/exp 1", "only=appearance", "logger=[csv,wandb]", *SHORT)
+    overrides = ("name=grp/exp 1", "run_stages=appearance", "logger=[csv,wandb]", *SHORT)
     wandb_own = ("logger.wandb.entity=team", "logger.wandb.name=mine", "logger.wandb.tags=[a b]")
     cfg = compose_config("train", *tiny, *overrides, *wandb_own, f"paths.output_dir={tmp_path}")
     run_experiment(cfg)
@@ -244,7 +244,7 @@ def test_what_is_shown_of_a_test_cannot_fail_it(
 def test_a_run_can_be_without_loggers_and_callbacks(
     tiny: tuple[str, ...], tmp_path: Path, call: Callable[..., int]
 ) -> None:
-    overrides = ("only=appearance", "logger=null", "callbacks=null")
+    overrides = ("run_stages=appearance", "logger=null", "callbacks=null")
     run = f"paths.run_dir={tmp_path / 'run'}"
     assert call(train.main, *tiny, *SHORT, *overrides, run) == 0
     assert not {"csv", "tensorboard", "wandb"} & {

@@ -29,7 +29,7 @@ from tests.training.two_ranks import train_as_two
 FOUR_STEPS = ("stages.appearance.effective_batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)
 JOINT = (
-    "only=joint",
+    "run_stages=joint",
     "stages.joint.init_from.appearance=null",
     "stages.joint.init_from.motion=null",
     "stages.joint.effective_batch_size=4",
@@ -220,7 +220,7 @@ def fit_scaled(first_scale: float, spoiled: str | None = None) -> tuple[Scaled, 
 
 
 def test_norms_are_those_of_the_loss_whoever_divides_by_the_scale(tmp_path: Path) -> None:
-    """Fused optimisers divide in the update, after the norms are logged."""
+    """Fusion optimizers divide in the update, after the norms are logged."""
     logged = []
     for fused in (None, True):
         torch.manual_seed(0)

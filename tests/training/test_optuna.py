@@ -35,7 +35,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += [one for one in TINY if "max_epochs" not in one]
     command += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     command += ["stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4"]
-    command += ["hydra/sweeper=optuna", "hydra.sweeper.trials=2"]
+    command += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
     command += ["hydra.sweeper.sampler=BruteForceSampler", "hydra.sweeper.pruner=ThresholdPruner"]
     command += ["hydra.sweeper.pruner_options={lower:2}"]
     command += ["trainer.max_epochs=choice(1,2)", "data.val_fraction=0.5", "data.test.part=val"]

@@ -76,7 +76,7 @@ def test_checkpoints_carry_what_is_needed_to_use_them(finished_run: Path) -> Non
         assert entry["config"]["name"] == "st_resnet_two_movers"
         assert entry["class_names"][:2] == ["red_left", "red_right"]
         assert entry["split"] == 1
-        assert entry["normalisation"]["flow_mean"] == 128
+        assert entry["normalization"]["flow_mean"] == 128
         assert (entry["flow"] or {}).get("algorithm") == (None if stage == "appearance" else "dis")
 
 
@@ -111,7 +111,7 @@ def test_a_stage_leaves_its_memory_to_the_next(
         return module
 
     monkeypatch.setattr(pipeline, "build_module", build)
-    short = ("only=[appearance,motion]", "trainer.limit_train_batches=1")
+    short = ("run_stages=[appearance,motion]", "trainer.limit_train_batches=1")
     gc.disable()  # else chance would do it
     try:
         run_experiment(compose_config("train", *tiny, *short, f"paths.run_dir={tmp_path}"))
@@ -133,7 +133,9 @@ def test_a_finished_stage_without_its_weights_is_not_trained_again(
     tiny: tuple[str, ...], copied_run: Path
 ) -> None:
     (copied_run / "appearance" / "last.ckpt").unlink()
-    with pytest.raises(UserError, match=r"appearance is finished, but last\.ckpt is gone.*skip=ap"):
+    with pytest.raises(
+        UserError, match=r"appearance is finished, but last\.ckpt is gone.*skip_stages=ap"
+    ):
         run_experiment(compose_config("train", *tiny, f"paths.run_dir={copied_run}"))
     assert not (copied_run / "appearance" / "last.ckpt").exists()
 
@@ -148,7 +150,7 @@ def test_a_stage_is_trained_on_for_more_epochs(
         record.unlink()
     before = torch.load(copied_run / "motion" / "last.ckpt", weights_only=True)
     run = f"paths.run_dir={copied_run}"
-    more = ("only=motion", "trainer.max_epochs=2", run)
+    more = ("run_stages=motion", "trainer.max_epochs=2", run)
     with pytest.raises(UserError, match=r"trainer\.max_epochs: 2, 1 there.*resume=force"):
         run_experiment(compose_config("train", *tiny, *more))
     run_experiment(compose_config("train", *tiny, *more, "resume=force"))
@@ -166,7 +168,7 @@ def test_a_stage_is_trained_on_for_more_epochs(
     caplog.set_level("INFO")
     run_experiment(compose_config("train", *tiny, *more, "resume=force"))
     assert "stage motion is finished" in caplog.text
-    run_experiment(compose_config("train", *tiny, "only=motion", run, "resume=force"))
+    run_experiment(compose_config("train", *tiny, "run_stages=motion", run, "resume=force"))
     assert "nothing is left to train" in caplog.text  # one epoch, of two
     assert weights(copied_run, "motion").keys() == wanted.keys()
 
@@ -174,7 +176,11 @@ def test_a_stage_is_trained_on_for_more_epochs(
 def test_later_stages_of_one_that_was_trained_on_are_told(
     tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changes = ("skip=[appearance,joint_pooled]", "resume=force", "stages.motion.max_epochs=7")
+    changes = (
+        "skip_stages=[appearance,joint_pooled]",
+        "resume=force",
+        "stages.motion.max_epochs=7",
+    )
     cap = "trainer.max_epochs=null"
     fewer = (*tiny, *changes, cap, "stages.joint.max_epochs=1", f"paths.run_dir={copied_run}")
     run_experiment(compose_config("train", *fewer))
@@ -196,7 +202,9 @@ def test_stage_alone_from_given_checkpoints(
         for stream in ("appearance", "motion")
     ]
     run_experiment(
-        compose_config("train", *tiny, "only=joint", *sources, f"paths.run_dir={tmp_path / 'run'}")
+        compose_config(
+            "train", *tiny, "run_stages=joint", *sources, f"paths.run_dir={tmp_path / 'run'}"
+        )
     )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["joint", "results.csv"]
 
@@ -205,8 +213,8 @@ def test_stage_can_be_skipped(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """Without its stream the joint stage has nothing to start from, which it says at once."""
     run = f"paths.run_dir={tmp_path / 'run'}"
     with pytest.raises(UserError, match="joint starts from stage motion, which is not finished"):
-        run_experiment(compose_config("train", *tiny, run, "skip=motion"))
-    from_nothing = ("stages.joint.init_from.motion=null", "skip=[motion,joint_pooled]")
+        run_experiment(compose_config("train", *tiny, run, "skip_stages=motion"))
+    from_nothing = ("stages.joint.init_from.motion=null", "skip_stages=[motion,joint_pooled]")
     run_experiment(compose_config("train", *tiny, run, *from_nothing))
     assert (tmp_path / "run" / "joint" / "stage.json").is_file()
     assert not (tmp_path / "run" / "motion").exists()
@@ -219,7 +227,9 @@ def test_checkpoint_of_another_model_is_refused(
     wider = "model.backbone.width=8"
     with pytest.raises(UserError, match=r"does not fit this network: conv1\.weight is \(4, 3, 7"):
         run_experiment(
-            compose_config("train", *tiny, wrong, wider, "only=motion", f"paths.run_dir={tmp_path}")
+            compose_config(
+                "train", *tiny, wrong, wider, "run_stages=motion", f"paths.run_dir={tmp_path}"
+            )
         )
 
 
@@ -250,7 +260,7 @@ def test_a_run_of_another_config_is_not_taken_for_a_finished_one(
     shorter: str, told: str, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Lightning has settings that nobody here has thought of: all of them count."""
-    whole = (*tiny, "only=appearance", f"paths.run_dir={tmp_path / 'run'}")
+    whole = (*tiny, "run_stages=appearance", f"paths.run_dir={tmp_path / 'run'}")
     run_experiment(compose_config("train", *whole, shorter))
     with pytest.raises(UserError, match=told):
         run_experiment(compose_config("train", *whole))
@@ -262,7 +272,7 @@ def test_results_of_another_config_are_not_shown(
     """Of stages that lie in the directory; late fusion is of streams of one config."""
     caplog.set_level("INFO")
     shutil.rmtree(copied_run / "motion")
-    other = ("only=motion", "trainer.limit_test_batches=1", f"paths.run_dir={copied_run}")
+    other = ("run_stages=motion", "trainer.limit_test_batches=1", f"paths.run_dir={copied_run}")
     run_experiment(compose_config("train", *tiny, *other))
     with (copied_run / "results.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["motion"]
@@ -280,7 +290,7 @@ def test_results_of_another_config_are_not_shown(
         ("+trainer.callbacks=null", r"\+callbacks\."),
         ("+trainer.default_root_dir=x", "paths.run_dir"),
         ("+trainer.max_time=00:00:01:00", "max_epochs"),
-        ("trainer.limit_train_batches=0", "needs a whole number from 1"),
+        ("trainer.limit_train_batches=0", "needs an integer from 1"),
     ],
 )
 def test_what_the_project_sets_itself_is_refused(
@@ -297,7 +307,7 @@ def test_what_the_project_sets_itself_is_refused(
 def test_a_cap_that_caps_nothing_is_told(
     tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cap = ("only=motion", "trainer.max_epochs=400", "resume=force", "skip=[]")
+    cap = ("run_stages=motion", "trainer.max_epochs=400", "resume=force", "skip_stages=[]")
     short = ("stages.motion.max_epochs=1", f"paths.run_dir={copied_run}")
     run_experiment(compose_config("train", *tiny, *cap, *short))
     assert "trainer.max_epochs=400 is a cap, and caps nothing: stages.motion.max_epochs=1" in (
@@ -310,7 +320,7 @@ def test_how_a_batch_is_made_up_is_told(
 ) -> None:
     caplog.set_level("INFO")
     batch = ("stages.motion.effective_batch_size=8", "stages.motion.data.batch_size=4")
-    run = (*tiny, *batch, "only=motion", f"paths.run_dir={tmp_path}")
+    run = (*tiny, *batch, "run_stages=motion", f"paths.run_dir={tmp_path}")
     run_experiment(compose_config("train", *run))
     line = "stage motion: 8 clips an update = 4 clips x 1 device x 2 accumulated steps"
     assert line in caplog.messages
@@ -319,7 +329,7 @@ def test_how_a_batch_is_made_up_is_told(
 def test_an_override_that_no_stage_sees_is_refused(
     tiny: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], call: Any
 ) -> None:
-    run = (*tiny, f"paths.run_dir={tmp_path / 'run'}", "only=[appearance,joint]")
+    run = (*tiny, f"paths.run_dir={tmp_path / 'run'}", "run_stages=[appearance,joint]")
     assert call(train.main, *run, "optimizer.lr=0.1") == 1
     wanted = "give stages.appearance.optimizer.lr=0.1 stages.joint.optimizer.lr=0.1"
     assert wanted in capsys.readouterr().err

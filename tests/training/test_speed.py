@@ -55,7 +55,7 @@ def train(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Ru
 
     def run(*options: str) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        where = ("only=appearance", f"paths.run_dir={folder}")
+        where = ("run_stages=appearance", f"paths.run_dir={folder}")
         run_experiment(compose_config("train", *tiny, *where, *options))
         return folder / "appearance"
 
@@ -91,7 +91,7 @@ def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -
 
 
 def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
-    """Names included; whole frames, of 64 pixels, are tested without compiling for them."""
+    """Names included; full frames, of 64 pixels, are tested without compiling for them."""
     stage = train("compile=default", "model.backbone.gradient_checkpointing=true")
     assert compiled_sizes == {56}
     assert_close(weights(stage), weights(plain))
@@ -212,7 +212,7 @@ def test_tf32() -> None:
 
 
 def test_cudnn_chooses_in_training_alone(tiny: tuple[str, ...], tmp_path: Path) -> None:
-    """Whole frames have another size in almost every video: they would be searched for each."""
+    """Full frames have another size in almost every video: they would be searched for each."""
     seen: dict[str, bool] = {}
 
     class Look(pl.Callback):
@@ -224,7 +224,7 @@ def test_cudnn_chooses_in_training_alone(tiny: tuple[str, ...], tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "build_callbacks", lambda _: [Look()])
-        where = ("only=appearance", f"paths.run_dir={tmp_path}")
+        where = ("run_stages=appearance", f"paths.run_dir={tmp_path}")
         run_experiment(compose_config("train", *tiny, *where))
     assert seen == {"train": True, "test": False}
 

@@ -35,7 +35,7 @@ def test_resnet50_costs_what_everybody_says() -> None:
 
 
 def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
-    cfg = compose_config("train", "experiment=st_resnet_ucf101", "skip=[appearance,joint]")
+    cfg = compose_config("train", "experiment=st_resnet_ucf101", "skip_stages=[appearance,joint]")
     lines = table_of(stage_configs(cfg))
     assert [line for line in lines if "clips of" in line] == [
         "motion: flow, clips of 1 x 224 x 224",
@@ -45,8 +45,8 @@ def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
         assert f"net.{stream}.layer3 11 x 1024 x 14 x 14 8.147 36.737" in lines
     assert "net.motion.fc 4 x 101 0.207 0.002" in lines
     assert "temporal_pool: size=5, stride=2, kind=max" in lines
-    with pytest.raises(UserError, match="only=joint: this experiment has the stages"):
-        stage_configs(compose_config("train", "experiment=two_stream_ucf101", "only=joint"))
+    with pytest.raises(UserError, match="run_stages=joint: this experiment has the stages"):
+        stage_configs(compose_config("train", "experiment=two_stream_ucf101", "run_stages=joint"))
 
 
 @pytest.mark.parametrize("experiment", ["st_multiplier_hmdb51", "st_resnet_hmdb51"])
@@ -89,7 +89,11 @@ def test_the_configs_of_stages_are_printed(
 ) -> None:
     """What is printed can be read back, and is what a stage is built from."""
     monkeypatch.chdir(tmp_path)
-    chosen = ("experiment=st_resnet_hmdb51", "stages.joint.optimizer.lr=2e-3", "skip=[appearance]")
+    chosen = (
+        "experiment=st_resnet_hmdb51",
+        "stages.joint.optimizer.lr=2e-3",
+        "skip_stages=[appearance]",
+    )
     assert call(train.main, *chosen, "debug=config") == 0
     printed: Any = OmegaConf.to_container(OmegaConf.create(capsys.readouterr().out))
     assert list(printed["stages"]) == ["motion", "joint", "joint_pooled"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from src.data.dataset import COUNT_TOLERANCE
 from src.data.splits import Video
-from src.data.stores import FlowFolders, FlowLibrary, FrameFolders, RGBLibrary, VideoFiles
+from src.data.stores import FlowFolders, FlowStore, FrameFolders, FrameStore, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
 from src.media.image_folders import FolderImages
 from src.media.image_index import file_state
@@ -37,8 +37,8 @@ class VideoChecker:
         full: decode everything; else the first, the middle and the last image.
     """
 
-    rgb: RGBLibrary | None
-    flow: FlowLibrary | None
+    rgb: FrameStore | None
+    flow: FlowStore | None
     full: bool
 
     def __call__(self, job: Job) -> VideoCheck:

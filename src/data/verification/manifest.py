@@ -19,7 +19,7 @@ from src.data.splits import Video, key_of
 from src.data.stores import VIDEOS
 from src.media.sources import Size
 from src.utils.errors import UserError
-from src.utils.files import whole
+from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 VERSION = 2  # of the format, and of what is looked at
@@ -222,7 +222,7 @@ class Manifest:
         made = {"made": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with whole(self.file) as draft, draft.open("w", encoding="utf-8") as lines:
+            with atomic_write(self.file) as draft, draft.open("w", encoding="utf-8") as lines:
                 lines.write(json.dumps(head | made) + "\n")
                 lines.writelines(_line(*key, check) for key, check in self.checks.items())
         except OSError as error:

@@ -16,9 +16,9 @@ from src.data.stores import (
     ON_THE_FLY,
     VIDEOS,
     FlowFolders,
-    FlowLibrary,
+    FlowStore,
     FrameFolders,
-    RGBLibrary,
+    FrameStore,
     open_flow,
     open_rgb,
 )
@@ -261,11 +261,11 @@ def verify(
 
 
 def _jobs(
-    videos: Sequence[Video], frames: RGBLibrary | None, fields: FlowLibrary | None
+    videos: Sequence[Video], frames: FrameStore | None, fields: FlowStore | None
 ) -> dict[tuple[Modality, str], Job]:
     """What is there to look at, by the listed video's key."""
     jobs: dict[tuple[Modality, str], Job] = {}
-    libraries: dict[Modality, RGBLibrary | FlowLibrary | None] = {"rgb": frames, "flow": fields}
+    libraries: dict[Modality, FrameStore | FlowStore | None] = {"rgb": frames, "flow": fields}
     for modality, library in libraries.items():
         for video, found in zip(videos, library.find(videos) if library else (), strict=False):
             if found:
@@ -298,7 +298,7 @@ def _without_check(job: Job, error: Exception) -> VideoCheck:
 
 
 def _extra(
-    lists: Lists, frames: RGBLibrary | None, fields: FlowLibrary | None
+    lists: Lists, frames: FrameStore | None, fields: FlowStore | None
 ) -> dict[Modality, list[str]]:
     """What is there and in no list."""
     names = {video.name.lower() for video in lists.videos} | lists.unused

@@ -9,7 +9,7 @@ import pytest
 from src.importing.architecture import Architecture, Pool
 from src.importing.mat_file import Dag
 from src.importing.mat_file import Layer as ReadLayer
-from src.importing.recognise import recognise
+from src.importing.recognize import recognize
 from src.utils.errors import UserError
 from tests.importing.released_mat import Layer, Net, base_stream, joined
 
@@ -19,7 +19,7 @@ def joint(kind: str = "Sum", pool: tuple[int, int] | None = None) -> Net:
 
 
 def found_in(net: Net) -> Architecture:
-    """What is recognised in a network that has been read from net.mat."""
+    """What is recognized in a network that has been read from net.mat."""
     layers = (
         ReadLayer(
             layer.name,
@@ -31,7 +31,7 @@ def found_in(net: Net) -> Architecture:
         )
         for layer in net.layers
     )
-    return recognise(Dag("net.mat", tuple(layers), net.params, net.average_image))
+    return recognize(Dag("net.mat", tuple(layers), net.params, net.average_image))
 
 
 def setting(value: Any) -> str | tuple[float, ...]:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """(x - mean) / std on uint8 batches, per RGB channel and for flow channels alike or each.
 
-    The defaults are those of torchvision's ImageNet weights, in 0..255. Flow is centred at 128 as
+    The defaults are those of torchvision's ImageNet weights, in 0..255. Flow is centered at 128 as
     in the papers; dividing it by the mean ImageNet deviation keeps it on the scale that the papers'
     weights, made without such a division, gave it beside RGB.
 
@@ -45,20 +45,20 @@ class Normalise(nn.Module):
         self.register_buffer(name, shaped, persistent=False)
 
     def rgb(self, clip: Tensor) -> Tensor:
-        """Normalise uint8 frames (B, 3, T, H, W)."""
-        return self._normalised(clip, self.rgb_mean, self.rgb_std)
+        """Normalize uint8 frames (B, 3, T, H, W)."""
+        return self._normalized(clip, self.rgb_mean, self.rgb_std)
 
     def flow(self, clip: Tensor) -> Tensor:
-        """Normalise quantised flow (B, 2L, T, H, W)."""
-        return self._normalised(clip, self.flow_mean, self.flow_std)
+        """Normalize quantized flow (B, 2L, T, H, W)."""
+        return self._normalized(clip, self.flow_mean, self.flow_std)
 
-    def _normalised(self, clip: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
+    def _normalized(self, clip: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
         # The layout in which (B, C, T, H, W) to (B * T, C, H, W), channels last, is a view.
         floats = clip.to(self.rgb_mean.dtype, memory_format=torch.channels_last_3d)
         return (floats - mean).div_(std)
 
     def restore(self, modality: str, clip: Tensor) -> Tensor:
-        """The levels 0..255, uint8, that a normalised clip of "rgb" or "flow" was made from."""
+        """The levels 0..255, uint8, that a normalized clip of "rgb" or "flow" was made from."""
         mean, std = (getattr(self, f"{modality}_{what}") for what in ("mean", "std"))
         return (clip * std + mean).round().clamp(0, 255).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Recognising the released networks in a DagNN; whatever has no known place in one is refused."""
+"""Recognizing the released networks in a DagNN; whatever has no known place in one is refused."""
 
 from src.importing.architecture import CONV, MUL, SOFTMAX, SUM, Architecture, Pool, Stream
 from src.importing.mat_file import Dag, Layer
@@ -10,7 +10,7 @@ from src.models.temporal import STREAMS
 _FUSIONS = {SUM: "additive", MUL: "multiplicative"}
 
 
-def recognise(dag: Dag) -> Architecture:
+def recognize(dag: Dag) -> Architecture:
     """The architecture of a network in which every layer and parameter has its known place.
 
     Raises:

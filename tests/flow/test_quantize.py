@@ -10,7 +10,7 @@ def test_released_formula() -> None:
 
 
 def test_no_motion_is_128() -> None:
-    # What normalisation subtracts: 127.5 has to round up.
+    # What normalization subtracts: 127.5 has to round up.
     assert quantize(np.zeros(1, dtype=np.float32)).tolist() == [128]
 
 
