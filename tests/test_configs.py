@@ -93,7 +93,7 @@ def test_published_st_mulnet() -> None:
     joint = stage_config(compose_config("train", "experiment=st_multiplier_ucf101"), "joint")
     assert phases(joint) == [(1e-3, 10), (1e-4, 5), (1e-5, 5), (1e-6, 5)]
     assert (joint["effective_batch_size"], joint["data"]["frames"]) == (128, 5)
-    assert joint["data"]["stride"] == [5, 35]
+    assert joint["data"]["frame_stride"] == [5, 35]
     with torch.device("meta"):
         net = build_net(joint)
     assert net.connection == Connection("multiplicative")

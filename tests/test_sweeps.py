@@ -99,7 +99,9 @@ def test_a_search_draws_joint_networks_that_share_the_streams(experiment: str) -
         config = stage_config(cfg, "joint")
         joint.add(str(what_matters(config)))
         assert config["optimizer"]["lr"] == float(drawn["stages.joint.optimizer.lr"][end])
-        assert config["data"]["stride"] == json.loads(drawn["stages.joint.data.frame_stride"][end])
+        assert config["data"]["frame_stride"] == json.loads(
+            drawn["stages.joint.data.frame_stride"][end]
+        )
         assert build_net(config).appearance.dropout.p == float(drawn["model.net.dropout"][end])
         streams |= {
             (stage_dirs(cfg)[s].path, str(what_matters(stage_config(cfg, s)))) for s in STREAMS

@@ -104,6 +104,8 @@ class ValView:
 class TestView:
     """For testing: full frames, evenly spaced over the whole video."""
 
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
     count: int
     short_side: int
 

@@ -48,7 +48,8 @@ def test_runs_of_splits_and_seeds_are_a_group(tmp_path: Path) -> None:
     write_runs(tmp_path, "s", {(1, 0): 40, (2, 0): 44})
     speed = {"compile": "default", "notes": "fast", "logger": {"csv": {"name": "csv"}}}
     dataset = config_of("joint")["data"]["dataset"] | {"root": "/b"}
-    places = {"dataset": dataset, "num_workers": 9, "flow": "/b/flow", "manifest": "/b/list.csv"}
+    places = {"dataset": dataset, "flow": "/b/flow", "videos": {"manifest": "/b/list.csv"}}
+    places["loader"] = {"num_workers": 9}
     write_runs(tmp_path, "t", {(3, 0): 45}, data=places, optimizer={"fused": True}, **speed)
     (group,) = groups_below(tmp_path).values()
     assert group.label == "e joint"
@@ -61,7 +62,7 @@ def test_groups_of_composed_configs(experiment: str, tmp_path: Path) -> None:
     """They are labelled by overrides, but for those of split, seed, places, machine, loggers."""
     apart = (
         *("data.split=2", "seed=3", "trainer=ddp", "logger=wandb", "compile=default"),
-        *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.num_workers=1"),
+        *("data.dataset.root=elsewhere", "paths.output_dir=elsewhere", "data.loader.num_workers=1"),
         *(
             "model.backbone.gradient_checkpointing=true",
             "optimizer.fused=true",
@@ -104,7 +105,7 @@ def test_groups_are_labelled_by_overrides_that_differ(tmp_path: Path) -> None:
     crop, none = "data/crop=random_resized", "model.net.connection={kind: none}"
     given = ("data.frames=5", "trainer=ddp")
     write_runs(tmp_path, "a", {(1, 0): 40}, *given, data=jitter)
-    write_runs(tmp_path, "b", {(1, 0): 50}, *given, crop, "data.num_workers=3", data=resized)
+    write_runs(tmp_path, "b", {(1, 0): 50}, *given, crop, "data.loader.num_workers=3", data=resized)
     write_runs(tmp_path, "c", {(1, 0): 60}, *given, none, crop, data=resized, net=kind("none"))
     null = resized | {"augment": None}  # is nothing
     write_runs(tmp_path, "d", {(1, 1): 70}, "data.frames=5", crop, "~data.augment", data=null)

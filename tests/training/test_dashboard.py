@@ -232,6 +232,6 @@ def test_a_sweep_of_wandb_drives_the_entry_point(
     assert config["paths"]["run_dir"].endswith("abc123")
     rate = config["stages"]["joint"]["optimizer"]["lr"]
     assert rate == drawn["stages.joint.optimizer.lr"]["value"]
-    assert config["stages"]["joint"]["data"]["stride"] == [5, 15]
+    assert config["stages"]["joint"]["data"]["frame_stride"] == [5, 15]
     assert config["model"]["net"]["dropout"] == 0.8
     assert StageRun(str(tmp_path), "p", "e", "e", [], checkpoints=False).version == "abc123"

@@ -80,7 +80,9 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     assert len([path for path in sweeps.iterdir() if path.is_dir()]) == 3
     assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
     records = {file.parent: json.loads(file.read_text()) for file in sweeps.rglob("stage.json")}
-    assert sorted(record["config"]["seed"] for record in records.values()) == [3, 3, 4, 4]
+    stages = sorted((r["config"]["seed"], r["config"]["stage"]) for r in records.values())
+    streams_and_fusion = ("appearance", "late_fusion", "motion")
+    assert stages == [(seed, stage) for seed in (3, 4) for stage in streams_and_fusion]
     assert len({stage.parent for stage in records}) == 2
     for stage, record in records.items():
         assert "label_smoothing=0.1" in record["overrides"]
