@@ -50,7 +50,7 @@ def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Pat
 
 
 def test_an_experiment_has_the_last_word() -> None:
-    assert "half" in compose_config("train").remark
+    assert "half" in compose_config("train").notes
 
 
 def phases(config: StageConfig) -> list[tuple[float, int]]:

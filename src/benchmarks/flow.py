@@ -68,5 +68,5 @@ def flow(
         Candidate("JPEG files, u and v", write, "of fields that are there already"),
     ]
     height, width = reference.shape[1:3]
-    remark = f"{pairs} pairs of frames at {width} x {height}, {fixtures.source}"
-    return measure("flow: frames per second", "frames", candidates, rounds, [remark])
+    note = f"{pairs} pairs of frames at {width} x {height}, {fixtures.source}"
+    return measure("flow: frames per second", "frames", candidates, rounds, [note])

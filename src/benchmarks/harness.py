@@ -56,7 +56,7 @@ class Measurement:
     unit: str
     rounds: int
     rows: list[Speed]  # the first is the baseline
-    remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def measure(
@@ -64,7 +64,7 @@ def measure(
     unit: str,
     candidates: Sequence[Candidate],
     rounds: int,
-    remarks: Sequence[str] = (),
+    notes: Sequence[str] = (),
     warm: bool = False,
 ) -> Measurement:
     """Time all candidates in turns, after one round that does not count unless they are `warm`.
@@ -74,7 +74,7 @@ def measure(
         unit: what is counted, such as "clips".
         candidates: the first is the baseline.
         rounds: that count.
-        remarks: printed below the table.
+        notes: printed below the table.
         warm: whether all candidates have run before.
     """
     rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
@@ -93,7 +93,7 @@ def measure(
         ratios = [rate / base for rate, base in zip(own, baseline, strict=True)]
         spread = statistics.median(ratios), min(ratios), max(ratios)
         rows.append(Speed(candidate.name, statistics.median(own), *spread, candidate.note))
-    return Measurement(title, unit, rounds, rows, list(remarks))
+    return Measurement(title, unit, rounds, rows, list(notes))
 
 
 def wait(device: torch.device) -> None:

@@ -132,8 +132,8 @@ def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
         table.add_row(*cells, row.note)
     console = Console()
     console.print(table)
-    for remark in measurement.remarks:
-        console.print(remark)
+    for note in measurement.notes:
+        console.print(note)
     console.print(f"medians of {measurement.rounds} rounds; ratios within a round")
 
 

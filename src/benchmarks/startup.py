@@ -120,9 +120,9 @@ def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
 
 
 def _with_seconds(measurement: Measurement) -> Measurement:
-    """The same with the seconds that each took as a remark."""
+    """The same with the seconds that each took as a note."""
     seconds = [f"{row.name} {1 / row.rate:.2f}" for row in measurement.rows]
-    return replace(measurement, remarks=[f"seconds: {', '.join(seconds)}"])
+    return replace(measurement, notes=[f"seconds: {', '.join(seconds)}"])
 
 
 def _process(*arguments: str, status: int = 0) -> Callable[[], int]:

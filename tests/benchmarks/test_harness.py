@@ -26,7 +26,7 @@ def test_ratios_are_of_the_same_round() -> None:
             Candidate("new", taking([0.5, 5, 1]), "a note"),
         ],
         rounds=3,
-        remarks=["on a track"],
+        notes=["on a track"],
     )
     old, new = measured.rows
     assert (old.rate, old.ratio) == (5, 1)  # 10, 1 and 5 a second

@@ -151,7 +151,7 @@ def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> Non
     config = stage_config(cfg, "joint")
     table = first_batches(config, tmp_path / "index", videos, 1)
     assert [row.name for row in table.rows] == ["folders listed", "index of folders kept"]
-    assert table.remarks[0].startswith("seconds: folders listed ")
+    assert table.notes[0].startswith("seconds: folders listed ")
     data = build_datamodule(config)
     data.setup()
     assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
