@@ -70,7 +70,7 @@ def test_what_is_shown_can_be_pasted(
     # Unfinished, so that the report tells how it goes on.
     StageDir(tmp_path / "my runs, a=b (x)/motion_two_movers/split1_seed0/motion").record.unlink()
     assert call(report.main, 'runs="my runs, a=b (x)"') == 0
-    shown += re.findall(r"; (python -m .*) goes on", capsys.readouterr().out)
+    shown += re.findall(r"to resume it: (python -m .*)", capsys.readouterr().out)
     with (tmp_path / "outputs" / "report" / "report.csv").open(newline="") as file:
         shown.append(next(csv.DictReader(file))["command"])
 

@@ -3,8 +3,9 @@
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.experiment.checkpoint import KEY, CheckpointMetadata
+from src.training.search import FOLDER, PRUNED, PRUNER, choose, open_study
 
 log = logging.getLogger(__name__)
+WATCHED = "val/clip/top1"  # of each epoch, for Optuna's pruner
 
 
 class SeedSteps(pl.Callback):
@@ -197,3 +200,61 @@ class EMA(WeightAveraging):
         """Use the average, also when a checkpoint left no pass to train."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
+
+
+class Prune(pl.Callback):
+    """Reports the clip-level accuracy of each pass, and ends the training if Optuna says so.
+
+    The first process asks; all of them do as it is told.
+
+    Args:
+        journal: file of the search.
+        number: of this trial.
+        folder: the run directory, for the report.
+
+    Attributes:
+        pruned: whether the training was ended.
+    """
+
+    def __init__(self, journal: str, number: int, folder: str) -> None:
+        self.journal, self.number, self.folder, self.pruned = journal, number, folder, False
+        self._trial: Any = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report; validation of this pass is over by now."""
+        value = trainer.callback_metrics.get(WATCHED)
+        if value is None:
+            if trainer.is_global_zero and not trainer.current_epoch:
+                log.warning("without validation no trial is pruned: there is no %s", WATCHED)
+            return
+        done = trainer.current_epoch + 1
+        prune = trainer.is_global_zero and self._should_end(done, float(value))
+        last = done == trainer.max_epochs
+        if trainer.strategy.broadcast(prune) and not last:
+            self.pruned = trainer.should_stop = True
+            if trainer.is_global_zero:
+                self._trial.set_user_attr(PRUNED, done)
+                log.info("trial %d is pruned after pass %d", self.number, done)
+
+    def _should_end(self, done: int, value: float) -> bool:
+        self._trial = self._trial or self._open()
+        if done not in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
+            self._trial.report(value, done)
+        return bool(self._trial.should_prune())
+
+    def _open(self) -> Any:
+        import optuna
+
+        study = open_study(Path(self.journal))
+        name, options = study.user_attrs[PRUNER]
+        study.pruner = choose(optuna.pruners, name, options, PRUNER)
+        trial_id = study.get_trials(deepcopy=False)[self.number]._trial_id
+        trial = optuna.trial.Trial(study, trial_id)
+        trial.set_user_attr(FOLDER, self.folder)
+        return trial
+
+
+def pruning(config: Mapping[str, Any], last_stage: bool) -> list[Prune]:
+    """The callback for a job of a search; only its last stage, whose result is the trial's."""
+    trial = config["trial"]
+    return [Prune(**trial, folder=config["paths"]["run_dir"])] if trial and last_stage else []

@@ -35,14 +35,13 @@ from src.experiment.run_dir import StageDir, stage_dirs
 from src.models.modules import VideoClassifier
 from src.models.temporal import STREAMS
 from src.models.weights import read_checkpoint
-from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps
+from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps, pruning
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
 from src.training.late_fusion import write_late_fusion
 from src.training.loggers import Loggers, LogProtocol
 from src.training.progress import progress_bars
 from src.training.run_end import end_run, results_of_run
-from src.training.search import pruning
 from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch

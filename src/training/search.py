@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-
 from src.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,65 +75,6 @@ def values_of(params: Mapping[str, Any]) -> list[str]:
 
 
 log = logging.getLogger(__name__)
-WATCHED = "val/clip/top1"
-
-
-class Prune(pl.Callback):
-    """Reports the clip-level accuracy of each pass, and ends the training if Optuna says so.
-
-    The first process asks; all of them do as it is told.
-
-    Args:
-        journal: file of the search.
-        number: of this trial.
-        folder: the run directory, for the report.
-
-    Attributes:
-        pruned: whether the training was ended.
-    """
-
-    def __init__(self, journal: str, number: int, folder: str) -> None:
-        self.journal, self.number, self.folder, self.pruned = journal, number, folder, False
-        self._trial: Any = None
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report; validation of this pass is over by now."""
-        value = trainer.callback_metrics.get(WATCHED)
-        if value is None:
-            if trainer.is_global_zero and not trainer.current_epoch:
-                log.warning("without validation no trial is pruned: there is no %s", WATCHED)
-            return
-        done = trainer.current_epoch + 1
-        prune = trainer.is_global_zero and self._should_end(done, float(value))
-        last = done == trainer.max_epochs
-        if trainer.strategy.broadcast(prune) and not last:
-            self.pruned = trainer.should_stop = True
-            if trainer.is_global_zero:
-                self._trial.set_user_attr(PRUNED, done)
-                log.info("trial %d is pruned after pass %d", self.number, done)
-
-    def _should_end(self, done: int, value: float) -> bool:
-        self._trial = self._trial or self._open()
-        if done not in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
-            self._trial.report(value, done)
-        return bool(self._trial.should_prune())
-
-    def _open(self) -> Any:
-        import optuna
-
-        study = open_study(Path(self.journal))
-        name, options = study.user_attrs[PRUNER]
-        study.pruner = choose(optuna.pruners, name, options, PRUNER)
-        trial_id = study.get_trials(deepcopy=False)[self.number]._trial_id
-        trial = optuna.trial.Trial(study, trial_id)
-        trial.set_user_attr(FOLDER, self.folder)
-        return trial
-
-
-def pruning(config: Mapping[str, Any], last_stage: bool) -> list[Prune]:
-    """The callback for a job of a search; only its last stage, whose result is the trial's."""
-    trial = config["trial"]
-    return [Prune(**trial, folder=config["paths"]["run_dir"])] if trial and last_stage else []
 
 
 @contextlib.contextmanager

@@ -219,7 +219,7 @@ def test_names(protocol: TestProtocol, name: str) -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(ValueError, match=r"protocol\.crop=nine: choose from full_frame, ten, center"):
+    with pytest.raises(ValueError, match=r"protocol\.crop=nine: choose from full_frame, ten"):
         TestProtocol(25, 256, 224, "nine")
     with pytest.raises(
         ValueError, match=r"protocol\.average_over=max: choose from logits, probabilities"
