@@ -85,7 +85,7 @@ def command(
 
 
 def errors_of(job: HydraConf, search: bool) -> AbstractContextManager[None]:
-    """What becomes of a job's errors: other jobs of its sweep go on, a single run ends.
+    """What becomes of a job's errors: other jobs of its sweep continue, a single run ends.
 
     Args:
         job: Hydra's config of the job.
@@ -114,7 +114,7 @@ def errors_told_at_once(job: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_for_the_queue() -> Iterator[None]:
-    """Hand errors on to whoever waits for this job; the job's own log has them whole."""
+    """Hand errors on to whoever waits for this job; the job's own log has them in full."""
     try:
         yield
     except Exception as error:

@@ -57,7 +57,7 @@ def _extract(cfg: DictConfig, _: Sequence[str]) -> int:
     rank_zero_only(features.save)(output)
     rank_zero_only(print)(f"{features}\nwritten to {output}")
     for fault in features.faults:
-        rank_zero_only(print)(f"left out: {fault}", file=sys.stderr)
+        rank_zero_only(print)(f"skipped: {fault}", file=sys.stderr)
     return len(features.faults)
 
 

@@ -5,7 +5,7 @@
     python -m src.verify_data data=folder data.dataset.root=my_videos
     python -m src.verify_data data=ucf101 data.dataset.root=/data/ucf101 data.flow=flow.zip.001
 
-It can be stopped at any time: the same command goes on with the videos that are not checked yet,
+It can be stopped at any time: the same command continues with the videos that are not checked yet,
 and later looks only at those that have changed. The exit status is 1 if a video that is missing or
 broken would stop training.
 """

@@ -12,7 +12,7 @@ import torch
 from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
 
-# The real configuration, made small: 16 clips, narrow streams, one pass, no worker processes.
+# The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes.
 TINY = (
     "data.dataset.num_train=16",
     "data.dataset.num_test=8",

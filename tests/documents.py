@@ -50,7 +50,7 @@ def commands() -> list[Named]:
 def overrides() -> list[Named]:
     """Whatever in text and tables is written as code and consists of key=value or ~key alone.
 
-    In tables `.key=value` and `value` go on from the key before them, as the last two do in
+    In tables `.key=value` and `value` continue the key before them, as the last two do in
     model.net.connection.kind=none, additive; .path=direct.
     """
     found: list[Named] = []

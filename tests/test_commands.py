@@ -67,7 +67,7 @@ def test_what_is_shown_can_be_pasted(
         assert call(train.main, *tiny, f"experiment={experiment}_two_movers", output) == 0
     shown = re.findall(r"^  (python -m .*)", capsys.readouterr().out, re.MULTILINE)
 
-    # Unfinished, so that the report tells how it goes on.
+    # Unfinished, so that the report tells how it continues.
     StageDir(tmp_path / "my runs, a=b (x)/motion_two_movers/split1_seed0/motion").record.unlink()
     assert call(report.main, 'runs="my runs, a=b (x)"') == 0
     shown += re.findall(r"to resume it: (python -m .*)", capsys.readouterr().out)

@@ -2,7 +2,7 @@
 
     python -m src.train sweep=search experiment=st_resnet_hmdb51
 
-A search that was stopped goes on: finished trials count, and those that were under way are run
+A search that was stopped continues: finished trials count, and those that were under way are run
 again with the same values, in the same directories.
 """
 
@@ -47,7 +47,7 @@ class OptunaSweeper(Sweeper):
         seed: of the sampler, if it draws.
         sampler: class of Optuna's.
         sampler_options: its arguments; None are Optuna's own.
-        pruner: likewise; it sees the clip-level validation accuracy after each pass.
+        pruner: likewise; it sees the clip-level validation accuracy after each epoch.
         pruner_options: likewise.
         params: what is searched, by key, in Hydra's grammar; the command line may add and replace.
     """
@@ -129,7 +129,7 @@ class OptunaSweeper(Sweeper):
 
         name, options = self.sampler
         if "seed" in signature(getattr(optuna.samplers, name, dict)).parameters:
-            # a search that goes on draws other numbers
+            # a search that continues draws other numbers
             options = {"seed": self.seed + len(study.trials)} | options
         study.sampler = choose(optuna.samplers, name, options, "hydra.sweeper.sampler")
         study.pruner = choose(optuna.pruners, *self.pruner, "hydra.sweeper.pruner")
@@ -137,7 +137,7 @@ class OptunaSweeper(Sweeper):
         if self._essential(known) != self._essential(fixed):
             raise UserError(
                 f"{self.journal} is a search with other arguments ({' '.join(known)}): give "
-                "another hydra.sweeper.journal, or the same arguments to go on"
+                "another hydra.sweeper.journal, or the same arguments to continue"
             )
         study.set_user_attr(ARGUMENTS, list(fixed))
         study.set_user_attr(PRUNER, self.pruner)

@@ -14,7 +14,7 @@ from src.flow.algorithms import make_algorithm
 from src.media.images import encode_jpeg
 from src.media.video_file import VideoFile
 
-BORDER = 16  # pixels left out where endpoints are compared: what enters an image has no past
+BORDER = 16  # pixels ignored where endpoints are compared: what enters an image has no past
 
 
 def flow(

@@ -60,7 +60,7 @@ class FixedView:
 
 
 def choose_clips(fixtures: Fixtures, count: int) -> list[Clip]:
-    """Clips of all videos in turn, with whole stacks around their frames."""
+    """Clips of all videos in turn, with complete stacks around their frames."""
     rng = np.random.default_rng(0)
     clips, names = [], list(fixtures.frames)
     for number in range(count):

@@ -86,7 +86,7 @@ def _steps(cfg: DictConfig) -> Iterator[Measurement]:
         except (UserError, RuntimeError) as error:  # a full GPU is the latter
             failed += 1
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            Console().print(f"step: {title}: left out: {reason}", markup=False, soft_wrap=True)
+            Console().print(f"step: {title}: skipped: {reason}", markup=False, soft_wrap=True)
         gc.collect()  # trainers and their networks refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

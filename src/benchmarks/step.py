@@ -1,4 +1,4 @@
-"""A training step through the whole framework against a hand-written PyTorch loop.
+"""A training step through the full framework against a hand-written PyTorch loop.
 
 Both train the same network on the same batch, which stays in memory, with the same options of
 speed.

@@ -1,4 +1,4 @@
-"""The LightningDataModule: train clips, validation clips and whole test videos of one split."""
+"""The LightningDataModule: train clips, validation clips and full test videos of one split."""
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +156,7 @@ class VideoDataModule(pl.LightningDataModule):
         val_fraction: of the training list, not trained on but validated on, see
             `src.data.splits`; None validates on the test list.
         overfit_batches: how many batches of every device are trained on over and over, the same
-            clips each time; None trains on the whole list.
+            clips each time; None trains on the full list.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class VideoDataModule(pl.LightningDataModule):
                     f"{len(broken)} of {len(videos)} listed videos are missing or broken in "
                     f"{library.place}, the first is {name} ({reason}): python -m src.verify_data "
                     "lists them, data/README.md shows how folders look; data.videos.missing=skip "
-                    "goes on without them, data.videos.missing=count_as_wrong counts those of the "
+                    "skips them, data.videos.missing=count_as_wrong counts those of the "
                     "tested list as wrong"
                 )
             self.errors.missing[part] = broken | self.errors.missing[part]
@@ -312,8 +312,8 @@ class VideoDataModule(pl.LightningDataModule):
         """Every training video once, in random order, one random clip of each."""
         loader = self._loader("train", self.videos.train, self.train_view, self.batch_size)
         if self.trainer:
-            # Lightning tells the pass only after workers have begun to read: late for a run that
-            # goes on from a checkpoint.
+            # Lightning tells the epoch only after workers have begun to read: late for a run that
+            # resumes from a checkpoint.
             loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return loader
 
@@ -323,7 +323,7 @@ class VideoDataModule(pl.LightningDataModule):
         return self._loader("val", videos, self.val_view, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Every video of the tested part whole."""
+        """Every video of the tested part, in full."""
         return self._loader("test", self.tested, self.test_view, self.test_batch_size)
 
     @property

@@ -39,7 +39,7 @@ from src.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 Sample = dict[str, Any]
-VideoAndEpoch = tuple[int, int]  # which video, which pass over the list
+VideoAndEpoch = tuple[int, int]  # which video, which epoch over the list
 MODALITIES = ("rgb", "flow")
 # Released flow has one field fewer than there are frames, or two; more is another video's flow.
 COUNT_TOLERANCE = 2
@@ -102,7 +102,7 @@ class ValView:
 
 @dataclass(frozen=True)
 class TestView:
-    """For testing: full frames, evenly spaced over the whole video."""
+    """For testing: full frames, evenly spaced over the full video."""
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
 
@@ -114,7 +114,7 @@ class TestView:
         return evenly_spaced(first, last, self.count)
 
     def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
-        """The whole frame; nothing is drawn."""
+        """The full frame; nothing is drawn."""
         return CropResizeFlip(WHOLE_FRAME, size_at(frame, self.short_side))
 
 
@@ -193,7 +193,7 @@ def _warn_once(message: str) -> None:
 class VideoDataset(Dataset[Sample]):
     """Views of listed videos.
 
-    An item is asked for by (video, pass), which with the seed fixes every random choice: the same
+    An item is asked for by (video, epoch), which with the seed fixes every random choice: the same
     clips come out whatever the number and the order of worker processes.
 
     Args:

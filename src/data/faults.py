@@ -1,4 +1,4 @@
-"""Videos that cannot be read: what says so, what is done about it, and how it is told.
+"""Videos that cannot be read: what says so, what is done about it, and how it is reported.
 
 A source raises `UserError` or `OSError` for a video that is broken, empty or gone. Everything else
 is a bug and is raised as such.
@@ -91,7 +91,7 @@ class VideoErrors:
 
     def left_out(self, part: str) -> tuple[Faults, ...]:
         """A record of what was not there from the beginning."""
-        return self.faults(part, "are not there and were left out", self.missing[part])
+        return self.faults(part, "are missing and were skipped", self.missing[part])
 
 
 class ReadTracker:
@@ -133,7 +133,7 @@ class ReadTracker:
 
 
 class SkipBrokenVideos(Dataset[dict[str, Any]]):
-    """A dataset of videos that goes on where one cannot be read, and knows what is being read.
+    """A dataset of videos that continues where one cannot be read, and knows what is being read.
 
     In training another video takes the place of one that fails. Which, is drawn from seed, epoch
     and the video that failed, so that the clips do not depend on processes; what failed before is

@@ -24,12 +24,12 @@ _TIMED_OUT = "DataLoader timed out"  # what torch says
 
 
 class VideoLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader over videos that lists those it cannot read, and goes on within a pass.
+    """A DataLoader over videos that lists those it cannot read, and continues within an epoch.
 
-    A decoder that hangs or crashes takes its whole process along, and nothing is left to say which
+    A decoder that hangs or crashes takes its process along, and nothing is left to say which
     file it was; then the error names the videos that `SkipBrokenVideos` knows of.
 
-    Lightning keeps `state_dict` in checkpoints: how many batches of the pass have been given. They
+    Lightning keeps `state_dict` in checkpoints: how many batches of the epoch have been given. They
     are not read again after `load_state_dict`, whatever the number of workers.
 
     Args:
@@ -39,11 +39,11 @@ class VideoLoader(DataLoader[dict[str, Any]]):
 
     Raises:
         UserError: no batch came within `timeout` seconds and a video has been read for as long, a
-            worker died, too many files are open, or no video of the whole list could be read.
+            worker died, too many files are open, or no video of the full list could be read.
     """
 
     dataset: SkipBrokenVideos
-    given = 0  # batches of this pass
+    given = 0  # batches of this epoch
     waited = 0.0  # seconds that somebody waited for a batch, see `take_waited`
 
     def __init__(
@@ -97,11 +97,11 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         )
 
     def state_dict(self) -> dict[str, int]:
-        """How far this pass has come."""
+        """How far this epoch has come."""
         return {"batches": self.given, "videos": len(self.dataset), **self._parts()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next pass after as many batches.
+        """Begin the next epoch after as many batches.
 
         Raises:
             UserError: they were of another size, or dealt to another number of devices.
@@ -109,12 +109,12 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         for key, value in self._parts().items():
             if state[key] != value:
                 raise UserError(
-                    f"training was stopped within a pass with {key} {state[key]}, not {value}: go "
-                    "on with as many until the pass is over"
+                    f"training was stopped within an epoch with {key} {state[key]}, not {value}: "
+                    f"keep {state[key]} until the epoch is over"
                 )
         if (before := state.get("videos", len(self.dataset))) != len(self.dataset):
             log.warning(
-                "this pass was begun with %d training videos, now there are %d: the rest of it is "
+                "this epoch was begun with %d training videos, now there are %d: the rest of it is "
                 "drawn from another order",
                 before,
                 len(self.dataset),
@@ -188,17 +188,17 @@ class _Named(Iterator[dict[str, Any]]):
 
 
 class EpochSampler(Sampler[VideoAndEpoch]):
-    """Deals (video, pass) pairs to the ranks of a run.
+    """Deals (video, epoch) pairs to the ranks of a run.
 
     A shuffled list is cut to pieces of equal length, repeating a few videos, because ranks train in
     step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
-    pass leaves out its first `skip_stages` pairs, which were dealt before a stop.
+    epoch leaves out its first `skip` pairs, which were dealt before a stop.
 
     Args:
         count: of videos.
         seed: of their order.
         shuffle: whether there is one.
-        repeat: pairs that a rank is dealt over and over, in every pass the same; None for all.
+        repeat: pairs that a rank is dealt over and over, in every epoch the same; None for all.
     """
 
     def __init__(self, count: int, seed: int, shuffle: bool, repeat: int | None = None) -> None:
@@ -209,7 +209,7 @@ class EpochSampler(Sampler[VideoAndEpoch]):
         self.ranks = torch.distributed.get_world_size() if distributed else 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass; Lightning calls this."""
+        """Choose the epoch; Lightning calls this."""
         self.epoch = epoch if self.repeat is None else 0
 
     def __len__(self) -> int:
@@ -239,10 +239,10 @@ def collate(samples: list[Sample]) -> Sample:
     failed: dict[str, str] = {}
     for sample in samples:
         failed |= sample.get(FAILED, {})
-    told = {FAILED: failed} if failed else {}
+    failures = {FAILED: failed} if failed else {}
     samples = [{k: v for k, v in s.items() if k != FAILED} for s in samples if "label" in s]
     if not samples:
-        return told
+        return failures
     for modality in MODALITIES:
         shapes = {tuple(s[modality].shape[-2:]) for s in samples if modality in s}
         if len(shapes) > 1:
@@ -250,4 +250,4 @@ def collate(samples: list[Sample]) -> Sample:
                 f"videos of different sizes {sorted(shapes)} do not fit one batch: "
                 "set data.test.batch_size=1"
             )
-    return default_collate(samples) | told
+    return default_collate(samples) | failures

@@ -1,6 +1,6 @@
 """Which frames make a clip: runs or segments for training, evenly spaced frames for evaluation.
 
-A frame t is valid when its whole flow stack exists: the `stack` flow fields t - stack/2 ..
+A frame t is valid when its complete flow stack exists: the `stack` flow fields t - stack/2 ..
 t + stack/2 - 1 around it. Samplers of clips choose among the valid frames of a video.
 """
 
@@ -17,7 +17,7 @@ Stride = tuple[int, int]  # smallest and largest tau
 
 
 def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[int, int]:
-    """First and last frame with a whole flow stack around it.
+    """First and last frame with a complete flow stack around it.
 
     A video too short to have one gives its middle frame: `stack_indices` then repeats border
     fields.

@@ -267,7 +267,7 @@ def fold_of_groups(
 def with_validation(split: Split, fraction: float) -> Split:
     """Move a part of the training list to the validation part; the test list stays as it is.
 
-    Of each class whole groups are moved, those of one film or scene, as near to this fraction of
+    Of each class complete groups are moved, those of one film or scene, as near to this fraction of
     its videos as they allow; one group is always trained on.
 
     Args:

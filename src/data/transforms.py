@@ -117,7 +117,7 @@ def _fractions(offset: np.ndarray, sides: np.ndarray, frame: Size) -> Box:
 
 @dataclass(frozen=True)
 class CropResizeFlip:
-    """One cut for a whole clip: the box to cut out, the size to give it, and whether to mirror.
+    """One cut for a full clip: the box to cut out, the size to give it, and whether to mirror.
 
     Flow stays in pixels of the stored images, as in the papers.
     """

@@ -177,7 +177,7 @@ def _make_videos(jobs: Sequence[_Job], workers: int) -> None:
                 pass
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that draws two_movers died: the same command goes on with the rest"
+            "a process that draws two_movers died: rerun the same command for the rest"
         ) from error
 
 

@@ -1,9 +1,9 @@
-"""Drawing the clips of two_movers: what moves where is told only by both streams at one position.
+"""Drawing the clips of two_movers: what moves where is shown only by both streams at one position.
 
 Noise drifts behind two apertures that stay in place: the target is tinted red or green, the
 distractor blue. The label is the target's tint and direction. A frame shows the tint alone; flow
 shows both directions, but not whose is whose, because all tints have the same luma. Objects that
-move as a whole would leak: where they start tells their direction.
+move as one would leak: where they start tells their direction.
 """
 
 import math

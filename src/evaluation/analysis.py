@@ -78,7 +78,7 @@ class Fusion:
     parts: Mapping[str, VideoScores]
 
     def changes(self) -> dict[str, Changes]:
-        """What the whole fixed and broke, against each part."""
+        """What the fusion corrected and broke, against each part."""
         return {part: changes(scores, self.scores) for part, scores in self.parts.items()}
 
 
@@ -191,7 +191,7 @@ def _right(scores: VideoScores) -> dict[str, bool]:
 
 
 def draw_scores(scores: VideoScores, fused: Fusion | None = None) -> dict[str, Figure]:
-    """Draw "class_accuracy", of each part beside the whole, and "confusion".
+    """Draw "class_accuracy", of each part beside the fusion, and "confusion".
 
     Args:
         scores: of a net.

@@ -1,4 +1,4 @@
-"""Test a checkpoint on whole videos: net, data and protocol come out of the checkpoint itself."""
+"""Test a checkpoint on full videos: net, data and protocol come out of the checkpoint itself."""
 
 from collections.abc import Mapping
 from pathlib import Path

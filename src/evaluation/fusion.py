@@ -97,7 +97,7 @@ def aligned(
     """Scores in the order of the reference's videos and classes, with its labels.
 
     Videos are the same if their names are, without class folder and ending. Those that the
-    reference does not have are left out.
+    reference does not have are skipped.
 
     Args:
         part: scores in whatever order, with or without labels.
@@ -238,7 +238,7 @@ def fuse_inputs(
 
 
 def _without_common_folder(paths: Sequence[str]) -> list[str]:
-    """Paths short enough for a table, and still told apart."""
+    """Paths short enough for a table, and still distinguished."""
     common = os.path.commonpath([Path(path).absolute().parent for path in paths])
     return [str(Path(path).absolute().relative_to(common)) for path in paths]
 

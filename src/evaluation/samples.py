@@ -27,9 +27,9 @@ from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
-NET = "net"  # the whole network, beside the names of its streams
+NET = "net"  # the full network, beside the names of its streams
 HEIGHT = 112  # pixels of a frame in pictures and films
-RATE = 6  # frames per second: a test sees a few frames of the whole video
+RATE = 6  # frames per second: a test sees a few frames of the full video
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def save_samples(
 ) -> list[Sample]:
     """Read `count` videos of the test list again, draw them, and say how they were classified.
 
-    A video that can no longer be read is left out.
+    A video that can no longer be read is skipped.
 
     Args:
         folder: for the files.

@@ -244,9 +244,9 @@ class CollectScores(pl.Callback):
         if self.data.reading.missing != COUNT_AS_WRONG:
             for faults in errors.faults(part, "cannot be read", unreadable):
                 raise UserError(
-                    f"{faults}: mend them (python -m src.verify_data tells what is wrong with "
+                    f"{faults}: fix them (python -m src.verify_data tells what is wrong with "
                     "them), or count them as wrong with data.videos.missing=count_as_wrong; the "
-                    "same command goes on with the test"
+                    "rerun the same command for the test"
                 )
             self.scores.faults = errors.left_out(part)
             return

@@ -30,7 +30,7 @@ class Result:
 def show_results(results: list[Result], title: str) -> None:
     """Print the table and under it the protocol; if there are several, each row's number of it.
 
-    Videos that count as wrong without having been read are told beside the number of all, and what
+    Videos that count as wrong without having been read are shown beside the number of all, and what
     was wrong with a row's videos under the table.
     """
     protocols = list(dict.fromkeys(result.protocol for result in results))

@@ -44,7 +44,7 @@ def build_module(config: StageConfig, net: Any, total_steps: int | None = None) 
     Args:
         config: of the stage.
         net: what `build_net` has returned.
-        total_steps: updates of the whole training; None for a module that is not trained.
+        total_steps: updates of the full training; None for a module that is not trained.
 
     Raises:
         ValueError: a value of the config cannot be.

@@ -1,7 +1,7 @@
 """What each stage of an experiment trains with, and when two stages are the same.
 
 One rule makes a stage's config: what stands under `stages.<name>` replaces the same key of the
-whole config; a mapping with another `_target_` replaces, everything else merges; then
+full config; a mapping with another `_target_` replaces, everything else merges; then
 interpolations are resolved. That dictionary is what a stage is built from, and what its directory
 and its checkpoint keep. `python -m src.train ... debug=config` prints it.
 """
@@ -168,12 +168,12 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
                 f"{path}={value}: {whose} own {path.rpartition('.')[0]}, which has no such key; "
                 "debug=config shows it"
             )
-        mends = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
-        raise UserError(f"{path}={value}: {whose} own, and would not see it: give {mends}")
+        hints = " ".join(f"{group}stages.{name}.{path}={value}" for name in names)
+        raise UserError(f"{path}={value}: {whose} own, and would not see it: give {hints}")
 
 
 def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:
-    """Whether nothing of what the whole config has at a path is left in a stage's config."""
+    """Whether nothing of what the full config has at a path is left in a stage's config."""
     for part in path:
         if not isinstance(own, DictConfig) or part not in own:
             return False
@@ -236,7 +236,7 @@ def sweep_subdir(overrides: Sequence[str]) -> str:
     It is a name that neither a shell nor Hydra wants quoted: "seed=1",
     "model.net.connection={kind:additive}" are model.net.connection-kind-additive_seed-1.
     """
-    told = sorted(one for one in overrides if not cannot_matter(one.partition("=")[0].lstrip("+~")))
-    joined = re.sub(r"[=:]+[{\[]?", "-", ",".join(told))
+    kept = sorted(one for one in overrides if not cannot_matter(one.partition("=")[0].lstrip("+~")))
+    joined = re.sub(r"[=:]+[{\[]?", "-", ",".join(kept))
     name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
-    return short_name(name, ",".join(told))
+    return short_name(name, ",".join(kept))

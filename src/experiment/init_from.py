@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def weight_sources(config: StageConfig) -> dict[str, str | None]:
-    """Where the weights of each part of the net come from; the whole net is the part ""."""
+    """Where the weights of each part of the net come from; the full net is the part ""."""
     source = config["init_from"]
     return dict(source) if isinstance(source, Mapping) else {"": source}
 

@@ -148,14 +148,14 @@ class StageDir:
         return None
 
     def _config_of(self, checkpoint: Path) -> StageConfig:
-        mend = "delete it to train this stage from its start"
+        hint = "delete it to train this stage from its start"
         try:
             description, content = CheckpointMetadata.read(str(checkpoint))
         except UserError as error:
-            raise UserError(f"{error}: {mend}") from error
+            raise UserError(f"{error}: {hint}") from error
         if "optimizer_states" not in content or "loops" not in content:
             raise UserError(
-                f"{checkpoint} holds weights, but not the state of a training: {mend}, or "
+                f"{checkpoint} holds weights, but not the state of a training: {hint}, or "
                 f"move it away and give its new path as stages.{self.path.name}.init_from"
             )
         return description.config
@@ -165,14 +165,14 @@ class StageDir:
         changed = config_diff(config, earlier)
         if not changed or force:
             return
-        mend = "give a new paths.run_dir, or resume=force to use it all the same"
+        hint = "give a new paths.run_dir, or resume=force to use it all the same"
         tested_otherwise = changed.startswith(("protocol.", "data.test.part"))
         if tested_otherwise and self.record.is_file():
-            mend = (
+            hint = (
                 f"{shown_command('evaluate', ('ckpt_path', self.final))} with protocol=... or "
                 "+data.test.part=... tests it again, resume=force uses the results that are there"
             )
-        raise UserError(f"{self.path} was trained with another config ({changed} there): {mend}")
+        raise UserError(f"{self.path} was trained with another config ({changed} there): {hint}")
 
 
 def stage_dirs(cfg: DictConfig) -> dict[str, StageDir]:

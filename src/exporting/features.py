@@ -46,7 +46,7 @@ class Features:
         class_names: that labels are indices into.
         rows: a video's name, or path if it is on no list; its list ("train", "val", "test") or
             "input"; its label, -1 where unknown; and a vector (C,) by stream.
-        faults: what was left out.
+        faults: what was skipped.
     """
 
     about: dict[str, Any]
@@ -126,7 +126,7 @@ def features_of_lists(
 ) -> Features:
     """Features of all videos of one or more parts of a checkpoint's split.
 
-    Videos that cannot be read are left out, and told in the features' faults.
+    Videos that cannot be read are skipped, and listed in the features' faults.
 
     Args:
         ckpt_path: a checkpoint of this project.
@@ -178,7 +178,7 @@ def features_of_files(
     """
     sources, failed = find_inputs([named] if isinstance(named, str) else [str(n) for n in named])
     for source in filter(is_stream, sources):
-        raise UserError(f"input {source} has no end: features are of whole videos")
+        raise UserError(f"input {source} has no end: features are of full videos")
     module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
     predictor = Predictor(ckpt_path, flow, device, load=lambda _: (module, description))
     made_by = {"flow": asdict(predictor.flow) if predictor.flow else None}

@@ -1,4 +1,4 @@
-"""Extract the flow of many videos, in parallel, and go on after a stop."""
+"""Extract the flow of many videos, in parallel, and continue after a stop."""
 
 import csv
 import logging
@@ -66,8 +66,8 @@ def extract_flow(
 
     Field i goes from frame i to frame i + 1: a video of n frames has n - 1 fields. Videos whose
     flow is already there are left alone; a broken video is reported in the result and in
-    `<output>/failed.csv`, and the rest goes on. The settings are written to `<output>/flow.json`
-    first. Stopped at whatever moment, the same call goes on where it was. Shards may run at the
+    `<output>/failed.csv`, and the rest continues. The settings are written to `<output>/flow.json`
+    first. Stopped at whatever moment, the same call resumes where it was. Shards may run at the
     same time, and their number may change when all that have begun are finished.
 
     Args:
@@ -134,7 +134,7 @@ def claim(output: Path, settings: FlowSettings, format: str) -> None:
         )
     if there and there != [format]:
         raise UserError(
-            f"{output} holds flow in format {there[0]}, not {format}: go on with "
+            f"{output} holds flow in format {there[0]}, not {format}: continue with "
             f"format={there[0]}, or give another output folder"
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def _run(
         begun = {entry.name for entry in work.iterdir()} & todo.keys() - failed.keys()
         raise UserError(
             f"a worker process died, of memory or of a video, at {', '.join(sorted(begun))}"
-            f"{'' if begun else 'its start'}; the same command goes on with the rest, and with "
+            f"{'' if begun else 'its start'}; rerun the same command for the rest, and with "
             "workers=1 it shows the video"
         ) from error
     return display.frames, failed

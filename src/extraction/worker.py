@@ -1,6 +1,6 @@
 """What a worker process of the extractor does, video by video.
 
-It writes each video as a part in a working folder; the parent alone takes whole parts over.
+It writes each video as a part in a working folder; the parent alone takes complete parts over.
 Whenever either is killed, a video is there completely or not at all.
 """
 

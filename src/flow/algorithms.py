@@ -31,7 +31,7 @@ class TVL1(TVL1Parameters):
         """OpenCV's, on the CPU."""
 
         def calc(first: Frames, second: Frames) -> Fields:
-            # A new one each time: after a small image OpenCV's object goes on with fewer scales.
+            # A new one each time: after a small image OpenCV's object continues with fewer scales.
             algorithm = cv2.optflow.DualTVL1OpticalFlow_create(**asdict(self))
             return algorithm.calc(first, second, None)
 

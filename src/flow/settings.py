@@ -64,7 +64,7 @@ class FlowSettings:
         return ALGORITHMS[self.algorithm].color
 
     def save(self, folder: Path) -> None:
-        """Write flow.json, whole or not at all; if there is one already, it stays.
+        """Write flow.json, completely or not at all; if there is one already, it stays.
 
         The versions that made the flow are in it for the reader's information.
         """

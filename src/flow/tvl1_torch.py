@@ -176,7 +176,7 @@ def _linearise(first: Tensor, images: Tensor, u: Tensor, v: Tensor) -> Residual:
 def _step(
     state: State, residual: Residual, active: Tensor, parameters: Parameters
 ) -> tuple[State, Tensor]:
-    """One iteration, and which pairs have changed enough to go on; `active` is (N, 1, 1)."""
+    """One iteration, and which pairs have changed enough to continue; `active` is (N, 1, 1)."""
     u, v, ux, uy, vx, vy = state
     rest, x, y = residual
     theta, rate = parameters.theta * active, parameters.tau / parameters.theta * active  # 0: stay
@@ -240,7 +240,7 @@ def _resize(images: Tensor, size: tuple[int, int], step: tuple[float, float]) ->
 def _median(images: Tensor, size: int) -> Tensor:
     """Filter (N, H, W) with the median over `size` x `size` pixels, the border repeated.
 
-    Nothing but minima and maxima of whole images, which are fused into two kernels on a GPU.
+    Nothing but minima and maxima of full images, which are fused into two kernels on a GPU.
     """
     height, width = images.shape[-2:]
     padded = _pad(images, size // 2)
@@ -304,7 +304,7 @@ def _filter(size: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _fused(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile for devices in COMPILED, for all sizes at once; where that fails, go on without."""
+    """Compile for devices in COMPILED, for all sizes at once; where that fails, run without."""
     compiled: list[Callable[P, R]] = []
 
     @functools.wraps(function)

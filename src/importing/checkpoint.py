@@ -42,7 +42,7 @@ class Imported:
     source: str
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all.
+        """Write the checkpoint, completely or not at all.
 
         Raises:
             UserError: the path is a folder's.

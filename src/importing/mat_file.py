@@ -27,7 +27,7 @@ class Layer:
     """One layer of a DagNN.
 
     Args:
-        name: as in the file; its parts are told by their types and connections, never by names.
+        name: as in the file; parts are recognized by their types and connections, not by names.
         type: MATLAB's class, such as "dagnn.Conv".
         inputs, outputs: names of variables.
         params: names of parameters, in the order that the type defines.
@@ -58,7 +58,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Dag:
-    """A whole DagNN.
+    """A DagNN.
 
     Args:
         source: the file, for messages.

@@ -130,7 +130,7 @@ def _pool(dag: Dag, layer: Layer) -> Pool:
     size, stride = layer.numbers("poolSize", 2, 1), layer.numbers("stride", 2, 1)
     kind = str(layer.block.get("method", "max"))
     along_time = (size[0], stride[0], *layer.numbers("pad", 4, 0)) == (1, 1, 0, 0, 0, 0)
-    whole = all(number >= 1 and number.is_integer() for number in (*size, *stride))
-    if not (along_time and whole) or kind not in ("max", "avg"):
+    integers = all(number >= 1 and number.is_integer() for number in (*size, *stride))
+    if not (along_time and integers) or kind not in ("max", "avg"):
         raise dag.error(f"{layer} is no maximum or average over time without padding")
     return Pool(int(size[-1]), int(stride[-1]), kind)

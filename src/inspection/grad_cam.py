@@ -56,7 +56,7 @@ def grad_cam(
     Args:
         module: a stream alone or a joint net; it is in evaluation mode meanwhile.
         batch: uint8 clips (B, C, T, H, W) of its modalities, on its device.
-        classes: (B,) to explain; None for those that the net as a whole predicts.
+        classes: (B,) to explain; None for those that the net predicts.
 
     Returns:
         Maps of the size of the clips.
@@ -69,8 +69,8 @@ def grad_cam(
     with module.evaluating(), torch.enable_grad(), _recorded(module.net) as features:
         logits = module.classify(clips)
         scores = {stream: values.mean(1) for stream, values in logits.items()}  # (B, K)
-    whole = mean_of_streams(scores)
-    classes = whole.argmax(1) if classes is None else classes.to(whole.device)
+    net = mean_of_streams(scores)
+    classes = net.argmax(1) if classes is None else classes.to(net.device)
     found = []
     for (stream, classifier), recorded in features.items():
         classifier = classifier or next(iter(scores))  # a stream alone has one

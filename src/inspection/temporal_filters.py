@@ -89,7 +89,7 @@ def shares(weight: Tensor) -> dict[str, float]:
 def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
     """The weights that a checkpoint's stage started from, those of them that are still there.
 
-    They are the final checkpoints of earlier stages of its run, or files; ImageNet's are left out.
+    They are the final checkpoints of earlier stages of its run, or files; ImageNet's are skipped.
 
     Raises:
         UserError: the checkpoint is not one of this project.

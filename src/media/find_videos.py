@@ -14,7 +14,7 @@ _FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v"}
 def find_videos(folder: Path) -> list[Path]:
     """Find the videos in a folder and its subfolders, sorted; a single file stands for itself.
 
-    Hidden files and folders are left out, and flow extracted into the folder is not searched.
+    Hidden files and folders are skipped, and flow extracted into the folder is not searched.
 
     Raises:
         UserError: the folder does not exist or holds no video.

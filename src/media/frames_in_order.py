@@ -77,10 +77,10 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
                 size = size if index else image.shape[:2]
                 stated = frame.duration and frame.time_base
                 duration = float(frame.duration * frame.time_base) if stated else usual
-                told = frame.time
-                if told is None or (index and told < now):  # no times, or they begin again
-                    told = now + usual if index else 0.0
-                now = told
+                stated = frame.time
+                if stated is None or (index and stated < now):  # no times, or they begin again
+                    stated = now + usual if index else 0.0
+                now = stated
                 yield TimedFrame(index, round(now, 6), duration, resize(image, size))
                 index += 1
     except (av.FFmpegError, OSError, ValueError) as error:

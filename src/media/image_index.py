@@ -62,7 +62,7 @@ def load_json(file: Path | None) -> dict[str, Any]:
 
 
 def save_json(file: Path, content: dict[str, Any]) -> bool:
-    """Write a file whole or not at all; tells whether it could be written."""
+    """Write a file completely or not at all; tells whether it could be written."""
     return _save(file, lambda part: part.write_text(json.dumps(content)))
 
 
@@ -75,7 +75,7 @@ def load_array(file: Path) -> npt.NDArray | None:
 
 
 def save_array(file: Path, array: npt.NDArray) -> bool:
-    """Write a file whole or not at all; tells whether it could be written."""
+    """Write a file completely or not at all; tells whether it could be written."""
 
     def write(part: Path) -> None:
         with part.open("wb") as open_file:

@@ -79,7 +79,7 @@ class JoinedTree:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path names a zip archive, whole or in pieces."""
+    """Whether a path names a zip archive, in one file or in pieces."""
     return re.search(r"\.zip(\.\d{3})?$", path.name, re.IGNORECASE) is not None
 
 

@@ -109,7 +109,7 @@ class VideoFile:
                 yield image
                 read += 1
         except _Unsuitable:
-            # Decoding in order may go on where a reader that jumps stops.
+            # Decoding in order may continue where a reader that jumps stops.
             self._reader, self.decoder = _InOrder(self.path), "pyav"
             yield from self._reader.rgb(indices[read:])
 
@@ -125,7 +125,7 @@ class VideoFile:
 class _Packets:
     """PyAV on a file's packets: decodes from a key frame, without frames that nobody needs.
 
-    Which frames those are is told by the decoder itself (AVDISCARD_NONREF: no other frame refers to
+    The decoder itself knows which frames those are (AVDISCARD_NONREF: no other frame refers to
     them), so the frames that come out are those of a full decoding.
     """
 
@@ -243,7 +243,7 @@ def _vop_type(packet: bytes) -> str:
     """The type of a frame after MPEG-4's VOP start code."""
     at = packet.find(b"\x00\x00\x01\xb6") + 4
     if at < 4 or len(packet) <= at + 4:
-        raise _Unsuitable  # no frame in it, or a note that the frame is left out
+        raise _Unsuitable  # no frame in it, or a note that the frame is skipped
     return "IPBS"[packet[at] >> 6]
 
 

@@ -96,7 +96,7 @@ class NetAccuracies(nn.Module):
 
 
 def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:
-    """Scores (B, K) of a whole net from those of its streams, with equal weights."""
+    """Scores (B, K) of a full net from those of its streams, with equal weights."""
     return torch.stack(list(scores.values())).mean(0)
 
 

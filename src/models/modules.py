@@ -28,12 +28,12 @@ from src.models.resnet import ResNet
 from src.models.temporal import STREAMS
 from src.models.two_stream import TwoStreamResNet
 
-PARTIAL_EPOCH = "partial_epoch"  # of a checkpoint within a pass: the states of the pass's averages
+PARTIAL_EPOCH = "partial_epoch"  # in a checkpoint: the states of its averages
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
 
 
 class VideoProtocol(Protocol):
-    """How whole videos are tested; `src.evaluation.protocol` has one."""
+    """How full videos are tested; `src.evaluation.protocol` has one."""
 
     @property
     def name(self) -> str:
@@ -205,7 +205,7 @@ class VideoClassifier(pl.LightningModule):
         return named["loss"] * self._weight(batch_idx, len(target))
 
     def _weight(self, batch_idx: int, clips: int) -> float:
-        # Lightning divides by the number of batches of an update; the last one of a pass may have
+        # Lightning divides by the number of batches of an update; the last one of an epoch may have
         # fewer, and fewer clips in its last batch.
         together: int = self.trainer.accumulate_grad_batches
         loader: Any = self.trainer.train_dataloader
@@ -237,7 +237,7 @@ class VideoClassifier(pl.LightningModule):
         return self.protocol.video_scores(self.logits, batch)
 
     def test_step(self, batch: Batch, _: int) -> Batch:  # noqa: PT019
-        """Scores (B, K) of whole videos: of each stream and, the mean of those, of the net."""
+        """Scores (B, K) of full videos: of each stream and, the mean of those, of the net."""
         streams = self.video_scores(batch)
         self.test_metrics.update(streams, batch["label"])
         return {
@@ -277,7 +277,7 @@ class VideoClassifier(pl.LightningModule):
             used.scheduler.load_state_dict(chosen["lr_scheduler"]["scheduler"].state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a pass has come to so far on all ranks, for averages over all of it."""
+        """Keep what an epoch has come to so far on all ranks, for averages over all of it."""
         loop, strategy = self.trainer.fit_loop.epoch_loop, self.trainer.strategy
         if not loop.batch_progress.is_last_batch:
             checkpoint[PARTIAL_EPOCH] = {
@@ -296,7 +296,7 @@ class VideoClassifier(pl.LightningModule):
                 setattr(metric, key, state.to(metric.device))
 
     def _averages(self) -> Iterator[tuple[str, Metric]]:
-        """What is averaged over a pass of training; all states are sums."""
+        """What is averaged over an epoch of training; all states are sums."""
         for part in (self.train_losses, self.train_metrics):
             for name, metric in part.named_modules():
                 if isinstance(metric, Metric):

@@ -156,7 +156,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -
 
     Args:
         optimizer: whose learning rates are the highest ones.
-        total_steps: updates of the whole training.
+        total_steps: updates of the full training.
         warmup: the share of them that the rise takes, 0..1.
 
     Raises:

@@ -3,7 +3,7 @@
 A config is built by calling what its `_target_` entries name, so whoever writes a checkpoint
 chooses what is called, and with what. A prefix of names is not enough: this project has functions
 that write files, too. Users' own networks, datasets, crops, ... in `src.models` and `src.data` are
-told by their kind, and need to be named nowhere.
+recognized by their kind, and need to be named nowhere.
 """
 
 from dataclasses import is_dataclass

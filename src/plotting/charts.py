@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.utils.errors import visible
 
-COLORS = (  # told apart by color-blind readers (Okabe & Ito)
+COLORS = (  # distinguished by color-blind readers (Okabe & Ito)
     "#0072b2",
     "#d55e00",
     "#009e73",

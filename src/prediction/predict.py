@@ -1,4 +1,4 @@
-"""Classify videos and streams with a checkpoint: each as a whole, or window by window."""
+"""Classify videos and streams with a checkpoint: each as one, or window by window."""
 
 import contextlib
 import sys
@@ -34,7 +34,7 @@ class Options:
     Args:
         output: where rows are written, CSV or .json.
         top_k: classes per video or window.
-        window: seconds; None takes each video as a whole.
+        window: seconds; None takes each video as one.
         step: seconds from window to window; None for half a window.
         annotate: folder for annotated copies.
         plot: folder for plots of the timelines.
@@ -99,14 +99,14 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
     Ctrl-C ends it, and leaves what was found so far.
     """
     names, outcome = output_names(sources), Outcome({})
-    whole: list[RankedClass] = []
+    predictions: list[RankedClass] = []
     with PredictionFile(options.output) as rows:
         with _Display(len(sources)) as display:
             for source in sources:
                 job = _Job(predictor, source, names[source], options, rows, display)
                 try:
                     if options.window is None:
-                        whole += job.whole()
+                        predictions += job.video()
                     else:
                         job.windows(options.window, options.step or options.window / 2)
                 except UserError as error:
@@ -115,8 +115,8 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
                     outcome.stopped = source
                     break
                 display.finish()
-        if whole:
-            show_predictions(whole)
+        if predictions:
+            show_predictions(predictions)
         outcome.found = rows.written
     return outcome
 
@@ -132,8 +132,8 @@ class _Job:
     rows: PredictionFile
     display: "_Display"
 
-    def whole(self) -> list[RankedClass]:
-        """Classify it as a whole."""
+    def video(self) -> list[RankedClass]:
+        """Classify it as one."""
         self.display.show(self.source, 0.0)
         memory: Memory | None = {} if self.options.annotate else None
         probabilities = self.predictor.video(Upright(self.source), self.source, memory)

@@ -76,7 +76,7 @@ class Predictor:
         self._algorithm = self.flow.make(str(device)) if self.flow else None
 
     def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
-        """Probabilities (K,) of a whole video, seen as in testing.
+        """Probabilities (K,) of a full video, seen as in testing.
 
         Args:
             frames: the video's.
@@ -92,7 +92,7 @@ class Predictor:
         return self._probabilities(self._streams(frames, fields, name))
 
     def streams(self, frames: RGBSource, name: str) -> dict[str, Tensor]:
-        """Scores (K,) of each stream for a whole video, seen as in testing; see `video`."""
+        """Scores (K,) of each stream for a full video, seen as in testing; see `video`."""
         return self._streams(frames, self._flow(frames), name)
 
     def hold(self, frame: TimedFrame) -> HeldFrame:

@@ -108,8 +108,8 @@ class RememberedFlow:
 
     Args:
         flow: of this part.
-        first: place of its first field in the whole video.
-        memory: fields u, v by their place in the whole video; what is computed is added.
+        first: place of its first field in the full video.
+        memory: fields u, v by their place in the full video; what is computed is added.
     """
 
     def __init__(

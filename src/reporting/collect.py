@@ -40,7 +40,7 @@ class Run:
         split: of the dataset.
         seed: of the run.
         drawn: the seed of a dataset that is drawn; 0 of others.
-        protocol: of the test; it says so if videos were left out or counted as wrong.
+        protocol: of the test; it says so if videos were skipped or counted as wrong.
         partial: whether it was tested on other videos than the dataset's test list.
         accuracy: of the net's prediction.
         classifiers: of each classifier alone, for nets that have several.
@@ -124,7 +124,7 @@ def identity(record: Record, before: Mapping[str, Identity]) -> Identity:
     Args:
         record: of the stage, or its config and flow alone.
         before: the identities of the stages that parts of the net start from, by part; theirs are
-            added under the part's name, or the stage's if it is the whole net.
+            added under the part's name, or the stage's if it is the full net.
     """
     own = what_matters({**record["config"], "flow": record["flow"]})
     for part, source in weight_sources(record["config"]).items():

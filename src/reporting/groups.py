@@ -115,11 +115,11 @@ def _tell_apart(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 def _overrides(runs: Sequence[Run]) -> list[str]:
     """Those of all commands of a group that may matter and do not name its experiment or split."""
-    told = ("experiment", "sweep", *REPEATED)
+    named = ("experiment", "sweep", *REPEATED)
 
     def matters(override: str) -> bool:
         key = override.partition("=")[0].lstrip("+~")
-        return not cannot_matter(key) and key not in told and not key.startswith("hydra")
+        return not cannot_matter(key) and key not in named and not key.startswith("hydra")
 
     first, *others = [run.overrides or () for run in runs]
     return [one for one in first if matters(one) and all(one in other for other in others)]

@@ -72,7 +72,7 @@ class Section:
 
 
 def to_page(title: str, sections: Sequence[Section]) -> str:
-    """The whole page; names stand there as they are, whatever they contain."""
+    """The full page; names stand there as they are, whatever they contain."""
     source = _TEMPLATE.read_text(encoding="utf-8")
     template = Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return template.render(title=title, sections=sections)

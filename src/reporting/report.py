@@ -125,7 +125,7 @@ def _sections(
         sections.append(Section("Not run", lines=why, code=list(dict.fromkeys(commands))))
     if left_out:
         lines = [f"{folder}: {reason}" for folder, reason in left_out.items()]
-        sections.append(Section("Left out", lines=lines))
+        sections.append(Section("Skipped", lines=lines))
     return sections
 
 

@@ -23,7 +23,7 @@ WATCHED = "val/clip/top1"  # of each epoch, for Optuna's pruner
 
 
 class SeedSteps(pl.Callback):
-    """Seeds what a training step draws (dropout, mixing) by the run's seed, pass, batch and rank.
+    """Seeds what a training step draws (dropout, mixing) by the run's seed, epoch, batch and rank.
 
     So a run that was stopped anywhere draws the same numbers as one that was not, whatever else has
     drawn in between, and ranks draw different ones.
@@ -126,7 +126,7 @@ class FollowConfig(pl.Callback):
 
 
 class EpochLine(pl.Callback):
-    """Logs loss, clip-level accuracy and time after every pass.
+    """Logs loss, clip-level accuracy and time after every epoch.
 
     Args:
         stage: its name.
@@ -137,7 +137,7 @@ class EpochLine(pl.Callback):
         self.stage, self.validated, self.start = stage, validated, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of a pass that goes on in its middle."""
+        """Start the clock of an epoch that continues in its middle."""
         self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -145,12 +145,12 @@ class EpochLine(pl.Callback):
         self.start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the line; validation of this pass is over by now."""
+        """Log the line; validation of this epoch is over by now."""
         seconds = time.monotonic() - self.start
         metrics = trainer.callback_metrics  # all ranks put them together
         if not trainer.is_global_zero:
             return
-        parts = [f"{self.stage}: pass {trainer.current_epoch + 1} of {trainer.max_epochs}"]
+        parts = [f"{self.stage}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         for key, title, unit in (
             ("train/loss_epoch", "loss {:.3f}", 1),
             ("train/clip/top1", "top-1 of train clips {:.1f} %", 100),
@@ -165,12 +165,12 @@ class EMA(WeightAveraging):
     """Averages weights and batch norm statistics after every update: average += (1 - d) * change.
 
     Validation and, after training, testing and the checkpoint's weights are the average; the
-    checkpoint also holds what training goes on from. The n-th update has d = min(decay, n / (n +
+    checkpoint also holds what training resumes from. The n-th update has d = min(decay, n / (n +
     9)), so that a short training is not stuck with its first weights.
 
     Lightning's own `EMAWeightAveraging` has no such start, rounds what does not change, keeps
     the average on the CPU when training on a GPU, and leaves a run that was stopped between its
-    last pass and its test with the weights of the last update.
+    last epoch and its test with the weights of the last update.
 
     Args:
         decay: 0..1, the longest memory: about 1 / (1 - decay) updates.
@@ -197,15 +197,15 @@ class EMA(WeightAveraging):
             self._average_model.to(pl_module.device)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Use the average, also when a checkpoint left no pass to train."""
+        """Use the average, also when a checkpoint left no epoch to train."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
 
 
 class Prune(pl.Callback):
-    """Reports the clip-level accuracy of each pass, and ends the training if Optuna says so.
+    """Reports the clip-level accuracy of each epoch, and ends the training if Optuna says so.
 
-    The first process asks; all of them do as it is told.
+    The first process asks; all of them follow.
 
     Args:
         journal: file of the search.
@@ -221,7 +221,7 @@ class Prune(pl.Callback):
         self._trial: Any = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report; validation of this pass is over by now."""
+        """Report; validation of this epoch is over by now."""
         value = trainer.callback_metrics.get(WATCHED)
         if value is None:
             if trainer.is_global_zero and not trainer.current_epoch:
@@ -234,7 +234,7 @@ class Prune(pl.Callback):
             self.pruned = trainer.should_stop = True
             if trainer.is_global_zero:
                 self._trial.set_user_attr(PRUNED, done)
-                log.info("trial %d is pruned after pass %d", self.number, done)
+                log.info("trial %d is pruned after epoch %d", self.number, done)
 
     def _should_end(self, done: int, value: float) -> bool:
         self._trial = self._trial or self._open()

@@ -19,7 +19,7 @@ from src.utils.errors import UserError, first_line
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under another name in the same folder, and renames it when it is whole.
+    """Writes a checkpoint under another name in the same folder, and renames it when complete.
 
     Lightning writes it into the folder for temporary files and moves it: from one file system to
     another that is a copy, and a process that is ended meanwhile leaves half a checkpoint in the
@@ -50,8 +50,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise UserError(
-                f"checkpoint {target} cannot be written ({_reason(error)}): make room or mend the "
-                "folder, then the same command goes on from the checkpoint that is there"
+                f"checkpoint {target} cannot be written ({_reason(error)}): make room or fix the "
+                "folder, then rerun the same command to resume from the checkpoint that is there"
             ) from error
 
 
@@ -78,13 +78,13 @@ def _reason(error: BaseException) -> str:
 class StageCheckpoint(ModelCheckpoint):
     """Writes one file, over and over.
 
-    Within a pass it is written between updates only, so that no gradients need to be kept. All
-    ranks write together: whether one is told to stop, or a clock is ahead, is agreed on first.
+    Within an epoch it is written between updates only, so that no gradients need to be kept. All
+    ranks write together: whether one is asked to stop, or a clock is ahead, is agreed on first.
 
     Args:
         file: the checkpoint.
-        minutes: from one to the next while a pass is trained; None: after passes only.
-        stop: knows whether this process was told to end.
+        minutes: from one to the next while an epoch is trained; None: after epochs only.
+        stop: knows whether this process was asked to end.
     """
 
     def __init__(self, file: Path, minutes: float | None, stop: EndAtSignals) -> None:
@@ -118,7 +118,7 @@ class StageCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save if it is time, or if this process is to end."""
         if batch_idx + 1 == trainer.num_training_batches:
-            return  # the pass's own checkpoint is near
+            return  # the epoch's own checkpoint is near
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             due = (
                 self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
@@ -131,15 +131,15 @@ class StageCheckpoint(ModelCheckpoint):
                 self.stop.end(asked)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after every pass, and end then if told so in its last step or in validation."""
+        """Save after every epoch, and end then if asked to in its last step or in validation."""
         super().on_train_epoch_end(trainer, pl_module)
         self._saved_at = time.monotonic()
         _, asked = self._agree(trainer)
-        if asked:  # not here: what the pass has come to is logged after this
+        if asked:  # not here: what the epoch has come to is logged after this
             self.stop.asked, trainer.should_stop = asked, True
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
-        """Whether it is time on any rank, and the signal that any was told to end by, else 0."""
+        """Whether it is time on any rank, and the signal that any was asked to end by, else 0."""
         asked = self.stop.asked or 0
         if trainer.world_size == 1:
             return due, asked
@@ -182,6 +182,6 @@ class BestCheckpoint(Checkpoint):
 
 
 def _validates_next(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether this step is followed by validation, which a run that goes on would leave out."""
+    """Whether this step is followed by validation, which a run that continues would leave out."""
     every = trainer.val_check_batch  # steps
     return bool(trainer.enable_validation and every and (batch_idx + 1) % every == 0)

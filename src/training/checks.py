@@ -141,8 +141,10 @@ def tell_cap(configs: Mapping[str, StageConfig]) -> None:
     own = {name: config["max_epochs"] for name, config in configs.items()}
     cap = next(iter(configs.values()))["trainer"]["max_epochs"]
     if cap is not None and cap > max(own.values()):
-        told = ", ".join(f"stages.{name}.max_epochs={epochs}" for name, epochs in own.items())
-        log.warning("trainer.max_epochs=%s is a cap, and caps nothing: %s are their own", cap, told)
+        lengths = ", ".join(f"stages.{name}.max_epochs={epochs}" for name, epochs in own.items())
+        log.warning(
+            "trainer.max_epochs=%s is a cap, and caps nothing: %s are their own", cap, lengths
+        )
 
 
 def check_trainer(cfg: DictConfig, configs: Mapping[str, StageConfig]) -> pl.Trainer:

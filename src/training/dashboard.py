@@ -30,7 +30,7 @@ from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
 
 @dataclass(frozen=True)
 class Tested:
-    """A stage that has been tested on whole videos.
+    """A stage that has been tested on full videos.
 
     Args:
         scores: of the net.

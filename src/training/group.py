@@ -75,7 +75,7 @@ def tell_lightning(group: Group | None) -> None:
     lone processes, and refuses tasks that were not started with --ntasks-per-node.
     """
     if group is None:
-        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning believes a RANK that was left over in the shell
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning believes a RANK that was a leftover of the shell
     if group is None or group.starter != "SLURM":
         os.environ.pop("SLURM_NTASKS", None)
         return
@@ -100,7 +100,7 @@ class CheckQueue(Callback):
             raise UserError("hydra/launcher=slurm queues the jobs of a sweep: add -m")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check a whole sweep."""
+        """Check a sweep."""
         with one_line_errors():  # Hydra would make a warning of an exception
             check_queue(config)
 

@@ -87,7 +87,7 @@ def _write(
     stage_dir: StageDir, fused: Fusion, stages: Mapping[str, StageDir], made_from: Mapping[str, str]
 ) -> None:
     stage_dir.path.mkdir(exist_ok=True)
-    # Jobs that share their streams may all do so at once: each file is there as a whole.
+    # Jobs that share their streams may all do so at once: each file is there completely.
     with TemporaryDirectory(dir=stage_dir.path) as draft:
         fused.scores.save(scores_file(Path(draft)))
         for file in Path(draft).iterdir():

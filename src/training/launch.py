@@ -1,7 +1,7 @@
 """One process per device, all with the same config, for one job of a sweep or for a single run.
 
 Lightning's own launcher repeats the command line in every process; in a sweep (`-m`) each of them
-would run the whole sweep again. Here the processes are started with the job's composed config in a
+would run the full sweep again. Here the processes are started with the job's composed config in a
 file, and end with the job: its process group, its directory and its GPU memory are its own.
 torchrun and SLURM start processes themselves; then there is nothing to start.
 """
@@ -73,7 +73,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
 
     Raises:
         UserError: a process ended before its time, or others than the trainer's were started.
-        SystemExit: the first process ended with an error, which it has told; or a signal
+        SystemExit: the first process ended with an error, which it has printed; or a signal
             came that ends it.
     """
     group = Group.found()
@@ -146,7 +146,7 @@ def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:
     if ours and "LOCAL_RANK" in os.environ:
         raise UserError(
             f"LOCAL_RANK={os.environ['LOCAL_RANK']} is set, but neither torchrun nor srun has "
-            "started this process: unset LOCAL_RANK if it is left over, else start with torchrun"
+            "started this process: unset LOCAL_RANK if it is a leftover, else start with torchrun"
         )
     return trainer.num_devices if ours else 0
 
@@ -159,7 +159,7 @@ def place_to_meet(nodes: int, job: int) -> dict[str, str]:
         job: number in a sweep.
 
     Raises:
-        UserError: they are on several machines, and nobody has said where to meet.
+        UserError: they are on several machines, and there is no address to meet at.
     """
     if nodes == 1:  # whatever else is in the environment is of others
         with socket.socket() as free:
@@ -182,7 +182,7 @@ def _run_ranks(
 ) -> None:
     alive, ends_with_us = os.pipe()  # closed by the end of this process, whatever ends it
     processes: list[subprocess.Popen[bytes]] = []
-    told = [folder / f"rank{rank}.txt" for rank in range(count)]
+    outputs = [folder / f"rank{rank}.txt" for rank in range(count)]
     told_to_end: list[int] = []  # signals
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -196,7 +196,7 @@ def _run_ranks(
     before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         for rank in range(count):
-            with told[rank].open("wb") as file:
+            with outputs[rank].open("wb") as file:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "src.training.rank", *arguments, str(alive)],
@@ -223,7 +223,7 @@ def _run_ranks(
     if failed == 0:
         sys.exit(1 if statuses[0] == MISTAKE else statuses[0])
     if failed is not None:
-        text = told[failed].read_text(errors="replace").strip()
+        text = outputs[failed].read_text(errors="replace").strip()
         lines = text.splitlines()
         if statuses[failed] == MISTAKE and lines:
             raise UserError(lines[-1].removeprefix("error: "))

@@ -31,7 +31,7 @@ LONGEST = 128  # characters of a name on W&B
 
 
 class Guarded(Logger):
-    """What comes before a logger's own class: a failure is reported once, the rest is left out."""
+    """What comes before a logger's own class: a failure is reported once, the rest is skipped."""
 
     entry: str  # its key in the config's logger group
     failed: set[str]  # the entries that have failed; all loggers of a run share it
@@ -129,7 +129,7 @@ class Loggers:
     does, is reported once and dropped for the rest of the run.
 
     Args:
-        cfg: the logger group; entries that are null are left out.
+        cfg: the logger group; entries that are null are skipped.
     """
 
     def __init__(self, cfg: DictConfig | None) -> None:
@@ -140,7 +140,7 @@ class Loggers:
 
     @contextlib.contextmanager
     def of_stage(self, folder: Path, config: StageConfig) -> Iterator[Sequence[Logger]]:
-        """The loggers of a stage; each is told at the end, after an exception too, how it ended.
+        """The loggers of a stage; each learns at the end, after an exception too, how it ended.
 
         Args:
             folder: the stage's, where they write.
@@ -214,7 +214,7 @@ def code_version() -> dict[str, str | None]:
 class StageRun(WandbLogger):
     """A W&B run for one stage; offline, without a prompt, if no key is set.
 
-    A stage that goes on after a stop goes on with its run.
+    A stage that continues after a stop continues with its run.
 
     Args:
         save_dir: the stage's folder; its name is the job type.

@@ -156,7 +156,7 @@ def run_stage(
     overrides: Sequence[str] | None = None,
     last: bool = True,
 ) -> bool:
-    """Train one stage, test it on whole videos, and record both in its directory.
+    """Train one stage, test it on full videos, and record both in its directory.
 
     Args:
         cfg: the composed config.
@@ -318,7 +318,7 @@ def _fit(
 
 
 def _load_best(module: VideoClassifier, checkpoint: Path) -> None:
-    """Have a trained module go on with the weights of its best epoch."""
+    """Have a trained module continue with the weights of its best epoch."""
     content = read_checkpoint(str(checkpoint))
     module.load_state_dict(content["state_dict"])
     log.info("epoch %d was the best in validation: %s", content["epoch"] + 1, checkpoint)

@@ -44,18 +44,18 @@ def progress_bars(
 class StageProgress(ProgressBar):
     """Shows training, validation and test of a stage, and leaves one line of it.
 
-        joint: pass 3 of 80 ━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━ batch 12 of 57, 1:12:34 left
+        joint: epoch 3/80 ━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━ batch 12 of 57, 1:12:34 left
         validation          ━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━ batch 20 of 30
         153.4 clips/s, 3 % waiting for data, loss 1.234, top-1 train 56.2 %, val 45.1 %
 
-    The first bar is the whole training's, and so is the time that is left: of steps and validation
-    as in this call so far. Accuracies are those of clips, in the last pass. What is logged or
+    The first bar is the full training's, and so is the time that is left: of steps and validation
+    as in this call so far. Accuracies are those of clips, in the last epoch. What is logged or
     printed meanwhile goes above. It is drawn between steps, not by a thread of its own: processes
     may be forked at any time.
 
     Args:
         title: the stage's name.
-        console: where to draw; its `soft_wrap` keeps long lines of others whole.
+        console: where to draw; its `soft_wrap` keeps long lines of others unbroken.
         throughput: knows how fast training is; None if nothing is trained.
     """
 
@@ -91,11 +91,11 @@ class StageProgress(ProgressBar):
         batch = step[2] + 1
         if not self._due(last=batch == trainer.num_training_batches):
             return
-        batches, passes = int(trainer.num_training_batches), trainer.max_epochs or 1
-        done, of = trainer.current_epoch * batches + batch, passes * batches
+        batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
+        done, of = trainer.current_epoch * batches + batch, epochs * batches
         left = (time.perf_counter() - self._start) / self._trained * (of - done)
         self._bars["train"] = (
-            f"{self.title}: pass {trainer.current_epoch + 1} of {passes}",
+            f"{self.title}: epoch {trainer.current_epoch + 1}/{epochs}",
             done,
             of,
             f"batch {batch} of {batches}, {_in_words(left)} left",
@@ -116,12 +116,12 @@ class StageProgress(ProgressBar):
         self._evaluated("validation", step[2] + 1, trainer.num_val_batches)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Training goes on."""
+        """Training continues."""
         self._bars.pop("validation", None)
         self._draw()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the accuracies of the pass from now on."""
+        """Show the accuracies of the epoch from now on."""
         metrics: Mapping[str, Any] = trainer.callback_metrics
         for key, name in _ACCURACIES.items():
             if key in metrics:

@@ -22,7 +22,7 @@ def main(config: str, result: str, alive: str) -> None:
 
     Args:
         config: YAML with the keys work, config, logging and overrides.
-        result: JSON file; when a bug ends the process is told beside it.
+        result: JSON file; when a bug ends the rank is written beside it.
         alive: number of a pipe that nothing comes through; its end is the end of the parent.
     """
     end_with_parent(Connection(int(alive), writable=False))

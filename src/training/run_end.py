@@ -91,7 +91,7 @@ def end_run(
 def _files(
     stages: Sequence[StageDir], table: Path, others: Mapping[str, StageDir]
 ) -> dict[str, list[Path]]:
-    """Of the stages that are told about, of the run, and the folders of its other stages."""
+    """Of the stages that are shown, of the run, and the folders of its other stages."""
     beside = {
         title: [stage.path / name for stage in stages for name in names]
         for title, names in _BESIDE.items()

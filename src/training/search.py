@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ARGUMENTS = "arguments"  # of the command line, the same for all trials
 PRUNER = "pruner"
 FOLDER = "folder"  # the run directory of a trial
-PRUNED = "pruned"  # the pass after which a trial was ended
+PRUNED = "pruned"  # the epoch after which a trial was ended
 JOURNALS = "*.study"  # names of the files
 
 
@@ -79,7 +79,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def fails_alone() -> Iterator[None]:
-    """Make the end of a job's processes by a mistake an exception, after which a sweep goes on.
+    """Make the end of a job's processes by a mistake an exception, after which a sweep continues.
 
     Raises:
         UserError: instead of `SystemExit`, but for an end by a signal.

@@ -45,7 +45,7 @@ def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> No
 def compile_nets(mode: str | None, *nets: nn.Module) -> None:
     """Have networks compiled at their first step, in place: the names of their weights stay.
 
-    Clips of training and validation have one size each, the last batch of a pass perhaps another:
+    Clips of training and validation have one size each, the last batch of an epoch perhaps another:
     each is compiled for itself, which is faster than code for any size.
     """
     if mode is not None:

@@ -1,8 +1,8 @@
 """What SIGTERM, SIGUSR1, SIGHUP and Ctrl-C do to a process that trains: it ends, in good order.
 
 In training it ends as soon as it has saved where it is (`StageCheckpoint`), anywhere else at once,
-and anywhere at once when told again later. Checkpoints and records are whole at any time
-(`checkpoint_io`): the same command goes on from the last of them.
+and anywhere at once at a second signal, later. Checkpoints and records are complete at any time
+(`checkpoint_io`): rerun the same command to resume from the last of them.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def ignore_signals() -> None:
 def await_signals() -> None:
     """Give signals the time to arrive, after an error that may come from the end of others.
 
-    When all processes are told to end, one may first lose its connection to another, or a worker
+    When all processes are asked to end, one may first lose its connection to another, or a worker
     that loads its data: that is no failure of the job.
     """
     time.sleep(NOTICE)
@@ -89,7 +89,8 @@ def _end(number: int, _: FrameType | None, where: str = "the last checkpoint") -
     ignore_signals()  # once is enough
     _let_go_of_terminal(number)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # torch would report workers that end too
-    _tell(f"stopped by {signal.Signals(number).name}: the same command goes on from {where}")
+    name = signal.Signals(number).name
+    _tell(f"stopped by {name}: rerun the same command to resume from {where}")
     raise SystemExit(128 + number)
 
 

@@ -67,18 +67,18 @@ class Throughput(pl.Callback):
         return self._before + self._now
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin, in the middle of a pass perhaps."""
+        """Begin, in the middle of an epoch perhaps."""
         self._updates = trainer.global_step
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)  # another stage's may be higher
         self._restart(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave out what came between the passes."""
+        """Leave out what came between the epochs."""
         self._restart(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave out the validation, which may be in the middle of a pass."""
+        """Leave out the validation, which may be in the middle of an epoch."""
         self._restart(trainer)
 
     def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""The videos that cannot be read in training: told, counted over all ranks, and not too many."""
+"""Videos that cannot be read in training: reported, counted over all ranks, and not too many."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from src.utils.errors import UserError, visible
 
 log = logging.getLogger(__name__)
 _DONE = {
-    "train": "another takes its place in every pass",
+    "train": "another takes its place in every epoch",
     "val": "validation leaves it out, the test will not",
 }
 
@@ -21,9 +21,9 @@ _DONE = {
 class UnreadableVideos(pl.Callback):
     """Lists the videos that could not be read, by name, and stops a run that has too many.
 
-    Every `log_every_n_steps` steps and after each pass the ranks put together what each has met:
-    all of them tell the same, and all of them stop. In validation such videos are left out, because
-    a replaced video would change the list from pass to pass; in the test they are not, see
+    Every `log_every_n_steps` steps and after each epoch the ranks put together what each has met:
+    all of them tell the same, and all of them stop. In validation such videos are skipped, because
+    a replaced video would change the list from epoch to epoch; in the test they are not, see
     `CollectScores`.
 
     Args:
@@ -49,8 +49,8 @@ class UnreadableVideos(pl.Callback):
         return [*left_out, *self.replaced]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known, so that a run that goes on still knows it."""
-        # Within a pass there may be some of which nobody has been told yet.
+        """What is known, so that a run that continues still knows it."""
+        # Within an epoch there may be some that have not been reported yet.
         return {
             phase: self.data.errors.unreadable[phase] | known for phase, known in self.known.items()
         }
@@ -69,7 +69,7 @@ class UnreadableVideos(pl.Callback):
             pl_module.log("data/replaced_videos", float(len(self.known["train"])))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Agree, and log how many there are; validation of this pass is over by now."""
+        """Agree, and log how many there are; validation of this epoch is over by now."""
         self._agree(trainer)
         for phase, known in self.known.items():
             pl_module.log(f"{phase}/skipped_videos", float(len(known)), sync_dist=True)

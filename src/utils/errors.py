@@ -1,16 +1,16 @@
-"""The one exception that means "the user can mend this", as opposed to a bug."""
+"""The one exception that means "the user can fix this", as opposed to a bug."""
 
 from hashlib import sha256
 
 
 class UserError(Exception):
-    """A mistake in the input: one line that names the thing, the reason and the mend.
+    """A mistake in the input: one line that names the thing, the reason and what to do.
 
     Entry points print it and exit with status 1; anything else keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker hands its exception on as the text of its whole traceback.
+        # A DataLoader worker hands its exception on as the text of its full traceback.
         lines = message.rsplit("UserError: ", 1)[-1].splitlines()
         super().__init__(visible(" ".join(filter(None, map(str.strip, lines)))))
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, wherever a process may end."""
+"""Files that are there completely or not at all, wherever a process may end."""
 
 import contextlib
 import fcntl

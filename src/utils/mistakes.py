@@ -1,4 +1,4 @@
-"""What a user can mend, as one line: mistakes in a config, in arguments, on a disk."""
+"""What a user can fix, as one line: mistakes in a config, in arguments, on a disk."""
 
 import contextlib
 import errno
@@ -30,8 +30,8 @@ _REFUSALS = {
     errno.EROFS: "give a path on another file system",
     errno.EISDIR: "give the path of a file: this is a folder",
     errno.ENOTDIR: "give another path: a part of it is a file",
-    errno.ENOSPC: "make room, then the same command goes on",
-    errno.EDQUOT: "make room, then the same command goes on",
+    errno.ENOSPC: "make room, then rerun the same command to resume",
+    errno.EDQUOT: "make room, then rerun the same command to resume",
 }
 
 
@@ -48,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
+        print("stopped: rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         mistake = find_mistake(error)
@@ -75,7 +75,7 @@ def quieten() -> None:
 
 
 def find_mistake(error: BaseException) -> str | None:
-    """The line to show for an exception that the user can mend, None for a bug.
+    """The line to show for an exception that the user can fix, None for a bug.
 
     A constructor's own complaint, ValueError or TypeError, reaches here wrapped by Hydra's
     `instantiate`: the innermost reason is the one that names the thing.

@@ -115,7 +115,7 @@ def test_a_setting_that_fails_is_left_out(
     tables = run.run_benchmarks(compose_config("benchmark", "target=step", settings))
     assert ended == ["compile=default", "as it is"]
     assert [table.title for table in tables] == ["as it is"]
-    assert "step: compile=default: left out: CUDA out of memory.\n" in capsys.readouterr().out
+    assert "step: compile=default: skipped: CUDA out of memory.\n" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"none of step\.settings can be run here"):
         run.run_benchmarks(
             compose_config("benchmark", "target=step", "step.settings=[['compile=default']]")

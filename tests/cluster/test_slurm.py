@@ -86,7 +86,7 @@ def ended(cluster: Environment, number: str) -> bool:
 def preempt(cluster: Environment, checkpoint: Path) -> None:
     """Wait for a checkpoint, then take both CPUs for more important work."""
     wait_for(checkpoint.is_file)
-    time.sleep(1)  # into some pass or other
+    time.sleep(1)  # into some epoch or other
     ask(cluster, "srun", "--partition=high", "--ntasks=2", "true")
 
 
@@ -99,8 +99,8 @@ def check_trained_once(run_dir: Path, stage: str = "appearance") -> None:
 
 
 def check_passes(text: str, stage: str) -> None:
-    """Each pass once, but for one that may have ended between its line and its checkpoint."""
-    told = [int(number) for number in re.findall(rf"{stage}: pass (\d+) of {PASSES}", text)]
+    """Each epoch once, but for one that may have ended between its line and its checkpoint."""
+    told = [int(number) for number in re.findall(rf"{stage}: epoch (\d+)/{PASSES}", text)]
     assert sorted(set(told)) == list(range(1, PASSES + 1))
     assert len(told) <= PASSES + 1
 
@@ -121,7 +121,7 @@ def test_tasks_train_together(cluster: Environment, start: list[str], tmp_path: 
     run_dir = tmp_path / "outputs" / "appearance_two_movers" / "split1_seed0"
     check_trained_once(run_dir)
     assert [path.name for path in run_dir.rglob("version_*")] == ["version_0"]
-    assert done.stderr.count("pass 1 of 1") + done.stdout.count("pass 1 of 1") == 1
+    assert done.stderr.count("epoch 1/1") + done.stdout.count("epoch 1/1") == 1
 
 
 def test_a_script_without_srun_starts_its_processes_itself(
@@ -187,7 +187,7 @@ def test_a_mistake_in_a_queued_job_comes_back_as_one_line(
 def test_a_script_goes_on_from_its_last_pass(
     cluster: Environment, how: str, tmp_path: Path
 ) -> None:
-    """Two stages, stopped in the second: the first is not trained again, no pass is lost."""
+    """Two stages, stopped in the second: the first is not trained again, no epoch is lost."""
     long = (f"trainer.max_epochs={PASSES}", f"stages.motion.max_epochs={PASSES}")
     short = "stages.appearance.max_epochs=1"
     command = train(tmp_path, *ON_TWO, *long, short, stages=("appearance", "motion"))
@@ -202,7 +202,7 @@ def test_a_script_goes_on_from_its_last_pass(
     text = (tmp_path / "job.out").read_text()
     assert job(cluster, number)["JobState"] == "COMPLETED", text[-3000:]
     assert job(cluster, number)["Restarts"] == "1"
-    assert text.count("appearance: pass 1 of 1") == 1
+    assert text.count("appearance: epoch 1/1") == 1
     assert text.count("stage appearance is finished") == 1
     assert text.count("stage motion resumes from") == 1
     check_passes(text, "motion")

@@ -127,7 +127,7 @@ def os_error(number: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_replaced_in_evaluation(workers: int) -> None:
-    """Also where a whole batch is lost."""
+    """Also where a full batch is lost."""
     labels, failed = read({1: fail, 6: fail, 7: fail, 8: vanish}, workers, replace=False)
     assert labels == [0, 2, 3, 4, 5, 9, 10, 11]
     assert set(failed) == {"v1", "v6", "v7", "v8"}

@@ -332,10 +332,10 @@ def test_files_that_come_while_it_is_made_stay(
     ("wrong", "message"),
     [
         ({"split": 2}, "data.split=2 does not exist"),
-        ({"num_train": 0}, "num_train=0: needs a whole"),
-        ({"num_test": "many"}, "num_test=many: needs a whole"),
-        ({"seed": -1}, "seed=-1: needs a whole"),
-        ({"workers": 0}, "workers=0: needs a whole"),
+        ({"num_train": 0}, "num_train=0: needs an int"),
+        ({"num_test": "many"}, "num_test=many: needs an int"),
+        ({"seed": -1}, "seed=-1: needs an int"),
+        ({"workers": 0}, "workers=0: needs an int"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(

@@ -301,7 +301,7 @@ def test_frames_per_second(make: Make) -> None:
 
 
 def left_out(packet: bytes) -> bytes:
-    """The note of MPEG-4 at 25 frames/s that a frame is left out, in place of the frame."""
+    """The note of MPEG-4 at 25 frames/s that a frame is skipped, in place of the frame."""
     bits = "".join(f"{byte:08b}" for byte in packet[4:12])
     coded = bits.index("0", 2) + 1 + 1 + 5 + 1  # after seconds, marker, time, marker
     note = bits[:coded] + "0"

@@ -242,7 +242,7 @@ class TestStageNames:
 
 class TestShadowed:
     @pytest.mark.parametrize(
-        ("overrides", "mend"),
+        ("overrides", "hint"),
         [
             (
                 ["optimizer.lr=0.1"],
@@ -270,14 +270,14 @@ class TestShadowed:
             ),
         ],
     )
-    def test_refused_with_what_works(self, overrides: list[str], mend: str) -> None:
+    def test_refused_with_what_works(self, overrides: list[str], hint: str) -> None:
         cfg = composed(PAPER, *overrides)
         shadowed = overrides[0].lstrip("+")
         key = re.escape(shadowed.replace("/", "."))
         with pytest.raises(UserError, match=f"^{key}: .* would not see it: give ") as error:
             stage_configs(cfg, [PAPER, *overrides])
-        assert str(error.value).endswith(f": give {mend}")
-        told = [PAPER, *overrides[1:], *mend.split(" ")]
+        assert str(error.value).endswith(f": give {hint}")
+        told = [PAPER, *overrides[1:], *hint.split(" ")]
         as_shipped = stage_configs(composed(PAPER, *overrides[1:]), told[:2])
         for name, config in stage_configs(composed(*told), told).items():
             assert config_diff(config, as_shipped[name])

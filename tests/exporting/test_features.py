@@ -81,7 +81,7 @@ def test_files_from_anywhere(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """One that is broken is left out, and told."""
+    """One that is broken is skipped, and told."""
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "features.npz"
     root = Path(tiny[-1].split("=")[1])
     video = sorted(root.glob("videos/*/*.mp4"))[-1]

@@ -83,7 +83,7 @@ def test_same_parameters_as_opencvs_and_as_the_files() -> None:
 def test_real_clips(clip: str, first: int) -> None:
     """Rounding decides where there is no right flow: OpenCV differs as much from itself.
 
-    So it does about when to stop, which is left out here.
+    So it does about when to stop, which is skipped here.
     """
     unstopped = {"epsilon": 0.0, "outerIterations": 1}
     capture = cv2.VideoCapture(str(CLIPS / clip))
@@ -129,7 +129,7 @@ def test_known_motion_is_found_as_well_as_by_opencv(motion: npt.NDArray[np.float
 
 
 def test_a_pair_is_the_same_in_any_batch() -> None:
-    """Some have converged when others go on: they stay as they are."""
+    """Some have converged when others continue: they stay as they are."""
     frames = torch.from_numpy(textures())
     first, second = frames[[0, 1, 2, 0]], frames[[1, 2, 3, 3]]
     together = tvl1_flow(first, second)

@@ -30,7 +30,7 @@ def copy_of(reference: nn.Module, depth: int, num_classes: int) -> ResNet:
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_is_torchvisions(depth: int) -> None:
-    """Names, shapes, and, for the papers' depth at their size, logits; no tensor is left over."""
+    """Names, shapes, and, for the papers' depth at their size, logits; no tensor is a leftover."""
     with torch.device("cpu" if depth <= 50 else "meta"):
         reference, net = getattr(torchvision.models, f"resnet{depth}")(), ResNet(1000, depth=depth)
     assert [(name, tensor.shape) for name, tensor in net.state_dict().items()] == [

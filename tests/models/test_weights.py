@@ -116,7 +116,7 @@ def test_what_does_not_fit_changes_nothing(
 
 @pytest.mark.parametrize("init", ["identity", "difference"])
 def test_st_mulnets_filters_start_anew_in_a_net_that_had_none(init: str) -> None:
-    """A joint net without temporal filters goes on as ST-MulNet."""
+    """A joint net without temporal filters continues as ST-MulNet."""
     net = joint(temporal_filters=TemporalFilters("inserted", init))
     before, given = snapshot(net), joint(temporal_filters=TemporalFilters("none")).state_dict()
     report = load_weights(net, given, "joint")

@@ -57,7 +57,7 @@ def test_one_run_counts_once(tmp_path: Path) -> None:
 
 
 def test_late_fusion_is_a_stage_that_starts_from_two(tmp_path: Path) -> None:
-    """It is told apart by its streams; one that a sweep has copied counts with each partner."""
+    """It is distinguished by its streams; one that a sweep has copied counts with each partner."""
     streams = {"appearance": "appearance", "motion": "motion"}
     for lr, row in ((0.1, (0, 1)), (0.2, (3, 0))):
         run = tmp_path / str(lr) / "split1_seed3"

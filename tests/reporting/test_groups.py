@@ -115,7 +115,7 @@ def test_groups_are_labelled_by_overrides_that_differ(tmp_path: Path) -> None:
 
 
 def test_same_label_gets_the_first_key_that_differs(tmp_path: Path) -> None:
-    """And the next, until all are told apart; a class goes by its own key."""
+    """And the next, until all are distinguished; a class goes by its own key."""
     for name, epochs, lr, optimizer in (
         *(("a", 6, 0.05, "torch.optim.SGD"), ("b", 7, 0.05, "torch.optim.SGD")),
         *(("c", 6, 0.1, "torch.optim.SGD"), ("d", 6, 0.1, "torch.optim.AdamW")),
@@ -223,7 +223,7 @@ def test_baseline_of_the_same_run_directories_comes_first(tmp_path: Path) -> Non
 
 
 def test_baseline_is_one_row(tmp_path: Path) -> None:
-    """Of several the one of the same run, then of the same experiment; a whole name wins."""
+    """Of several the one of the same run, then of the same experiment; a full name wins."""
     for experiment, top1 in (("e", 40), ("f", 50)):
         for stage, more in (("joint", 0), ("joint_pooled", 5)):
             place = tmp_path / experiment / "split1_seed0" / stage

@@ -1,4 +1,4 @@
-"""The whole report, in all its forms."""
+"""The full report, in all its forms."""
 
 import csv
 import io

@@ -148,7 +148,7 @@ def test_a_changed_choice_is_noticed(
         (["stages.motion.optimizer.lr=-1"], r"stage motion: optimizer\.lr=-1: needs a number from"),
         (["stages.motion.optimizer.lr=fast"], r"stage motion: optimizer\.lr=fast: needs a number"),
         (["stages.motion.optimizer.lr=nan"], r"stage motion: optimizer\.lr=nan: needs a number"),
-        (["stages.motion.max_epochs=1.5"], r"stages\.motion\.max_epochs=1\.5: needs a whole num"),
+        (["stages.motion.max_epochs=1.5"], r"stages\.motion\.max_epochs=1\.5: needs an integer"),
         (["+stages.motion.lr_scheduler.gama=1"], "stage motion: .*argument 'gama'"),
         (["label_smoothing=null"], "stage appearance: label_smoothing=None: needs a share"),
         (["batch_norm=half"], "stage appearance: batch_norm=half: choose from train, frozen"),

@@ -183,7 +183,7 @@ def test_a_run_is_closed_as_failed_before_the_next_begins(
     first, second = OfflineRun(tmp_path / "appearance"), OfflineRun(tmp_path / "motion")
     assert (first.exit_code, second.exit_code) == (1, 0)
     assert first.about.run_id != second.about.run_id
-    # A stage that goes on goes on with its run.
+    # A stage that continues continues with its run.
     with opened("motion"):
         pass
     ids = {file.stem for file in (tmp_path / "motion" / "wandb").glob("offline-run-*/*.wandb")}

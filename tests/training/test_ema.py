@@ -96,9 +96,9 @@ def test_training_goes_on_where_it_was(tmp_path: Path) -> None:
     batches = loader([random_batch() for _ in range(2)])
     start = build("flow")
 
-    def train(passes: int, checkpoint: Path | None = None) -> tuple[pl.Trainer, dict[str, Tensor]]:
+    def train(epochs: int, checkpoint: Path | None = None) -> tuple[pl.Trainer, dict[str, Tensor]]:
         module = copy.deepcopy(start)
-        runner = trainer(max_epochs=passes, callbacks=[EMA(DECAY)])
+        runner = trainer(max_epochs=epochs, callbacks=[EMA(DECAY)])
         runner.fit(module, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         return runner, dict(module.state_dict())
 
@@ -109,10 +109,10 @@ def test_training_goes_on_where_it_was(tmp_path: Path) -> None:
     module = copy.deepcopy(start)
     trainer(max_epochs=2, callbacks=[EMA(DECAY), Save()]).fit(module, batches)
     whole = dict(module.state_dict())
-    for passes in (1, 2):
-        content = torch.load(tmp_path / f"{passes}.ckpt", weights_only=True)
-        assert_same(content["state_dict"], train(passes)[1])
-        assert_same(train(2, tmp_path / f"{passes}.ckpt")[1], whole)  # from 2: no pass is left
+    for epochs in (1, 2):
+        content = torch.load(tmp_path / f"{epochs}.ckpt", weights_only=True)
+        assert_same(content["state_dict"], train(epochs)[1])
+        assert_same(train(2, tmp_path / f"{epochs}.ckpt")[1], whole)  # from 2: no epoch is left
     current = content["current_model_state"]["net.conv1.weight"]
     assert not torch.equal(current, whole["net.conv1.weight"])
 

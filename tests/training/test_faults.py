@@ -84,7 +84,7 @@ def test_training_goes_on_and_tells(
     assert (set(faults["videos"]), faults["of"]) == ({cut.name, blank.name}, TRAIN)
     assert "cannot be decoded" in faults["videos"][blank.name]
     for name in (cut.name, blank.name):
-        assert sum(f"video {name}: " in line for line in caplog.messages) == 1  # of two passes
+        assert sum(f"video {name}: " in line for line in caplog.messages) == 1  # of two epochs
     told = "2 of 16 training videos could not be read and were replaced: "
     assert f"appearance: {told}" in capsys.readouterr().out
     stage = tmp_path / "run" / "appearance"
@@ -105,19 +105,19 @@ def test_clips_are_the_same_whatever_the_workers(data: Path) -> None:
     gone, broken, *_ = module.videos.train
     gone.path.unlink()
     truncate(broken)
-    passes = []
+    epochs = []
     for workers in (0, 2):
         module.loader["num_workers"] = workers
         loader: Any = module.train_dataloader()
         loader.sampler.set_epoch(3)
         assert loader.dataset.time_limit == 120  # so that the loader does not give up before
         (batch,) = loader
-        passes.append(batch)
+        epochs.append(batch)
         assert set(loader.failed) == {gone.name, broken.name}
         assert "does not exist" in loader.failed[gone.name]
-    assert len(passes[0]["video"]) == TRAIN
-    assert passes[0]["video"] == passes[1]["video"]
-    assert torch.equal(passes[0]["rgb"], passes[1]["rgb"])
+    assert len(epochs[0]["video"]) == TRAIN
+    assert epochs[0]["video"] == epochs[1]["video"]
+    assert torch.equal(epochs[0]["rgb"], epochs[1]["rgb"])
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
@@ -180,7 +180,7 @@ def test_a_test_video_is_an_error_or_wrong(
 
     record = train(
         data, run, "data.videos.missing=count_as_wrong"
-    )  # the same command, which goes on to the test
+    )  # the same command, which continues to the test
     assert checkpoint.read_bytes() == trained
     accuracy = record["accuracy"]
     assert (accuracy["videos"], accuracy["unreadable"]) == (TEST, 2)
@@ -212,7 +212,7 @@ def test_a_test_video_is_an_error_or_wrong(
     assert "1 of 8 test videos cannot be read" in capsys.readouterr().err
     broken[1].path.unlink()
     assert call(evaluate, *arguments, "+data.videos.missing=skip") == 0
-    assert "2 of 8 test videos are not there and were left out: " in capsys.readouterr().out
+    assert "2 of 8 test videos are missing and were skipped: " in capsys.readouterr().out
     assert len(VideoScores.load(tmp_path / "scores.csv").videos) == TEST - 2
 
 
@@ -224,7 +224,7 @@ def logged(stage: Path, key: str) -> float:
 
 
 def test_ranks_agree(data: Path, tmp_path: Path) -> None:
-    """Two processes train to the end, and stop together at the test; one goes on with it."""
+    """Two processes train to the end, and stop together at the test; one continues with it."""
     broken, lost = videos(data, "train")[:3], videos(data, "test")[1]
     for video in (*broken, lost):
         truncate(video)

@@ -153,7 +153,7 @@ def test_ranks_leave_their_group_when_all_jobs_are_done(by: Sequence[str], tmp_p
         assert (tmp_path / f"last_words{rank}").read_text() == "group: False"
     stages = [file.parent for file in tmp_path.rglob("stage.json")]
     assert len(stages) == (2 if by else 1)
-    assert output.count("appearance │") == output.count("pass 1 of 1") == len(stages)
+    assert output.count("appearance │") == output.count("epoch 1/1") == len(stages)
     for stage in stages:
         videos = scored(stage)
         assert len(videos) == len(set(videos)) == 8
@@ -281,7 +281,7 @@ def test_no_process_stays(how: str, tmp_path: Path) -> None:
         assert "process 1 of 2 ended with status -9" in errors
     if how == "SIGTERM":
         assert run.returncode == 128 + signal.SIGTERM
-        assert errors.count("stopped by SIGTERM: the same command goes on") == 1
+        assert errors.count("stopped by SIGTERM: rerun the same command") == 1
         assert "Traceback" not in errors
     assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0  # whole, whatever happened
     wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), 20)

@@ -67,7 +67,7 @@ def spoil(what: str, layer: str, batch: int, rank: int = 0) -> list[str]:
 
 
 def names_of_batches(overrides: list[str], stage: str) -> list[list[str]]:
-    """The videos of each batch of the first pass."""
+    """The videos of each batch of the first epoch."""
     data = build_datamodule(stage_config(compose_config("train", *overrides), stage))
     data.setup()
     return [batch["video"] for batch in data.train_dataloader()]
@@ -81,7 +81,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def command(tiny: tuple[str, ...], tmp_path: Path) -> list[str]:
-    """A training of four steps a pass, with a directory of its own."""
+    """A training of four steps an epoch, with a directory of its own."""
     return [*tiny, *APPEARANCE, f"paths.run_dir={tmp_path / 'run'}"]
 
 
@@ -244,7 +244,7 @@ def test_norms_are_those_of_the_loss_whoever_divides_by_the_scale(tmp_path: Path
 def test_gradients_that_overflow_under_a_scaler_are_left_out() -> None:
     guard, weights = fit_scaled(2.0**24)
     assert guard.scales[0] == 2.0**24
-    assert guard.scales[-1] < guard.scales[0]  # updates were left out
+    assert guard.scales[-1] < guard.scales[0]  # updates were skipped
     assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
 
 

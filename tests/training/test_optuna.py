@@ -1,4 +1,4 @@
-"""Searches by Optuna: trials are jobs, bad ones end early, and a stopped search goes on."""
+"""Searches by Optuna: trials are jobs, bad ones end early, and a stopped search continues."""
 
 import math
 import subprocess
@@ -29,7 +29,7 @@ TrialState = optuna.trial.TrialState
 def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     tmp_path: Path,
 ) -> None:
-    """Of one pass each is complete; of two each is pruned, as no accuracy reaches 200 %."""
+    """Of one epoch each is complete; of two each is pruned, as no accuracy reaches 200 %."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "src.train", "-m", "experiment=appearance_two_movers"]
     command += [one for one in TINY if "max_epochs" not in one]
@@ -64,7 +64,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     assert "hydra.mode=RUN" in again
     assert "trainer.max_epochs=1" in again
     assert not any(one.startswith("hydra.sweeper") for one in again)
-    (left_out,) = [one for one in sections if one.title == "Left out"]
+    (left_out,) = [one for one in sections if one.title == "Skipped"]
     assert "a trial of a search, which may have pruned it" in left_out.lines[0]
     assert "trial=" not in left_out.lines[0]
 

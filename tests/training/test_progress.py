@@ -74,7 +74,7 @@ def train(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> Train:
-    """Trains a stage of 4 steps in a pass, on a terminal for both streams and the log."""
+    """Trains a stage of 4 steps in an epoch, on a terminal for both streams and the log."""
     monkeypatch.setattr(pipeline, "end_run", lambda *_: None)
     caplog.set_level(logging.INFO, "src")
     caplog.set_level(logging.WARNING, "pytorch_lightning")
@@ -112,8 +112,8 @@ def test_a_terminal_shows_all_and_keeps_a_line(train: Train, terminal: Terminal)
     train("trainer.max_epochs=2")
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
     for expected in (
-        r"motion: pass 1 of 2 [━╸ ]+ batch 1 of 4, \d:\d\d:\d\d left",
-        r"motion: pass 2 of 2 [━╸ ]+ batch 4 of 4, 0:00:00 left",
+        r"motion: epoch 1/2 [━╸ ]+ batch 1 of 4, \d:\d\d:\d\d left",
+        r"motion: epoch 2/2 [━╸ ]+ batch 4 of 4, 0:00:00 left",
         r"validation +[━╸ ]+ batch 1 of 2",
         r"\d clips/s, \d+ % waiting for data, loss \d\.\d{3}\r",
         r"loss \d\.\d{3}, top-1 train \d+\.\d %, val \d+\.\d %",
@@ -125,10 +125,10 @@ def test_a_terminal_shows_all_and_keeps_a_line(train: Train, terminal: Terminal)
     said = [LOG.strip(), "printed [red]in between[/red]", "to the other stream"]
     *lines, last = terminal.screen()
     assert lines.pop(0).startswith("stage motion: 4 clips an update = 4 clips x 1 device")
-    assert [line for line in lines if "motion: pass" not in line] == said * 2
+    assert [line for line in lines if "motion: epoch" not in line] == said * 2
     assert [line[:19] for line in lines if line not in said] == [
-        "motion: pass 1 of 2",
-        "motion: pass 2 of 2",
+        "motion: epoch 1/2",
+        "motion: epoch 2/2",
     ]
     assert re.fullmatch(
         r"motion: \d:\d\d:\d\d, \d+\.\d clips/s, \d+ % of training waiting for data, "
@@ -160,7 +160,7 @@ def test_log_lines_alone(
     train(*([] if file else ["trainer.enable_progress_bar=false"]))
     assert "━" not in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
-    assert "motion: pass 1 of 1" in terminal.getvalue()
+    assert "motion: epoch 1/1" in terminal.getvalue()
 
 
 def test_what_goes_into_a_file_stays_in_it(train: Train, terminal: Terminal) -> None:
@@ -172,7 +172,7 @@ def test_what_goes_into_a_file_stays_in_it(train: Train, terminal: Terminal) -> 
 
 
 def test_time_left_is_that_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begun in the middle: pass 3 of 4, after 2 of 10 batches, 5 seconds each."""
+    """Begun in the middle: epoch 3/4, after 2 of 10 batches, 5 seconds each."""
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     out = io.StringIO()
@@ -184,5 +184,5 @@ def test_time_left_is_that_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None
         now += 5
         bar.on_train_batch_end(trainer, pl.LightningModule(), None, None, batch)  # type: ignore[arg-type]
     bar.on_train_end(trainer, pl.LightningModule())  # type: ignore[arg-type]
-    assert "joint: pass 3 of 4" in out.getvalue()
+    assert "joint: epoch 3/4" in out.getvalue()
     assert "batch 4 of 10, 0:01:20 left" in out.getvalue()  # 16 of 40 batches

@@ -44,7 +44,7 @@ def losses(folder: Path) -> list[float]:
 def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
-    """12 clips an update: at once, in parts, on two processes; the last update of a pass has 4.
+    """12 clips an update: at once, in parts, on two processes; the last update of an epoch has 4.
 
     Frozen batch norm, because its statistics are those of what a device sees at once. In 64 bits:
     in 32, where an activation is next to zero, a ReLU may open for one order of a sum alone, and

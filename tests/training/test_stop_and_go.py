@@ -30,7 +30,7 @@ from src.utils.processes import SIGNALS
 from tests.conftest import compose_config
 from tests.training.two_ranks import train_as_two
 
-# 8 steps of 2 clips in a pass, 2 steps to an update, dropout from the real config
+# 8 steps of 2 clips in an epoch, 2 steps to an update, dropout from the real config
 SHORT = (
     "experiment=motion_two_movers",
     "stages.motion.effective_batch_size=4",
@@ -90,7 +90,7 @@ def weights(folder: Path, stage: str) -> Weights:
 
 
 def averages(folder: Path) -> dict[tuple[str, str], float]:
-    """What has been logged of whole passes, whatever the number of starts."""
+    """What has been logged of full epochs, whatever the number of starts."""
     found = {}
     for file in sorted(folder.glob("motion/csv/version_*/metrics.csv")):
         with file.open() as lines:
@@ -137,7 +137,7 @@ def undisturbed(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory)
     [
         ("SIGTERM", "step", (0, 2), 2),  # the first of two steps to an update
         ("SIGUSR1", "step", (1, 3), 0),
-        ("SIGHUP", "step", (0, 7), 0),  # the last of a pass
+        ("SIGHUP", "step", (0, 7), 0),  # the last of an epoch
         ("SIGTERM", "validation", (0, 0), 0),
         ("SIGINT", "step", (1, 2), 2),
         ("SIGUSR1", "step", (1, 7), 0),  # the last of all
@@ -159,7 +159,7 @@ def test_a_stop_changes_nothing(
     Clips.seen = {}
     overrides = [*tiny, *SHORT, f"data.loader.num_workers={workers}"]
     end(tmp_path, overrides, what, at, signal.Signals[number])
-    assert capfd.readouterr().err.count(f"stopped by {number}: the same command goes on") == 1
+    assert capfd.readouterr().err.count(f"stopped by {number}: rerun the same command") == 1
     before = dict(Clips.seen)
     assert not (tmp_path / "motion" / "stage.json").exists()
     ended = run(tmp_path, *overrides)
@@ -180,7 +180,7 @@ def test_a_stop_changes_nothing(
             *("optimizer=adamw", "stages.motion.optimizer.lr=1e-3"),
             "stages.motion.lr_scheduler.warmup=0.3",
             *("+trainer.gradient_clip_val=0.1", "trainer.precision=bf16-mixed"),
-            "stages.motion.effective_batch_size=6",  # the last update of a pass has fewer steps
+            "stages.motion.effective_batch_size=6",  # the last update of an epoch has fewer steps
         ),
     ],
     ids=["ema", "adamw"],
@@ -307,7 +307,7 @@ def test_kills_at_any_time_change_nothing(
 
 @pytest.fixture
 def stopped(tiny: tuple[str, ...], finished_run: Path, tmp_path: Path) -> tuple[Path, list[str]]:
-    """A motion stage that has one pass of two, with the checkpoint before the last one."""
+    """A motion stage that has one epoch of two, with the checkpoint before the last one."""
     folder = tmp_path / "run"
     overrides = [*tiny, *SHORT, "checkpoint_minutes=0"]
     end(folder, overrides, "test", (0, 0), signal.SIGTERM)
@@ -369,13 +369,13 @@ def test_another_number_of_clips_within_a_pass_is_refused(
 ) -> None:
     end(tmp_path, [*tiny, *SHORT], "step", (0, 2), signal.SIGTERM)
     change = ("stages.motion.data.batch_size=4", "resume=force")
-    with pytest.raises(UserError, match=r"within a pass with data\.batch_size 2, not 4"):
+    with pytest.raises(UserError, match=r"within an epoch with data\.batch_size 2, not 4"):
         run(tmp_path, *tiny, *SHORT, *change)
 
 
 def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """SIGTERM to one of them: one checkpoint of both, and the same weights at the end."""
-    batch = "stages.motion.data.batch_size=1"  # 8 steps in a pass, 2 to an update of 4 clips
+    batch = "stages.motion.data.batch_size=1"  # 8 steps in an epoch, 2 to an update of 4 clips
     overrides = [*tiny, *SHORT, batch, f"+callbacks.watch._target_={HERE}.Clips"]
 
     def train(folder: str, **environment: str) -> tuple[list[int | None], str]:
@@ -384,7 +384,7 @@ def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: 
 
     status, told = train("stopped", **{STRIKE: f"step 1 4 1 {int(signal.SIGTERM)}"})
     assert status == [128 + signal.SIGTERM] * 2
-    assert told.count("stopped by SIGTERM: the same command goes on from here") == 1
+    assert told.count("stopped by SIGTERM: rerun the same command to resume from here") == 1
     saved = torch.load(tmp_path / "stopped" / "motion" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 7
     for folder in ("stopped", "undisturbed"):

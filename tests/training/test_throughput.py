@@ -35,7 +35,7 @@ def test_numbers_of_every_interval_are_logged(
 ) -> None:
     """On a clock that knows reading a clip (1 s), classifying (3 s) and validating (100 s).
 
-    8 steps of 2 clips in a pass, 2 steps to an update, logged at every third update of all.
+    8 steps of 2 clips in an epoch, 2 steps to an update, logged at every third update of all.
     """
     now = 0.0
 
@@ -62,7 +62,7 @@ def test_numbers_of_every_interval_are_logged(
             "stages.motion.data.batch_size=2",
             "trainer.max_epochs=2",
             "trainer.log_every_n_steps=3",
-            "+trainer.val_check_interval=4",  # in the middle of a pass, too
+            "+trainer.val_check_interval=4",  # in the middle of an epoch, too
             "~callbacks.non_finite_guard",
             f"+callbacks.watch._target_={__name__}.Watch",
             f"paths.run_dir={tmp_path}",

@@ -186,7 +186,7 @@ def verify(
 ) -> Verification:
     """Look at every video of every split, in parallel, and write the manifest.
 
-    Stopped at whatever moment, the same call goes on where it was, and a later one looks at what
+    Stopped at whatever moment, the same call resumes where it was, and a later one looks at what
     has changed.
 
     Args:
@@ -289,7 +289,7 @@ def _results(
 
 
 def _without_check(job: Job, error: Exception) -> VideoCheck:
-    """What is told of a video whose check failed; without a state: the machine may be at fault."""
+    """The check of a video that failed; without a state, as the machine may be at fault."""
     modality, video = job
     if isinstance(error, WorkerCrashed):
         return VideoCheck(problems={f"{modality}_crash": f"{video.path}: {error}"})
