@@ -57,10 +57,10 @@ def fuse(
         read = scores[~part.unreadable[order]]  # what one part could not read, all have not
         soften = average_over == "probabilities" and not _are_probabilities(read)
         total += weight * (scores.softmax(1) if soften else scores)
-        protocols.append(f"softmax of ({part.protocol})" if soften else part.protocol)
+        protocols.append(f"probabilities of ({part.protocol})" if soften else part.protocol)
     mean = (total / sum(weights)).float()
     protocol = _fused_protocol(protocols, weights)
-    return replace(first, rows=list(mean), streams={}, protocol=protocol, faults=())
+    return replace(first, scores=mean, streams={}, protocol=protocol, faults=())
 
 
 def check_how(weights: Sequence[float] | None, average_over: str, count: int) -> None:
@@ -129,7 +129,7 @@ def aligned(
     scores = part.scores[order][:, columns]
     return replace(
         reference,
-        rows=list(scores),
+        scores=scores,
         streams={},
         protocol=part.protocol,
         faults=part.faults,

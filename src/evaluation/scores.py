@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,52 +23,62 @@ EXTERNAL = "external"  # the protocol of scores that do not say how they were ma
 
 @dataclass
 class VideoScores:
-    """Scores of videos, in the order they were added.
+    """Scores of N videos for K classes.
 
-    `streams` holds the scores of each classifier of a net; `scores` those of all together.
-    `labels` are indices into `classes`; scores read from elsewhere may have none. A video that
-    could not be read has NaN for every class, which no fusion turns into a number, and counts as
-    wrong. `faults` tell which those are, and which of the list are not among the videos.
+    Args:
+        videos: their names.
+        labels: indices into `classes`; scores read from elsewhere may have none.
+        scores: (N, K) of the net. A video that could not be read has NaN for every class, which no
+            fusion turns into a number, and counts as wrong.
+        streams: (N, K) of each classifier of a net.
+        classes: their names.
+        protocol: by which the videos were tested.
+        faults: which videos could not be read, and which of the list are not among them.
     """
 
-    videos: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
-    streams: dict[str, list[Tensor]] = field(default_factory=dict)
+    videos: list[str]
+    labels: list[int]
+    scores: Tensor
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     protocol: str = EXTERNAL
     faults: tuple[Faults, ...] = ()
-
-    def add(
-        self, videos: Sequence[str], labels: Tensor, scores: Tensor, streams: dict[str, Tensor]
-    ) -> None:
-        """Add a batch: names, labels (B,), scores (B, K) and those of each stream (B, K)."""
-        self.videos += videos
-        self.labels += labels.tolist()
-        self.rows += scores.detach().float().cpu()
-        for stream, values in streams.items():
-            self.streams.setdefault(stream, []).extend(values.detach().float().cpu())
-
-    @property
-    def scores(self) -> Tensor:
-        """Scores (N, K)."""
-        return torch.stack(self.rows)
 
     @property
     def unreadable(self) -> Tensor:
         """Which videos could not be read (N,)."""
         return self.scores.isnan().any(1)
 
-    def with_unreadable(self, labels: Mapping[str, int]) -> Self:
-        """With more videos, by their names, that could not be read; sorted by video."""
-        nothing = [torch.full((len(self.classes),), math.nan)] * len(labels)
+    def joined(self, *others: Self) -> Self:
+        """With the videos of others, sorted by name; the rest is that of the first."""
+        parts = (self, *others)
+        videos = [video for part in parts for video in part.videos]
+        labels = [label for part in parts for label in part.labels]
+        order = sorted(range(len(videos)), key=videos.__getitem__)
         return replace(
             self,
-            videos=self.videos + list(labels),
-            labels=self.labels + list(labels.values()),
-            rows=self.rows + nothing,
-            streams={stream: rows + nothing for stream, rows in self.streams.items()},
-        )._sorted()
+            videos=[videos[i] for i in order],
+            labels=[labels[i] for i in order],
+            scores=torch.cat([part.scores for part in parts])[order],
+            streams={
+                name: torch.cat([part.streams[name] for part in parts])[order]
+                for name in self.streams
+            },
+        )
+
+    def with_unreadable(self, labels: Mapping[str, int]) -> Self:
+        """With more videos, by their names, that could not be read; sorted by video."""
+        nothing = torch.full((len(labels), len(self.classes)), math.nan)
+        streams = dict.fromkeys(self.streams, nothing)
+        return self.joined(
+            replace(
+                self,
+                videos=list(labels),
+                labels=list(labels.values()),
+                scores=nothing,
+                streams=streams,
+            )
+        )
 
     def classifiers(self) -> dict[str, Self]:
         """The scores of each classifier alone, of a net that has several."""
@@ -78,28 +88,7 @@ class VideoScores:
 
     def of_stream(self, stream: str) -> Self:
         """The scores of one classifier alone."""
-        return replace(self, rows=self.streams[stream], streams={})
-
-    def gathered(self) -> Self:
-        """The scores of all ranks of a distributed run, on every rank, sorted by video."""
-        everything = replace(self, videos=[], labels=[], rows=[], streams={})
-        for part in of_all_ranks(self):
-            everything.videos += part.videos
-            everything.labels += part.labels
-            everything.rows += part.rows
-            for stream, rows in part.streams.items():
-                everything.streams.setdefault(stream, []).extend(rows)
-        return everything._sorted()
-
-    def _sorted(self) -> Self:
-        order = sorted(range(len(self.videos)), key=self.videos.__getitem__)
-        return replace(
-            self,
-            videos=[self.videos[i] for i in order],
-            labels=[self.labels[i] for i in order],
-            rows=[self.rows[i] for i in order],
-            streams={name: [rows[i] for i in order] for name, rows in self.streams.items()},
-        )
+        return replace(self, scores=self.streams[stream], streams={})
 
     def save(self, path: Path) -> None:
         """Write a CSV file with the columns video, label (a class name), and one per class.
@@ -109,7 +98,7 @@ class VideoScores:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["video", "label", *self.classes])
-            for video, label, row in zip(self.videos, self.labels, self.rows, strict=True):
+            for video, label, row in zip(self.videos, self.labels, self.scores, strict=True):
                 writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
         _protocol_file(path).write_text(f"{self.protocol}\n")
 
@@ -163,7 +152,7 @@ class VideoScores:
         return cls(
             videos,
             [index[label] for label in labels],
-            list(values.T),
+            values.T,
             classes=classes,
             protocol=protocol,
         )
@@ -194,7 +183,7 @@ class Accuracy:
 
 def video_accuracies(scores: VideoScores) -> Accuracy:
     """Top-1, top-5 and mean class accuracy of video scores."""
-    values, labels, wrong = scores.scores, torch.tensor(scores.labels), scores.unreadable
+    values, labels, wrong = scores.scores.clone(), torch.tensor(scores.labels), scores.unreadable
     values[wrong] = scores_of_wrong(labels[wrong], values.shape[1])
     return Accuracy(len(labels), **accuracies(values, labels), unreadable=int(wrong.sum()))
 
@@ -212,15 +201,12 @@ class CollectScores(pl.Callback):
 
     def __init__(self, data: VideoDataModule | None = None, protocol: str = EXTERNAL) -> None:
         self.data, self.protocol = data, protocol
-        self.scores = self._nothing()
-
-    def _nothing(self) -> VideoScores:
-        classes = self.data.videos.classes if self.data else ()
-        return VideoScores(classes=classes, protocol=self.protocol)
+        self.scores: VideoScores  # when the test has ended
+        self._batches: list[VideoScores] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
-        self.scores = self._nothing()
+        self._batches.clear()
         if self.data:
             self.data.errors.unreadable["test"].clear()
 
@@ -228,7 +214,10 @@ class CollectScores(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Keep what `test_step` returned."""
-        self.scores.add(outputs["video"], outputs["label"], outputs["scores"], outputs["streams"])
+        streams = {name: one.float().cpu() for name, one in outputs["streams"].items()}
+        scores = outputs["scores"].float().cpu()
+        batch = VideoScores(outputs["video"], outputs["label"].tolist(), scores, streams)
+        self._batches.append(batch)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring together what all ranks have, and count what none of them could read.
@@ -236,7 +225,14 @@ class CollectScores(pl.Callback):
         Raises:
             UserError: videos could not be read, on all ranks alike.
         """
-        self.scores = self.scores.gathered()
+        classes = self.data.videos.classes if self.data else ()
+        nothing = VideoScores([], [], torch.empty(0, len(classes)), {}, classes, self.protocol)
+        batches = [batch for own in of_all_ranks(self._batches) for batch in own]
+        if batches:
+            first = replace(batches[0], classes=classes, protocol=self.protocol)
+            self.scores = first.joined(*batches[1:])
+        else:
+            self.scores = nothing
         if self.data is None:
             return
         errors, part = self.data.errors, self.data.test_part
@@ -245,7 +241,7 @@ class CollectScores(pl.Callback):
             for faults in errors.faults(part, "cannot be read", unreadable):
                 raise UserError(
                     f"{faults}: fix them (python -m src.verify_data tells what is wrong with "
-                    "them), or count them as wrong with data.videos.missing=count_as_wrong; the "
+                    "them), or count them as wrong with data.videos.missing=count_as_wrong; then "
                     "rerun the same command for the test"
                 )
             self.scores.faults = errors.left_out(part)

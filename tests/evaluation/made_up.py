@@ -17,16 +17,13 @@ def random_scores(
 ) -> VideoScores:
     """Scores of two streams and their mean; labels go round."""
     random = torch.Generator().manual_seed(seed)
-    scores = VideoScores(classes=tuple(classes), protocol=PROTOCOL)
-    for start in range(0, len(videos), 3):  # in batches
-        batch = videos[start : start + 3]
-        streams = {
-            name: torch.randn(len(batch), len(classes), generator=random)
-            for name in ("appearance", "motion")
-        }
-        labels = torch.arange(start, start + len(batch)) % len(classes)
-        scores.add(batch, labels, (streams["appearance"] + streams["motion"]) / 2, streams)
-    return scores
+    streams = {
+        name: torch.randn(len(videos), len(classes), generator=random)
+        for name in ("appearance", "motion")
+    }
+    mean = (streams["appearance"] + streams["motion"]) / 2
+    labels = [place % len(classes) for place in range(len(videos))]
+    return VideoScores(list(videos), labels, mean, streams, tuple(classes), PROTOCOL)
 
 
 def reordered(scores: VideoScores, order: list[int]) -> VideoScores:
@@ -35,6 +32,6 @@ def reordered(scores: VideoScores, order: list[int]) -> VideoScores:
         scores,
         videos=[scores.videos[i] for i in order],
         labels=[scores.labels[i] for i in order],
-        rows=[scores.rows[i] for i in order],
-        streams={name: [rows[i] for i in order] for name, rows in scores.streams.items()},
+        scores=scores.scores[order],
+        streams={name: rows[order] for name, rows in scores.streams.items()},
     )

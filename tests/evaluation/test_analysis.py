@@ -24,16 +24,14 @@ def made_up(seed: int = 0, videos: int = 60) -> VideoScores:
     streams = {
         name: torch.randn(videos, 4, generator=generator) for name in ("appearance", "motion")
     }
-    scores = VideoScores(classes=CLASSES)
     mean = torch.stack(list(streams.values())).mean(0)
-    scores.add([f"v{i}" for i in range(videos)], labels, mean, streams)
-    return scores
+    return VideoScores([f"v{i}" for i in range(videos)], labels.tolist(), mean, streams, CLASSES)
 
 
 def test_counts_are_those_of_a_loop_over_videos() -> None:
     scores = made_up()
     counts = [[0] * 4 for _ in range(4)]
-    for label, row in zip(scores.labels, scores.rows, strict=True):
+    for label, row in zip(scores.labels, scores.scores, strict=True):
         values = row.tolist()
         counts[label][values.index(max(values))] += 1
     assert confusion_matrix(scores).tolist() == counts

@@ -17,7 +17,7 @@ def scores(**predicted: int) -> VideoScores:
         for label in predicted.values()
     ]
     labels = ["ab".index(name[0]) for name in predicted]
-    return VideoScores(list(predicted), labels, rows, classes=("a", "b"))
+    return VideoScores(list(predicted), labels, torch.stack(rows), classes=("a", "b"))
 
 
 def test_classes_by_what_they_gain() -> None:

@@ -59,7 +59,7 @@ def saved(scores: VideoScores, path: Path) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*reversed(scores.classes), "video"])
-        for video, row in reversed(list(zip(scores.videos, scores.rows, strict=True))):
+        for video, row in reversed(list(zip(scores.videos, scores.scores, strict=True))):
             writer.writerow([*reversed(row.tolist()), f"class/{video}.avi"])
         writer.writerow([*(0 for _ in scores.classes), "another"])
     return path

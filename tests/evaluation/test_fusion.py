@@ -32,18 +32,18 @@ def test_weights(weights: tuple[float, ...], average_over: str) -> None:
     parts = [random_scores(seed=seed) for seed in range(3)]
     fused = fuse(parts, weights, average_over)
     for place in range(len(VIDEOS)):
-        rows = [part.rows[place].double().numpy() for part in parts]
+        rows = [part.scores[place].double().numpy() for part in parts]
         if average_over == "probabilities":
             rows = [np.exp(row) / np.exp(row).sum() for row in rows]
         expected = np.average(rows, axis=0, weights=weights)
-        assert_close(fused.rows[place].double().numpy(), expected, rtol=1e-5, atol=1e-6)
+        assert_close(fused.scores[place].double().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_softmax_brings_scales_together() -> None:
     """A net whose logits are a hundred times the other's would have the only word."""
     scores = random_scores()
     loud, quiet = (
-        replace(scores, rows=[scale * torch.eye(3)[place]] * len(VIDEOS))
+        replace(scores, scores=scale * torch.eye(3)[[place] * len(VIDEOS)])
         for scale, place in ((500, 0), (5, 1))
     )
     by_logits, by_softmax = (fuse([loud, quiet], [1, 2], a) for a in ("logits", "probabilities"))
@@ -53,7 +53,7 @@ def test_softmax_brings_scales_together() -> None:
 
 def test_probabilities_are_not_levelled_out() -> None:
     first, second = random_scores(seed=1), random_scores(seed=2)
-    probable = replace(first, rows=[row.softmax(0) for row in first.rows])
+    probable = replace(first, scores=first.scores.softmax(1))
     fused = fuse([probable, second], average_over="probabilities")
     assert_close(fused.scores, fuse([first, second], average_over="probabilities").scores)
 
@@ -63,10 +63,10 @@ def test_the_fused_protocol_names_what_differs() -> None:
     assert fuse([ours, theirs]).protocol == f"1 x ({PROTOCOL}) + 1 x (external)"
     assert fuse([ours, ours], [1, 0.5]).protocol == f"1 x ({PROTOCOL}) + 0.5 x ({PROTOCOL})"
     softened = fuse([ours, ours], [2, 2], "probabilities").protocol
-    assert softened == f"softmax of ({PROTOCOL})"
-    probable = replace(ours, rows=[row.softmax(0) for row in ours.rows], protocol="external")
+    assert softened == f"probabilities of ({PROTOCOL})"
+    probable = replace(ours, scores=ours.scores.softmax(1), protocol="external")
     mixed = fuse([ours, probable], [1, 3], "probabilities").protocol
-    assert mixed == f"1 x (softmax of ({PROTOCOL})) + 3 x (external)"
+    assert mixed == f"1 x (probabilities of ({PROTOCOL})) + 3 x (external)"
     assert fuse([ours, ours], [2, 2]).protocol == PROTOCOL
 
 
@@ -113,7 +113,7 @@ def elsewhere(
     return VideoScores(
         names,
         [],
-        [row[columns] for row in shuffled.rows],
+        shuffled.scores[:, columns],
         classes=tuple(scores.classes[column] for column in columns),
     )
 
@@ -142,7 +142,7 @@ def test_a_point_in_a_name_is_no_ending() -> None:
 
 
 def scores_of(videos: list[str], classes: list[str], labels: list[int]) -> VideoScores:
-    rows = list(torch.zeros(len(videos), len(classes)))
+    rows = torch.zeros(len(videos), len(classes))
     return VideoScores(videos, labels, rows, classes=tuple(classes))
 
 

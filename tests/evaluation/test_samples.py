@@ -18,7 +18,7 @@ def test_a_stage_leaves_pictures_of_what_it_saw_and_said(finished_run: Path, sta
     assert len(samples) == len(scores.videos) == len({sample.video for sample in samples})
     for sample in samples:
         place = scores.videos.index(sample.video)
-        row, label = scores.rows[place], scores.labels[place]
+        row, label = scores.scores[place], scores.labels[place]
         assert sample.label == scores.classes[label]
         shares = row.softmax(-1)
         said = sample.predictions[NET]
@@ -37,9 +37,8 @@ def _scores(labels: list[int], predicted: list[int], margins: list[float]) -> Vi
     rows = torch.zeros(len(labels), 3)
     for row, best, margin in zip(rows, predicted, margins, strict=True):
         row[best] = margin
-    scores = VideoScores(classes=("a", "b", "c"))
-    scores.add([f"v{i}" for i in range(len(labels))], torch.tensor(labels), rows, {})
-    return scores
+    videos = [f"v{i}" for i in range(len(labels))]
+    return VideoScores(videos, labels, rows, classes=("a", "b", "c"))
 
 
 def test_half_of_the_samples_are_wrong_and_no_confusion_hides_another() -> None:

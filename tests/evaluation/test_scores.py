@@ -12,8 +12,8 @@ from tests.evaluation.made_up import PROTOCOL, random_scores, reordered
 
 def test_save_and_load(tmp_path: Path) -> None:
     scores, file = random_scores(), tmp_path / "scores.csv"
-    scores.rows[0] *= 1e-6
-    scores.rows[1] *= 1e6
+    scores.scores[0] *= 1e-6
+    scores.scores[1] *= 1e6
     scores.save(file)
     assert file.read_text().splitlines()[0] == 'video,label,brush_hair,"kick, ball",sword'
     loaded = VideoScores.load(file)
@@ -76,17 +76,17 @@ def test_one_stream() -> None:
     motion = scores.of_stream("motion")
     assert (motion.videos, motion.labels) == (scores.videos, scores.labels)
     assert (motion.classes, motion.protocol) == (scores.classes, PROTOCOL)
-    assert_close(motion.scores, 2 * scores.scores - torch.stack(scores.streams["appearance"]))
+    assert_close(motion.scores, 2 * scores.scores - scores.streams["appearance"])
 
 
-def test_gathered_is_sorted_by_video() -> None:
+def test_joined_is_sorted_by_video() -> None:
     scores = random_scores()
-    gathered = reordered(scores, [3, 1, 0, 2]).gathered()
-    assert (gathered.videos, gathered.labels) == (scores.videos, scores.labels)
-    assert (gathered.classes, gathered.protocol) == (scores.classes, PROTOCOL)
-    assert_close(gathered.scores, scores.scores)
+    joined = reordered(scores, [3, 1]).joined(reordered(scores, [0]), reordered(scores, [2]))
+    assert (joined.videos, joined.labels) == (scores.videos, scores.labels)
+    assert (joined.classes, joined.protocol) == (scores.classes, PROTOCOL)
+    assert_close(joined.scores, scores.scores)
     for stream, rows in scores.streams.items():
-        assert_close(gathered.streams[stream], rows)
+        assert_close(joined.streams[stream], rows)
 
 
 def test_judged_as_numpy_does() -> None:

@@ -272,7 +272,7 @@ def scores_and_top1(
     collect = CollectScores()
     runner = trainer(callbacks=[collect])
     runner.test(module, loader(batches), verbose=False)
-    scores = dict(zip(collect.scores.videos, collect.scores.rows, strict=True))
+    scores = dict(zip(collect.scores.videos, collect.scores.scores, strict=True))
     return scores, runner.callback_metrics["test/video/top1"].item()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,7 +197,7 @@ def test_a_test_video_is_an_error_or_wrong(
     assert f"appearance: {told}" in out
     assert "8 (2 unreadable)" in out
 
-    fused = fuse([scores, VideoScores(**{**vars(scores), "rows": [torch.zeros(8)] * TEST})])
+    fused = fuse([scores, replace(scores, scores=torch.zeros(TEST, 8))])
     assert video_accuracies(fused).unreadable == 2
     make_report([str(run)], str(tmp_path / "report"))
     report = (tmp_path / "report" / "report.html").read_text()

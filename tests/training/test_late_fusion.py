@@ -57,7 +57,7 @@ def test_it_is_written_again_when_a_stream_has_other_scores(stages: dict[str, St
     assert stage_dir.record.stat().st_mtime_ns == written
     scores = VideoScores.load(stages["motion"].scores())
     right = torch.nn.functional.one_hot(torch.tensor(scores.labels), 8) * 1e4
-    replace(scores, rows=list(right)).save(stages["motion"].scores())
+    replace(scores, scores=right).save(stages["motion"].scores())
     assert write_late_fusion(stages) is not None
     record = stage_dir.finished()
     assert record is not None
