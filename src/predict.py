@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 from src.utils.values import NAMES, NULL, PATH, integer
 
 
@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"device={device}: cannot be used ({reason}): leave it out") from error
     predictor = Predictor(cfg.ckpt_path, instantiate(cfg.flow), device)
     outcome = predict(predictor, sources, options)

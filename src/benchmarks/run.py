@@ -26,7 +26,7 @@ from src.benchmarks.harness import Measurement, Speed
 from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 TARGETS = ("loader", "decode", "flow", "step", "startup")
 LIBRARIES = (
@@ -85,7 +85,7 @@ def _steps(cfg: DictConfig) -> Iterator[Measurement]:
                 yield step(train, options.stage, title, options.clips, options.steps, cfg.rounds)
         except (UserError, RuntimeError) as error:  # a full GPU is the latter
             failed += 1
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             Console().print(f"step: {title}: skipped: {reason}", markup=False, soft_wrap=True)
         gc.collect()  # trainers and their networks refer to each other
         if torch.cuda.is_available():

@@ -18,7 +18,7 @@ from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import encode_jpeg, open_images
 from src.media.video_file import VideoFile
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 VIDEOS_PER_ARCHIVE = 200
 Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order
@@ -159,5 +159,5 @@ def extract_video(video: Path, part: Path) -> int:
         _worker.format.write(part, video.stem, encoded)
         return frames.num_frames
     except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"video {video} has no flow: {reason}") from error

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames, TVL1Parameters
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 DIS_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -135,5 +135,5 @@ def make_algorithm(name: str, parameters: dict[str, Any], device: str = "cpu") -
     try:
         return ALGORITHMS[name](**arguments).make(device)
     except (TypeError, cv2.error) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error

@@ -7,7 +7,7 @@ import numpy as np
 
 from src.flow.algorithm import Fields, FlowAlgorithm, quantize
 from src.media.sources import RGBSource, Size, Uint8, in_order, size_at
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 
 class OnTheFlyFlow:
@@ -62,5 +62,5 @@ class OnTheFlyFlow:
         try:
             return self.algorithm.fields(np.stack(pairs[0]), np.stack(pairs[1]))
         except cv2.error as error:  # of images too small for it
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"a video has no optical flow at this size: {reason}") from error

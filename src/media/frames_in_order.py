@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from src.media.sources import Size, Uint8, resize
 from src.media.video_file import VideoFile, open_container, stream_of
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
 
@@ -84,7 +84,7 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
                 yield TimedFrame(index, round(now, 6), duration, resize(image, size))
                 index += 1
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if index:
             raise UserError(f"{source} breaks off at {now:.2f} s ({reason})") from error
         raise UserError(f"{source} cannot be opened ({reason}): give another input") from error

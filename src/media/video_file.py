@@ -16,7 +16,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
 from src.media.sources import Size, Uint8, in_order
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 try:
     import decord
@@ -305,10 +305,6 @@ class _Decord:
             raise _Unsuitable from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 class _InOrder:
     """PyAV from the first frame on: needs no seek table, which is what broken files lack."""
 
@@ -325,7 +321,7 @@ class _InOrder:
                     for frame in container.decode(stream):
                         count, self.size = count + 1, (frame.height, frame.width)
         except (av.FFmpegError, ValueError) as error:
-            reason, cause = _first_line(error), error
+            reason, cause = first_line(error), error
         if not count:
             raise UserError(
                 f"video {path} cannot be decoded ({reason}): "
@@ -353,5 +349,5 @@ class _InOrder:
                             if index == indices[-1]:
                                 return
         except (av.FFmpegError, ValueError) as error:
-            reason, cause = _first_line(error), error
+            reason, cause = first_line(error), error
         raise UserError(f"video {self._path} changed while it was read ({reason})") from cause
