@@ -18,7 +18,6 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
-from rich.table import Table
 
 from src.benchmarks.fixtures import Fixtures, make_fixtures
 from src.benchmarks.flow import flow
@@ -26,6 +25,7 @@ from src.benchmarks.harness import Measurement, Speed
 from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
+from src.utils.console import table
 from src.utils.errors import UserError, first_line
 
 TARGETS = ("loader", "decode", "flow", "step", "startup")
@@ -115,23 +115,19 @@ def machine() -> dict[str, str]:
 
 def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
     """Print a table; with the ratios of an earlier measurement, if there is one."""
-    table = Table(title=measurement.title, title_justify="left")
-    table.add_column("", no_wrap=True)
     baseline = measurement.rows[0].name
-    for column in (f"{measurement.unit}/s", f"x {baseline}", "lowest - highest"):
-        table.add_column(column, justify="right")
+    columns = ["", f"{measurement.unit}/s", f"x {baseline}", "lowest - highest"]
     before = {row.name: row.ratio for row in earlier.rows} if earlier else {}
-    if earlier:
-        table.add_column("before", justify="right")
-    table.add_column("")
+    columns += ["before", "note"] if earlier else ["note"]
+    rows = []
     for row in measurement.rows:
         spread = f"{row.lowest:.2f} - {row.highest:.2f}"
         cells = [row.name, f"{row.rate:.4g}", f"{row.ratio:.2f}", spread]
         if earlier:
             cells.append(f"{before[row.name]:.2f}" if row.name in before else "")
-        table.add_row(*cells, row.note)
+        rows.append([*cells, row.note])
     console = Console()
-    console.print(table)
+    console.print(table(columns, rows, measurement.title, left=("", "note")))
     for note in measurement.notes:
         console.print(note)
     console.print(f"medians of {measurement.rounds} rounds; ratios within a round")

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
+from src.utils.console import table
 from src.utils.errors import visible
 
 
@@ -35,22 +34,18 @@ def show_results(results: list[Result], title: str) -> None:
     """
     protocols = list(dict.fromkeys(result.protocol for result in results))
     several = len(protocols) > 1
-    table = Table(title=escape(title), title_justify="left")
     columns = ["", "top-1 %", "top-5 %", "mean class %", "videos"]
-    for column in [*columns, "protocol"] if several else columns:
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    rows = []
     for result in results:
         accuracy = result.accuracy
         numbers = (accuracy.top1, accuracy.top5, accuracy.mean_class)
         wrong = f" ({accuracy.unreadable} unreadable)" if accuracy.unreadable else ""
-        row = [
-            escape(visible(result.name)),
-            *(f"{n:.1f}" for n in numbers),
-            f"{accuracy.videos}{wrong}",
-        ]
-        table.add_row(*row, *([str(1 + protocols.index(result.protocol))] if several else []))
+        row = [result.name, *(f"{n:.1f}" for n in numbers), f"{accuracy.videos}{wrong}"]
+        rows.append([*row, str(1 + protocols.index(result.protocol))] if several else row)
+    if several:
+        columns.append("protocol")
     console = Console()
-    console.print(table)
+    console.print(table(columns, rows, title, left=[""]))
     for number, protocol in enumerate(protocols, start=1):
         console.print(
             f"protocol{f' {number}' if several else ''}: {visible(protocol)}",

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from src.evaluation.evaluate import load_module
 from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
+from src.utils.console import table
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
@@ -341,14 +340,20 @@ def _quiet() -> Iterator[None]:
 
 def show_export(export: Export) -> None:
     """Print how far each file is from the checkpoint, and what it takes and gives."""
-    table = Table(title="differences from the checkpoint's logits", title_justify="left")
-    for column in ("file", "clips x frames", "output", "largest", "relative to the logits"):
-        table.add_column(column, justify="left" if column in ("file", "output") else "right")
-    for format, differences in export.differences.items():
-        for one in differences:
-            where = (format, f"{one.batch} x {one.frames}", escape(one.stream))
-            table.add_row(*where, f"{one.absolute:.2g}", f"{one.relative:.2g}")
-    Console().print(table)
+    columns = ("file", "clips x frames", "output", "largest", "relative to the logits")
+    rows = [
+        (
+            format,
+            f"{one.batch} x {one.frames}",
+            one.stream,
+            f"{one.absolute:.2g}",
+            f"{one.relative:.2g}",
+        )
+        for format, differences in export.differences.items()
+        for one in differences
+    ]
+    title = "differences from the checkpoint's logits"
+    Console().print(table(columns, rows, title, left=("file", "output")))
     about = export.about
     for name, entry in about["inputs"].items():
         print(f"input {name}: ({', '.join(map(str, entry['shape']))}), {entry['type']} 0..255")

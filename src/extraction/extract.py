@@ -13,14 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from src.extraction import worker
 from src.extraction.shards import Shard, worker_devices
 from src.extraction.worker import FORMATS, Format
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import check_names
+from src.utils.console import progress
 from src.utils.errors import UserError
 from src.utils.files import atomic_write, exclusive_lock
 from src.utils.processes import worker_pool
@@ -246,11 +244,8 @@ class Display:
     def __init__(self, videos: int, size: int) -> None:
         self.videos, self.size = videos, size
         self.done = self.failed = self.frames = self.bytes = 0
-        console = Console(stderr=True)
-        self._logs, self._tenths = not console.is_terminal, 0
-        self._bar = Progress(
-            BarColumn(), TextColumn("{task.description}"), console=console, disable=self._logs
-        )
+        self._bar = progress(time_left=False)
+        self._logs, self._tenths = self._bar.disable, 0
         self._task = self._bar.add_task(f"0/{videos} videos", total=size)
         self._start = time.monotonic()
 

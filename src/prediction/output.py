@@ -15,15 +15,13 @@ import cv2
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from src.media.frames_in_order import TimedFrame
 from src.media.images import encode_jpeg
 from src.media.sources import Uint8
 from src.media.video_writer import VideoWriter
 from src.plotting.clips import color_flow
-from src.utils.errors import visible
+from src.utils.console import table
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,12 @@ class PredictionFile:
 
 def show_predictions(predictions: Sequence[RankedClass]) -> None:
     """Print a table with a row per video and class."""
-    table = Table()
-    for column in ("video", "rank", "class", "probability"):
-        table.add_column(column)
-    for p in predictions:
-        video = escape(visible(p.video)) if p.rank == 1 else ""
-        label = escape(visible(p.label))
-        table.add_row(video, str(p.rank), label, f"{p.probability:.3f}")
-    Console().print(table)
+    columns = ("video", "rank", "class", "probability")
+    rows = [
+        (p.video if p.rank == 1 else "", str(p.rank), p.label, f"{p.probability:.3f}")
+        for p in predictions
+    ]
+    Console().print(table(columns, rows, left=("video", "class")))
 
 
 SMALLEST = 240  # pixels of the smaller side: text is not legible on less

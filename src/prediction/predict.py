@@ -1,16 +1,12 @@
 """Classify videos and streams with a checkpoint: each as one, or window by window."""
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.media.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
 from src.plotting.charts import draw_timeline, to_png
@@ -24,6 +20,7 @@ from src.prediction.output import (
 )
 from src.prediction.predictor import HeldFrame, Memory, Predictor
 from src.prediction.windows import Timeline, sliding_windows
+from src.utils.console import progress
 from src.utils.errors import UserError, visible
 
 
@@ -215,16 +212,7 @@ class _Display:
     """A bar on a terminal; elsewhere nothing moves."""
 
     def __init__(self, sources: int) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self._bar = progress()
         self._sources, self._done = sources, 0
         self._task = self._bar.add_task("", total=sources)
 
@@ -238,7 +226,7 @@ class _Display:
     def show(self, source: str, seconds: float, duration: float | None = None) -> None:
         """Show how far the source is."""
         part = min(seconds / duration, 1.0) if duration else 0.0
-        text = f"{self._done + 1}/{self._sources} {escape(visible(source))} {seconds:.1f} s"
+        text = f"{self._done + 1}/{self._sources} {visible(source)} {seconds:.1f} s"
         self._bar.update(self._task, completed=self._done + part, description=text)
 
     def say(self, text: str) -> None:

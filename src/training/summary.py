@@ -9,7 +9,6 @@ from dataclasses import asdict, is_dataclass
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from src.experiment.config import StageConfig
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet
 from src.training.checks import module_without_data
+from src.utils.console import table
 
 CONVENTION = """\
 output: of one clip, frames x channels x height x width.
@@ -50,7 +50,7 @@ def summarize(configs: Mapping[str, StageConfig], console: Console | None = None
         module, batch = module_without_data(config)
         time, height, width = next(iter(batch.values())).shape[2:]
         title = f"{name}: {', '.join(batch)}, clips of {time} x {height} x {width}"
-        console.print(_table(escape(title), OneClip(module, batch)))
+        console.print(_table(title, OneClip(module, batch)))
         for key in ("connection", "temporal_pool"):
             choice = getattr(module.net, key, None)
             if is_dataclass(choice) and not isinstance(choice, type):
@@ -61,9 +61,6 @@ def summarize(configs: Mapping[str, StageConfig], console: Console | None = None
 
 
 def _table(title: str, clip: OneClip) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("part", "output", "M parameters", "GFLOP"):
-        table.add_column(column, justify="left" if column in ("part", "output") else "right")
     summary = ModelSummary(clip, max_depth=-1)
     parents = {name.rpartition(".")[0] for name in summary.layer_names}
     leaves = {  # parts of joined streams are called one by one: their parents do not count them
@@ -73,9 +70,11 @@ def _table(title: str, clip: OneClip) -> Table:
     }
     depth = 1 if isinstance(clip.net, ResNet) else 2  # net.layer1, net.appearance.layer1
     parts = zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True)
+    rows = []
     for name, size, parameters in parts:
         flops = sum(count for leaf, count in leaves.items() if leaf.startswith(f"{name}."))
         if name.count(".") <= depth and (parameters or flops):
             output = " x ".join(map(str, size)) if isinstance(size, list) and "." in name else ""
-            table.add_row(escape(name), output, f"{parameters / 1e6:.3f}", f"{flops / 1e9:.3f}")
-    return table
+            rows.append((name, output, f"{parameters / 1e6:.3f}", f"{flops / 1e9:.3f}"))
+    columns = ("part", "output", "M parameters", "GFLOP")
+    return table(columns, rows, title, left=("part", "output"))

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from src.data.splits import HMDB51_NAME, Split, Video, key_of
 from src.data.stores import (
     ON_THE_FLY,
@@ -34,6 +31,7 @@ from src.data.verification.manifest import (
     videos_folder,
 )
 from src.media.find_videos import videos_below
+from src.utils.console import progress
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
 from src.utils.processes import WorkerCrashed, in_parallel
@@ -277,15 +275,11 @@ def _results(
     checker: VideoChecker, jobs: Sequence[Job], workers: int, timeout: float
 ) -> Iterator[tuple[Job, VideoCheck | Exception]]:
     """A check of each job, or what became of it, with a bar of progress."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("frames and flow of videos", total=len(jobs))
+    with progress() as bar:
+        task = bar.add_task("frames and flow of videos", total=len(jobs))
         for result in in_parallel(checker, jobs, workers, timeout):
             yield result
-            progress.advance(task)
+            bar.advance(task)
 
 
 def _without_check(job: Job, error: Exception) -> VideoCheck:

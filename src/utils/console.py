@@ -1,0 +1,52 @@
+"""Tables and bars of progress on a terminal, alike in all commands."""
+
+import sys
+from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from src.utils.errors import visible
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str | None = None,
+    left: Collection[str] = (),
+) -> Table:
+    """A table whose cells show every text as it is.
+
+    Args:
+        columns: their headings.
+        rows: a text for each column.
+        title: above the table.
+        left: the columns of texts, which are aligned left; those of numbers are aligned right.
+    """
+    made = Table(title=None if title is None else Text(visible(title)), title_justify="left")
+    for column in columns:
+        justify = "left" if column in left else "right"
+        made.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        made.add_row(*(Text(visible(cell)) for cell in row))
+    return made
+
+
+def progress(time_left: bool = True) -> Progress:
+    """A bar with a description on the terminal, below whatever is printed; elsewhere nothing.
+
+    Args:
+        time_left: whether it shows the time that is left.
+    """
+    console = Console(stderr=True)
+    columns = [BarColumn(), TextColumn("{task.description}", markup=False)]
+    return Progress(
+        *columns,
+        *([TimeRemainingColumn()] if time_left else []),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
