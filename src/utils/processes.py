@@ -14,6 +14,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
+from src.utils.errors import UserError
+
 # What asks a process to end. What it was started to ignore stays ignored: by nohup, for one.
 SIGNALS = tuple(
     number
@@ -108,6 +110,9 @@ def in_parallel(
         jobs: its arguments, sent one by one.
         workers: processes.
         timeout: seconds without any result after which the jobs under way count as hung.
+
+    Raises:
+        UserError: workers cannot be started.
     """
     waiting = deque(jobs)
     while waiting:
@@ -124,6 +129,7 @@ def _until_broken(
     under_way: dict[Future[Any], J] = {}
     count = min(workers, len(waiting))
     with worker_pool(count, type(function).__module__, _set_function, function) as pool:
+        _await_start(pool, count)
         while waiting or under_way:
             try:
                 while waiting and len(under_way) < 2 * count:  # few, for each may be a suspect
@@ -138,6 +144,17 @@ def _until_broken(
             if not done:
                 break
         return list(under_way.values())
+
+
+def _await_start(pool: ProcessPoolExecutor, count: int) -> None:
+    """Wait until workers have imported what they need, which is no job's time."""
+    try:
+        for ready in [pool.submit(int) for _ in range(count)]:
+            ready.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died at its start, for lack of memory perhaps: give fewer workers"
+        ) from error
 
 
 def _result(future: Future[R]) -> R | Exception:

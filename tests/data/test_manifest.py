@@ -49,7 +49,7 @@ def check(tree: MadeUp, **changes: Any) -> Manifest:
     arguments: dict[str, Any] = {
         "rgb": "videos",
         "flow": str(tree.flow),
-        "flow_stack": 4,
+        "stack": 4,
         "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 1,
     }

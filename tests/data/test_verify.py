@@ -52,7 +52,7 @@ def run(dataset: Any, tree: MadeUp, **changes: Any) -> Verification:
     arguments: dict[str, Any] = {
         "rgb": "videos",
         "flow": str(tree.flow),
-        "flow_stack": STACK,
+        "stack": STACK,
         "manifest": str(tree.root / "manifest.jsonl"),
         "workers": 2,
     }
