@@ -127,7 +127,7 @@ def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
             cells.append(f"{before[row.name]:.2f}" if row.name in before else "")
         rows.append([*cells, row.note])
     console = Console()
-    console.print(table(columns, rows, measurement.title, left=("", "note")))
+    console.print(table(columns, rows, measurement.title, left=("", "note"), unbroken=[""]))
     for note in measurement.notes:
         console.print(note)
     console.print(f"medians of {measurement.rounds} rounds; ratios within a round")

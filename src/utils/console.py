@@ -16,6 +16,7 @@ def table(
     rows: Iterable[Sequence[str]],
     title: str | None = None,
     left: Collection[str] = (),
+    unbroken: Collection[str] = (),
 ) -> Table:
     """A table whose cells show every text as it is.
 
@@ -24,11 +25,16 @@ def table(
         rows: a text for each column.
         title: above the table.
         left: the columns of texts, which are aligned left; those of numbers are aligned right.
+        unbroken: the columns whose texts stay on one line where the terminal is narrow.
     """
     made = Table(title=None if title is None else Text(visible(title)), title_justify="left")
     for column in columns:
-        justify = "left" if column in left else "right"
-        made.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        made.add_column(
+            column,
+            justify="left" if column in left else "right",
+            overflow="fold",
+            no_wrap=column in unbroken,
+        )
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
     return made

@@ -60,7 +60,7 @@ def test_a_turned_camera_gives_upright_frames(
 def sound_only(path: Path) -> None:
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame(format="fltp", layout="mono", num_sample_videos=1024)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
         frame.rate = 8000
         frame.planes[0].update(bytes(frame.planes[0].buffer_size))
         container.mux(stream.encode(frame))

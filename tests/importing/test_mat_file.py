@@ -53,7 +53,7 @@ def test_texts_beside_cells(tmp_path: Path) -> None:
 
 
 def test_settings_as_matconvnet_fills_them_up() -> None:
-    block = {"pad": (1.0, 2.0), "frame_stride": (2.0,), "size": (7.0, 7.0)}
+    block = {"pad": (1.0, 2.0), "stride": (2.0,), "size": (7.0, 7.0)}
     layer = Layer("conv", "dagnn.Conv", (), (), (), block)
     assert layer.numbers("pad", 4, 0) == (1, 1, 2, 2)
     assert layer.numbers("stride", 2, 1) == (2, 2)
