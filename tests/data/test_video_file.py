@@ -100,7 +100,7 @@ def encode(path: Path, kind: Kind) -> Path:
                 frame.pts, frame.time_base = 7 * number + number % 5, Fraction(1, 100)
             container.mux(stream.encode(frame))
             if sound:
-                silence = av.AudioFrame(format="fltp", layout="mono", num_sample_videos=320)
+                silence = av.AudioFrame(format="fltp", layout="mono", samples=320)
                 silence.rate, silence.pts = 8000, 320 * number
                 silence.planes[0].update(bytes(silence.planes[0].buffer_size))
                 container.mux(sound.encode(silence))
@@ -440,7 +440,7 @@ def test_file_that_is_no_video(content: bytes, decoder: str, tmp_path: Path) -> 
 def test_sound_without_pictures(decoder: str, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
-        silence = av.AudioFrame(format="s16", layout="mono", num_sample_videos=800)
+        silence = av.AudioFrame(format="s16", layout="mono", samples=800)
         silence.rate = 8000
         container.mux(stream.encode(silence))
     with pytest.raises(UserError, match=r"sound\.wav cannot be decoded"):
