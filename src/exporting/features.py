@@ -107,7 +107,7 @@ def load_without_classifiers(
     Raises:
         UserError: the checkpoint cannot be used.
     """
-    protocol = {**(protocol or {}), "average": "logits"}
+    protocol = {**(protocol or {}), "average_over": "logits"}
     module, description = load_module(ckpt_path, data_changes, protocol)
     streams = [part for part in module.net.modules() if isinstance(part, ResNet)]
     if not streams:

@@ -116,7 +116,7 @@ def test_a_broken_video_of_a_list_is_left_out_and_told(
     arguments = (f"output={output}", "lists=[train,test]", f"+data.dataset.root={root}")
     checkpoint = f"ckpt_path={finished_run / 'appearance' / 'last.ckpt'}"
     assert call(features.main, checkpoint, *arguments) == 1
-    (line,) = (x for x in capfd.readouterr().err.splitlines() if x.startswith("left out:"))
+    (line,) = (x for x in capfd.readouterr().err.splitlines() if x.startswith("skipped:"))
     assert broken.stem in line
     found = np.load(output)["video"].tolist()
     assert len(found) == 23

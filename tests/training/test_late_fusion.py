@@ -76,7 +76,7 @@ def test_streams_that_do_not_fit_are_not_fused(
     }
     replace(scores, **{what: other[what]}).save(stages["appearance"].scores())
     assert write_late_fusion(stages) is None
-    reasons = {"videos": "different lists of videos", "protocol": "tested in two ways: 11 whole"}
+    reasons = {"videos": "different lists of videos", "protocol": "tested in two ways: 11 full"}
     assert "no late fusion: " in caplog.text
     assert reasons[what] in caplog.text
     assert StageDir(stages["motion"].path.with_name(LATE_FUSION)).finished() is None
