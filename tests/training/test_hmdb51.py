@@ -67,7 +67,7 @@ def test_all_stages_run_to_a_table(root: Path, tmp_path: Path) -> None:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert {"appearance", "motion", "late fusion of both", "joint", "joint_pooled"} <= set(rows)
     assert all(row["videos"] == "4" for row in rows.values())
-    assert "hflip" in rows["joint"]["protocol"]
+    assert "flip" in rows["joint"]["protocol"]
     with (tmp_path / "joint" / "scores.csv").open() as file:
         header, *scores = list(csv.reader(file))
     assert len(header) == 2 + 51
