@@ -98,7 +98,12 @@ def search(
     folder: Path, job: Job, *arguments: str, **options: Any
 ) -> tuple[Any, list[list[dict[str, str]]]]:
     """Search with jobs that are a function; the study and the launched batches."""
-    defaults: dict[str, Any] = {"trials": 4, "together": 1, "failures": 1, "direction": "maximize"}
+    defaults: dict[str, Any] = {
+        "n_trials": 4,
+        "n_jobs": 1,
+        "max_failures": 1,
+        "direction": "maximize",
+    }
     defaults |= {"seed": 0, "sampler": "RandomSampler", "pruner": "NopPruner"}
     sweeper = OptunaSweeper(str(folder / "x.study"), **(defaults | options))
     launcher: Any = Launcher(job)
@@ -115,7 +120,7 @@ def parabola(job: dict[str, str]) -> float:
 def test_values_are_drawn_from_the_grammar_of_hydra(tmp_path: Path) -> None:
     space = ("x=interval(0.0,1.0)", "n=int(interval(1,3))", "l=choice([1,5],[5,15])", "fixed=a")
     rate = {"lr": "tag(log,interval(1e-4,1e-1))"}
-    study, batches = search(tmp_path, parabola, *space, params=rate, together=3)
+    study, batches = search(tmp_path, parabola, *space, params=rate, n_jobs=3)
     assert [len(batch) for batch in batches] == [3, 1]
     jobs = [job for batch in batches for job in batch]
     for job in jobs:
@@ -179,7 +184,7 @@ def test_a_search_of_which_all_trials_are_pruned_has_no_best(
         optuna.trial.Trial(study, trial._trial_id).set_user_attr(PRUNED, 1)
         return math.nan
 
-    study, batches = search(tmp_path, pruned, "x=interval(0.0,1.0)", trials=2)
+    study, batches = search(tmp_path, pruned, "x=interval(0.0,1.0)", n_trials=2)
     assert len(batches) == 2
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert "all trials were pruned" in caplog.text
@@ -191,7 +196,7 @@ def test_a_search_of_which_all_trials_are_pruned_has_no_best(
 
 def test_all_combinations_end_a_search(tmp_path: Path) -> None:
     space = ("x=choice(0.1,0.2)", "y=choice(1,2)")
-    study, batches = search(tmp_path, parabola, *space, sampler="BruteForceSampler", trials=9)
+    study, batches = search(tmp_path, parabola, *space, sampler="BruteForceSampler", n_trials=9)
     assert len({(job["x"], job["y"]) for (job,) in batches}) == len(batches) == 4
     assert study.best_params["x"] == "0.2"
 
@@ -207,7 +212,7 @@ def test_all_combinations_end_a_search(tmp_path: Path) -> None:
 def test_another_search_is_refused(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    search(tmp_path, parabola, "x=choice(0.1,0.2)", trials=1)
+    search(tmp_path, parabola, "x=choice(0.1,0.2)", n_trials=1)
     with pytest.raises(UserError, match=message):
         search(tmp_path, parabola, *arguments)
 
