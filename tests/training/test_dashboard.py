@@ -114,7 +114,7 @@ def test_tables_show_videos_confusions_and_what_fusion_changes(run_dir: Path) ->
     table = run.table("test/videos")
     assert table["columns"][:5] == ["video", "clip", "frames and flow", "label", "right"]
     assert [row[0] for row in table["data"]] == [
-        sample.video for sample in load_samples(run_dir / "joint" / "num_sample_videos")
+        sample.video for sample in load_samples(run_dir / "joint" / "samples")
     ]
     for row in table["data"]:
         assert row[1:3] == ["Video", "Image"]

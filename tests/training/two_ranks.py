@@ -39,7 +39,7 @@ def train_as_two(
         process.start()
     try:
         for process in ranks:
-            process.join(40)
+            process.join(120)
     finally:
         for process in ranks:
             process.kill()
