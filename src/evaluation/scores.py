@@ -226,13 +226,9 @@ class CollectScores(pl.Callback):
             UserError: videos could not be read, on all ranks alike.
         """
         classes = self.data.videos.classes if self.data else ()
-        nothing = VideoScores([], [], torch.empty(0, len(classes)), {}, classes, self.protocol)
         batches = [batch for own in of_all_ranks(self._batches) for batch in own]
-        if batches:
-            first = replace(batches[0], classes=classes, protocol=self.protocol)
-            self.scores = first.joined(*batches[1:])
-        else:
-            self.scores = nothing
+        first, *others = batches or [VideoScores([], [], torch.empty(0, len(classes)))]
+        self.scores = replace(first, classes=classes, protocol=self.protocol).joined(*others)
         if self.data is None:
             return
         errors, part = self.data.errors, self.data.test_part

@@ -116,7 +116,7 @@ def _file_of(source: str, folder: Path, description: CheckpointMetadata) -> Path
 
 def _began(name: str, conv: TemporalConv, start: Mapping[str, Tensor]) -> Tensor | None:
     given = start.get(f"{name}.weight")
-    if given is None and name.endswith(".temporal"):  # of a identity matrix
+    if given is None and name.endswith(".temporal"):  # of an identity matrix
         return TemporalConv.inserted(conv.in_channels, conv.init).weight.detach().to(conv.weight)
     if given is None:
         return None

@@ -289,7 +289,7 @@ class VideoClassifier(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it, on the first rank for all of them."""
+        """Resume from it, on the first rank for all of them."""
         so_far = checkpoint.get(PARTIAL_EPOCH, {}) if self.trainer.is_global_zero else {}
         for name, metric in self._averages():
             for key, state in so_far.get(name, {}).items():

@@ -25,8 +25,8 @@ class TemporalFilters:
         kind: "none"; "inflated": both 1x1 convolutions of the bottleneck become 3x1x1 ones
             (ST-ResNet); "inserted": a new 3x1x1 convolution, with a bias and without batch norm,
             follows the ReLU of the 3x3 one (ST-MulNet).
-        init: the three kernel that it starts with, "average" (1/3, 1/3, 1/3), "identity"
-            (0, 1, 0) or "difference" (-1, 3, -1): of the 1x1 filter, or of a identity matrix.
+        init: the kernel that it starts with, "average" (1/3, 1/3, 1/3), "identity"
+            (0, 1, 0) or "difference" (-1, 3, -1): of the 1x1 filter, or of an identity matrix.
         streams: which have them: "appearance", "motion" or both.
     """
 

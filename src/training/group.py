@@ -16,6 +16,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.utils.errors import UserError
 from src.utils.mistakes import one_line_errors
 
+PLUGIN = "hydra_plugins.hydra_submitit_launcher"
+FIXED = ("trainer", "trainer.devices", "trainer.num_nodes")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -85,10 +88,6 @@ def tell_lightning(group: Group | None) -> None:
     os.environ["SLURM_NODELIST"] = os.environ["SLURM_STEP_NODELIST"]
     if SLURMEnvironment.job_name() in ("bash", "interactive"):
         del os.environ["SLURM_JOB_NAME"]
-
-
-PLUGIN = "hydra_plugins.hydra_submitit_launcher"
-FIXED = ("trainer", "trainer.devices", "trainer.num_nodes")
 
 
 class CheckQueue(Callback):
