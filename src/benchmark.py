@@ -12,7 +12,7 @@ from src.cli import command
 @command("benchmark")
 def main(cfg: DictConfig) -> None:
     """Compose, measure, print."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.benchmarks.run import run_benchmarks
 
     run_benchmarks(cfg)

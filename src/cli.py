@@ -1,4 +1,7 @@
-"""What entry points share: compose a config, call one function, show a mistake as one line."""
+"""What entry points share: compose a config, call one function, show a mistake as one line.
+
+Their own imports of the rooms below stand in functions: --help and mistakes in the config do not
+wait for torch."""
 
 import contextlib
 import functools
@@ -32,12 +35,12 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of one config into a command line with Hydra overrides.
 
+    A mistake in the config or the input is printed as one line and ends the process with status 1;
+    `HYDRA_FULL_ERROR=1` shows the traceback instead.
+
     Args:
         config_name: of the config.
         needs: what the values of its keys have to be.
-
-    A mistake in the config or the input is printed as one line and ends the process with status 1;
-    `HYDRA_FULL_ERROR=1` shows the traceback instead.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -87,9 +90,7 @@ def command(
 def errors_of(job: HydraConf, search: bool) -> AbstractContextManager[None]:
     """What becomes of a job's errors: other jobs of its sweep continue, a single run ends.
 
-    Args:
-        job: Hydra's config of the job.
-        search: whether the sweep is a search, which tells what became of its jobs.
+    The jobs of a search hand them on: it tells what became of them.
     """
     if QUEUED in os.environ:
         return errors_for_the_queue()

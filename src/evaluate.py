@@ -6,7 +6,7 @@ python -m src.evaluate ckpt_path=joint.ckpt protocol=ten_crops protocol.average_
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -14,23 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from src.cli import command
 from src.utils.values import NULL, PATH
 
-if TYPE_CHECKING:
-    from src.evaluation.table import Result
-
 
 @command("evaluate", ckpt_path=PATH, output=PATH | NULL)
 def main(cfg: DictConfig) -> None:
     """Score the test videos, print the accuracies, write scores.csv."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.training.launch import run_on_all_devices
 
     run_on_all_devices(cfg, HydraConfig.get(), _score)
 
 
 def _score(cfg: DictConfig, _: Sequence[str]) -> None:
-    from pytorch_lightning.utilities import rank_zero_only
-
     from src.evaluation.evaluate import evaluate_checkpoint, scores_beside
+    from src.evaluation.table import show_results
     from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
 
@@ -39,14 +35,9 @@ def _score(cfg: DictConfig, _: Sequence[str]) -> None:
     protocol: Any = OmegaConf.to_container(cfg.protocol)
     trainer = instantiate_trainer(cfg.trainer, callbacks=progress_bars(cfg.trainer, "test"))
     result = evaluate_checkpoint(cfg.ckpt_path, changes, trainer, output, protocol)
-    rank_zero_only(_report)(result, cfg.ckpt_path, output)
-
-
-def _report(result: "Result", ckpt_path: str, output: str) -> None:
-    from src.evaluation.table import show_results
-
-    show_results([result], f"{ckpt_path}: video level")
-    print(f"scores of every video: {output}")
+    if trainer.is_global_zero:
+        show_results([result], f"{cfg.ckpt_path}: video level")
+        print(f"scores of every video: {output}")
 
 
 if __name__ == "__main__":

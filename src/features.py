@@ -23,7 +23,7 @@ from src.utils.values import NAMES, NULL, PATH
 @command("features", ckpt_path=PATH, output=PATH, lists=NAMES, input=NAMES | NULL)
 def main(cfg: DictConfig) -> None:
     """Write the features, print their shapes and the protocol."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.training.launch import run_on_all_devices
 
     if cfg.input is None:
@@ -37,7 +37,6 @@ def main(cfg: DictConfig) -> None:
 def _extract(cfg: DictConfig, _: Sequence[str]) -> int:
     """The number of faults, not a status to end with: a rank leaves its group after a success."""
     from hydra.utils import instantiate
-    from pytorch_lightning.utilities import rank_zero_only
 
     from src.exporting.features import features_of_files, features_of_lists
     from src.training.progress import progress_bars
@@ -54,10 +53,11 @@ def _extract(cfg: DictConfig, _: Sequence[str]) -> int:
     else:
         flow, device = instantiate(cfg.flow), trainer.strategy.root_device
         features = features_of_files(ckpt_path, config["input"], data, protocol, flow, device)
-    rank_zero_only(features.save)(output)
-    rank_zero_only(print)(f"{features}\nwritten to {output}")
-    for fault in features.faults:
-        rank_zero_only(print)(f"skipped: {fault}", file=sys.stderr)
+    if trainer.is_global_zero:
+        features.save(output)
+        print(f"{features}\nwritten to {output}")
+        for fault in features.faults:
+            print(f"skipped: {fault}", file=sys.stderr)
     return len(features.faults)
 
 

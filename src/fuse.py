@@ -8,7 +8,7 @@ A checkpoint is evaluated first; a file of scores is taken as it is.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -17,26 +17,22 @@ from src.cli import command
 from src.utils.errors import UserError
 from src.utils.values import NAMES, PATH
 
-if TYPE_CHECKING:
-    from src.evaluation.scores import VideoScores
-    from src.evaluation.table import Result
-
 
 @command("fuse", inputs=NAMES, output=PATH)
 def main(cfg: DictConfig) -> None:
     """Score what is a checkpoint, print the accuracies, write the fused scores."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.training.launch import run_on_all_devices
 
     run_on_all_devices(cfg, HydraConfig.get(), _fuse)
 
 
 def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
-    from pytorch_lightning.utilities import rank_zero_only
-
     from src.evaluation.fusion import fuse_inputs
+    from src.evaluation.table import show_results
     from src.training.progress import progress_bars
     from src.training.trainer import instantiate_trainer
+    from src.utils.ranks import own_rank
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)
     for key in ("inputs", "weights"):
@@ -50,16 +46,12 @@ def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
         config["data"],
         config["protocol"],
     )
-    rank_zero_only(_report)(results, fused, Path(config["output"]))
-
-
-def _report(results: "list[Result]", fused: "VideoScores", output: Path) -> None:
-    from src.evaluation.table import show_results
-
-    show_results(results, "late fusion: video level")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fused.save(output)
-    print(f"fused scores of every video: {output}")
+    if own_rank() == 0:
+        output = Path(config["output"])
+        show_results(results, "late fusion: video level")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        fused.save(output)
+        print(f"fused scores of every video: {output}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ refused.
 import sys
 from pathlib import Path
 
-from hydra import compose
 from omegaconf import DictConfig
 
 from src.cli import command
@@ -27,10 +26,10 @@ def main() -> None:
 @command("import_matconvnet", input=PATH, output=PATH, listing=PATH | NULL)
 def run(cfg: DictConfig) -> None:
     """Import the file that the config names."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.importing.checkpoint import import_model, report
 
-    imported = import_model(str(cfg.input), cfg.split, lambda changes: compose("train", changes))
+    imported = import_model(str(cfg.input), cfg.split)
     imported.save(Path(cfg.output))
     for line in report(imported):
         print(line)

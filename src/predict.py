@@ -30,9 +30,10 @@ from src.utils.values import NAMES, NULL, PATH, integer
 )
 def main(cfg: DictConfig) -> None:
     """Print the most probable classes of every video and write them to a file."""
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     import torch
 
+    from src.evaluation.evaluate import load_module
     from src.media.frames_in_order import is_stream
     from src.prediction.inputs import find_inputs
     from src.prediction.predict import Options, predict
@@ -55,7 +56,7 @@ def main(cfg: DictConfig) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
         reason = first_line(error)
         raise UserError(f"device={device}: cannot be used ({reason}): leave it out") from error
-    predictor = Predictor(cfg.ckpt_path, instantiate(cfg.flow), device)
+    predictor = Predictor(*load_module(cfg.ckpt_path), instantiate(cfg.flow), device)
     outcome = predict(predictor, sources, options)
     if outcome.found:
         print(f"written to {cfg.output}")

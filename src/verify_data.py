@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(
             "data is not given: add data=hmdb51, data=ucf101 or data=folder to the command"
         )
-    # Imported here: --help and mistakes in the config do not wait for torch.
+
     from src.data.verification.report import report, write_report
     from src.data.verification.verify import verify
 

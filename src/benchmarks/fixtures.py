@@ -25,17 +25,11 @@ DRAWN = 120  # frames of a drawn one
 
 @dataclass(frozen=True)
 class Fixtures:
-    """Where everything is; videos of each name have `frames` frames.
-
-    Args:
-        root: the folder above all.
-        frames: number of frames by name.
-        source: what it was made from.
-    """
+    """Frames, flow, videos and archives below a folder."""
 
     root: Path
-    frames: dict[str, int]
-    source: str
+    frames: dict[str, int]  # number of frames by the video's name
+    source: str  # what it was made from
 
     @property
     def rgb(self) -> Path:
@@ -53,12 +47,7 @@ class Fixtures:
 
 
 def make_fixtures(root: Path, clips: str | None) -> Fixtures:
-    """Make frames, flow, videos and archives below `root`.
-
-    Args:
-        root: an empty folder.
-        clips: folder of videos to make it from; None draws some.
-    """
+    """Make fixtures in an empty folder, out of a folder of videos; None draws some."""
     fixtures = Fixtures(root, {}, clips or "drawn textures")
     for name, frames in _videos(clips):
         frames = [resize(frame, size_at(frame.shape[:2], SHORT_SIDE)) for frame in frames]

@@ -20,10 +20,10 @@ BORDER = 16  # pixels ignored where endpoints are compared: what enters an image
 def flow(
     fixtures: Fixtures, pairs: int, rounds: int, device: str | None, short_side: int = 256
 ) -> Measurement:
-    """Frames per second of all algorithms on the same pairs of frames.
+    """Frames per second of all algorithms on the same pairs of frames of one video, evenly spread.
 
     Args:
-        fixtures: pairs are spread evenly over the first of their videos.
+        fixtures: where the video is.
         pairs: how many.
         rounds: of all algorithms.
         device: of those that run on one; None for a GPU if there is one.

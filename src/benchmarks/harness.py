@@ -8,32 +8,28 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Timed:
+class Timed(NamedTuple):
     """How many items were done in the part of a run that counts, and its seconds."""
 
     items: int
     seconds: float
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """Something to time.
 
-    Args:
-        name: for the table.
-        run: does the work once and returns how many items (clips, frames, steps) that was; with
-            the seconds, if it has timed itself.
-        note: for the table's last column.
+    `run` does the work once and returns how many items (clips, frames, steps) that was; with the
+    seconds, if it has timed itself.
     """
 
     name: str
     run: Callable[[], int | Timed]
-    note: str = ""
+    note: str = ""  # for the table's last column
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def measure(
     notes: Sequence[str] = (),
     warm: bool = False,
 ) -> Measurement:
-    """Time all candidates in turns, after one round that does not count unless they are `warm`.
+    """Time all candidates in turns, after one round that does not count.
 
     Args:
         title: of the table.
@@ -75,7 +71,7 @@ def measure(
         candidates: the first is the baseline.
         rounds: that count.
         notes: printed below the table.
-        warm: whether all candidates have run before.
+        warm: whether all candidates have run before, and the first round counts.
     """
     rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for turn in range(int(warm), rounds + 1):

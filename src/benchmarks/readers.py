@@ -4,10 +4,10 @@ The baselines are mmaction2's training pipelines where it is installed, and the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,30 +17,21 @@ from src.benchmarks.harness import Candidate, Measurement, measure
 from src.data.dataset import read_view
 from src.data.sampling import valid_range
 from src.data.transforms import CornerJitterCrop, CropResizeFlip
-from src.media.images import FlowImages, FrameImages, open_images
+from src.media.images import FlowImages, FrameImages, ImageIndex, open_images
 from src.media.sources import Size, Uint8, size_at
 from src.media.video_file import VideoFile
 
 FRAMES, STACK, TAU = 5, 10, 10  # at this tau stacks of 10 do not overlap: all images are different
 CROP, SHORT_SIDE = 224, 256
-Pipeline = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One clip to read, for all candidates alike.
-
-    Args:
-        video: its name.
-        frames: RGB frames, from 0.
-        fields: flow fields, from 0, `STACK` for each frame.
-        seed: of the crop.
-    """
+class Clip(NamedTuple):
+    """One clip to read, for all candidates alike; frames and fields count from 0."""
 
     video: str
-    frames: tuple[int, ...]
-    fields: tuple[int, ...]
-    seed: int
+    frames: tuple[int, ...]  # of RGB
+    fields: tuple[int, ...]  # of flow, `STACK` for each frame
+    seed: int  # of the crop
 
 
 class FixedView:
@@ -75,11 +66,11 @@ def choose_clips(fixtures: Fixtures, count: int) -> list[Clip]:
     return clips
 
 
-def _each(clips: list[Clip], read: Callable[[Clip], object]) -> Callable[[], int]:
+def _each(items: Sequence[tuple[Any, ...]], read: Callable[..., object]) -> Callable[[], int]:
     def run() -> int:
-        for clip in clips:
-            read(clip)
-        return len(clips)
+        for item in items:
+            read(*item)
+        return len(items)
 
     return run
 
@@ -88,7 +79,10 @@ def loader(fixtures: Fixtures, clips: int, rounds: int) -> Measurement:
     """Two-stream clips (5 RGB frames, 5 x 10 flow fields, 224 x 224) from JPEG images."""
     root, chosen = fixtures.root, choose_clips(fixtures, clips)
     rawframes = root / "rawframes"
-    contents = [image for clip in chosen for image in _jpegs(rawframes, clip)]
+    by_folder = [(rawframes, clip) for clip in chosen]
+    # Each file once, also where stacks overlap.
+    files = [(clip, *file) for clip in chosen for file in dict.fromkeys(_files(clip))]
+    contents = [(_content(rawframes, clip, name), flags) for clip, name, flags in files]
 
     def decode_only() -> int:
         for data, flags in contents:
@@ -97,55 +91,50 @@ def loader(fixtures: Fixtures, clips: int, rounds: int) -> Measurement:
 
     def ours(rgb: Path, flow: Path) -> Callable[[], int]:
         frames, fields = open_images(rgb), open_images(flow)
+        return _each([(frames, fields, clip) for clip in chosen], _our_images)
 
-        def read(clip: Clip) -> object:
-            rng = np.random.default_rng(clip.seed)
-            sources = FrameImages(frames, clip.video), FlowImages(fields, clip.video)
-            return read_view(*sources, FixedView(clip), STACK, rng, clip.video)
-
-        return _each(chosen, read)
-
-    mmaction = _mmaction2()
-    baselines = (
-        [Candidate("mmaction2", _each(chosen, mmaction.images(rawframes)))] if mmaction else []
-    )
     candidates = [
-        *baselines,
-        Candidate("the same calls by hand", _each(chosen, lambda c: by_hand_images(rawframes, c))),
+        Candidate("the same calls by hand", _each(by_folder, by_hand_images)),
         Candidate("decode only", decode_only, "the limit: the same JPEGs from memory"),
         Candidate("ours, folders", ours(fixtures.rgb, fixtures.flow), "u/ v/ layout"),
         Candidate("ours, img_ folders", ours(rawframes, rawframes), "flow_x_ layout"),
         Candidate("ours, zip", ours(root / "jpegs_256.zip", root / "flow.zip")),
     ]
+    if find_spec("mmaction"):
+        candidates.insert(0, Candidate("mmaction2", _each(by_folder, mmaction2_images())))
     title = f"loader: {FRAMES} RGB frames + {FRAMES} x {STACK} flow fields to {CROP} x {CROP}"
     return measure(title, "clips", candidates, rounds, [_about(fixtures)])
 
 
+def _our_images(frames: ImageIndex, fields: ImageIndex, clip: Clip) -> object:
+    rng = np.random.default_rng(clip.seed)
+    sources = FrameImages(frames, clip.video), FlowImages(fields, clip.video)
+    return read_view(*sources, FixedView(clip), STACK, rng, clip.video)
+
+
 def decode(fixtures: Fixtures, clips: int, rounds: int) -> Iterator[Measurement]:
     """Clips of 5 RGB frames out of video files of both kinds."""
-    chosen, mmaction = choose_clips(fixtures, clips), _mmaction2()
+    chosen, decord = choose_clips(fixtures, clips), find_spec("decord")
+    readers: dict[str, Callable[[Path, Clip], object]] = {}
+    if find_spec("mmaction"):
+        readers["mmaction2"] = mmaction2_video()
+    if decord:
+        readers["decord by hand"] = by_hand_video
+    readers["ours, decoder=auto"] = partial(_our_video, "auto")
+    if decord:
+        readers["ours, decoder=decord"] = partial(_our_video, "decord")
     for kind, about in (("avi", "MPEG-4, a single key frame"), ("mp4", "H.264")):
         if not (fixtures.root / kind).is_dir():
             continue
-
-        def read_with(read: Callable[[Path, Clip], object], kind: str = kind) -> Callable[[], int]:
-            return _each(chosen, lambda clip: read(fixtures.video(kind, clip.video), clip))
-
-        def ours(decoder: str) -> Callable[[Path, Clip], object]:
-            def read(path: Path, clip: Clip) -> object:
-                video, rng = VideoFile(path, decoder), np.random.default_rng(clip.seed)
-                return read_view(video, None, FixedView(clip), STACK, rng, clip.video)
-
-            return read
-
-        candidates = [Candidate("ours, decoder=auto", read_with(ours("auto")))]
-        if find_spec("decord"):
-            candidates.insert(0, Candidate("decord by hand", read_with(by_hand_video)))
-            candidates.append(Candidate("ours, decoder=decord", read_with(ours("decord"))))
-        if mmaction:
-            candidates.insert(0, Candidate("mmaction2", read_with(mmaction.frames)))
+        by_file = [(fixtures.video(kind, clip.video), clip) for clip in chosen]
+        candidates = [Candidate(name, _each(by_file, read)) for name, read in readers.items()]
         title = f"decode: {FRAMES} RGB frames to {CROP} x {CROP} from .{kind} ({about})"
         yield measure(title, "clips", candidates, rounds, [_about(fixtures)])
+
+
+def _our_video(decoder: str, path: Path, clip: Clip) -> object:
+    video, rng = VideoFile(path, decoder), np.random.default_rng(clip.seed)
+    return read_view(video, None, FixedView(clip), STACK, rng, clip.video)
 
 
 def _about(fixtures: Fixtures) -> str:
@@ -153,30 +142,22 @@ def _about(fixtures: Fixtures) -> str:
     return f"{len(fixtures.frames)} videos, {frames} frames, from {fixtures.source}; one core"
 
 
-def _jpegs(rawframes: Path, clip: Clip) -> Iterator[tuple[Uint8, int]]:
-    """The contents of a clip's files, and how OpenCV is to decode them."""
-    names = [(f"img_{i + 1:05d}.jpg", cv2.IMREAD_COLOR) for i in clip.frames]
-    for i in dict.fromkeys(clip.fields):  # each once, also where stacks overlap
-        names += [(f"flow_{axis}_{i + 1:05d}.jpg", cv2.IMREAD_GRAYSCALE) for axis in "xy"]
-    for name, flags in names:
-        yield np.frombuffer((rawframes / clip.video / name).read_bytes(), np.uint8), flags
+def _files(clip: Clip) -> list[tuple[str, int]]:
+    """Names of a clip's files in mmaction2's layout, and how OpenCV is to decode each."""
+    frames = [(f"img_{i + 1:05d}.jpg", cv2.IMREAD_COLOR) for i in clip.frames]
+    fields = [f"flow_{axis}_{i + 1:05d}.jpg" for i in clip.fields for axis in "xy"]
+    return [*frames, *((name, cv2.IMREAD_GRAYSCALE) for name in fields)]
+
+
+def _content(rawframes: Path, clip: Clip, name: str) -> Uint8:
+    return np.frombuffer((rawframes / clip.video / name).read_bytes(), np.uint8)
 
 
 def by_hand_images(rawframes: Path, clip: Clip) -> tuple[Uint8, Uint8]:
     """A clip by plain OpenCV calls in mmaction2's order: decode all, resize all, crop, resize."""
-
-    def read(name: str, flags: int) -> Uint8:
-        data = (rawframes / clip.video / name).read_bytes()
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-
-    frames = [
-        cv2.cvtColor(read(f"img_{i + 1:05d}.jpg", cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        for i in clip.frames
-    ]
-    fields = [
-        np.dstack([read(f"flow_{axis}_{i + 1:05d}.jpg", cv2.IMREAD_GRAYSCALE) for axis in "xy"])
-        for i in clip.fields
-    ]
+    images = [cv2.imdecode(_content(rawframes, clip, name), f) for name, f in _files(clip)]
+    frames = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images[:FRAMES]]
+    fields = [np.dstack(images[i : i + 2]) for i in range(FRAMES, len(images), 2)]
     rng = np.random.default_rng(clip.seed)
     rgb, flow = _crop(frames, rng), _crop(fields, rng)
     if rng.random() < 0.5:
@@ -210,66 +191,56 @@ def _crop(images: Sequence[Uint8], rng: np.random.Generator) -> Uint8:
     return np.stack([cv2.resize(image, (CROP, CROP)) for image in images])
 
 
-@dataclass(frozen=True)
-class MMAction2:
-    """mmaction2's training pipelines, as its configs compose them: of images, of video files."""
+def mmaction2_images() -> Callable[[Path, Clip], None]:
+    """Reads two-stream clips by mmaction2's training pipeline, which that takes twice."""
+    pipeline = _mmaction2("NCHW", "RawFrameDecode")
 
-    from_images: Pipeline
-    from_video: Pipeline
+    def read(rawframes: Path, clip: Clip) -> None:
+        for modality, template, indices, length in (
+            ("RGB", "img_{:05}.jpg", clip.frames, 1),
+            ("Flow", "flow_{}_{:05}.jpg", clip.fields, STACK),
+        ):
+            pipeline(
+                frame_dir=str(rawframes / clip.video),
+                modality=modality,
+                filename_tmpl=template,
+                frame_inds=np.array(indices) + 1,
+                clip_len=length,
+                num_clips=len(clip.frames),
+            )
 
-    def images(self, rawframes: Path) -> Callable[[Clip], None]:
-        """Reads two-stream clips, which takes the pipeline twice."""
-
-        def read(clip: Clip) -> None:
-            common = {"frame_dir": str(rawframes / clip.video), "label": 0}
-            common |= {"num_clips": len(clip.frames)}
-            rgb = {
-                "modality": "RGB",
-                "filename_tmpl": "img_{:05}.jpg",
-                "frame_inds": np.array(clip.frames) + 1,
-                "clip_len": 1,
-            }
-            flow = {
-                "modality": "Flow",
-                "filename_tmpl": "flow_{}_{:05}.jpg",
-                "frame_inds": np.array(clip.fields) + 1,
-                "clip_len": STACK,
-            }
-            self.from_images(common | rgb)
-            self.from_images(common | flow)
-
-        return read
-
-    def frames(self, path: Path, clip: Clip) -> None:
-        """Read the frames of a video."""
-        chosen = {"frame_inds": np.array(clip.frames), "clip_len": FRAMES, "num_clips": 1}
-        self.from_video({"filename": str(path), "label": 0, "modality": "RGB", **chosen})
+    return read
 
 
-def _mmaction2() -> MMAction2 | None:
-    """The pipelines, None where mmaction2 is not installed."""
-    try:
-        from mmaction.datasets import transforms
-    except ImportError:
-        return None
+def mmaction2_video() -> Callable[[Path, Clip], None]:
+    """Reads the frames of a video by mmaction2's training pipeline."""
+    pipeline = _mmaction2("NCTHW", "DecordInit", "DecordDecode")
+    about = {"modality": "RGB", "clip_len": FRAMES, "num_clips": 1}
 
-    def pipeline(layout: str, *decoding: Any) -> Pipeline:
-        steps = [
-            *decoding,
-            transforms.Resize(scale=(-1, SHORT_SIDE)),
-            transforms.RandomResizedCrop(),
-            transforms.Resize(scale=(CROP, CROP), keep_ratio=False),
-            transforms.Flip(flip_ratio=0.5),
-            transforms.FormatShape(input_format=layout),
-            transforms.PackActionInputs(),
-        ]
+    def read(path: Path, clip: Clip) -> None:
+        pipeline(filename=str(path), frame_inds=np.array(clip.frames), **about)
 
-        def run(results: dict[str, Any]) -> dict[str, Any]:
-            for step in steps:
-                results = step(results)
-            return results
+    return read
 
-        return run
 
-    video = transforms.DecordInit(num_threads=1), transforms.DecordDecode()
-    return MMAction2(pipeline("NCHW", transforms.RawFrameDecode()), pipeline("NCTHW", *video))
+def _mmaction2(layout: str, *decoding: str) -> Callable[..., None]:
+    """A pipeline as mmaction2's configs compose them."""
+    from mmaction.datasets import transforms
+
+    threads = {"DecordInit": {"num_threads": 1}}
+    steps = [
+        *(getattr(transforms, name)(**threads.get(name, {})) for name in decoding),
+        transforms.Resize(scale=(-1, SHORT_SIDE)),
+        transforms.RandomResizedCrop(),
+        transforms.Resize(scale=(CROP, CROP), keep_ratio=False),
+        transforms.Flip(flip_ratio=0.5),
+        transforms.FormatShape(input_format=layout),
+        transforms.PackActionInputs(),
+    ]
+
+    def run(**results: Any) -> None:
+        results["label"] = 0
+        for step in steps:
+            results = step(results)
+
+    return run

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import logging
 import os
 import platform
 import tempfile
@@ -11,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
-from hydra import compose
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
@@ -25,7 +22,8 @@ from src.benchmarks.harness import Measurement, Speed
 from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
-from src.utils.console import table
+from src.experiment.compose import compose_config
+from src.utils.console import quiet, table
 from src.utils.errors import UserError, first_line
 
 TARGETS = ("loader", "decode", "flow", "step", "startup")
@@ -79,14 +77,14 @@ def _steps(cfg: DictConfig) -> Iterator[Measurement]:
     options, failed = cfg.step, 0
     for setting in options.settings:
         title = " ".join(setting) or "as it is"
-        train = compose("train", [*options.overrides, *setting])
+        train = compose_config("train", *options.overrides, *setting)
         try:
-            with _quiet("src.training"):
+            with quiet():
                 yield step(train, options.stage, title, options.clips, options.steps, cfg.rounds)
         except (UserError, RuntimeError) as error:  # a full GPU is the latter
             failed += 1
-            reason = first_line(error)
-            Console().print(f"step: {title}: skipped: {reason}", markup=False, soft_wrap=True)
+            line = f"step: {title}: skipped: {first_line(error)}"
+            Console().print(line, markup=False, soft_wrap=True)
         gc.collect()  # trainers and their networks refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -115,17 +113,14 @@ def machine() -> dict[str, str]:
 
 def show(measurement: Measurement, earlier: Measurement | None = None) -> None:
     """Print a table; with the ratios of an earlier measurement, if there is one."""
-    baseline = measurement.rows[0].name
-    columns = ["", f"{measurement.unit}/s", f"x {baseline}", "lowest - highest"]
-    before = {row.name: row.ratio for row in earlier.rows} if earlier else {}
+    columns = ["", f"{measurement.unit}/s", f"x {measurement.rows[0].name}", "lowest - highest"]
     columns += ["before", "note"] if earlier else ["note"]
+    before = {row.name: f"{row.ratio:.2f}" for row in earlier.rows} if earlier else {}
     rows = []
     for row in measurement.rows:
         spread = f"{row.lowest:.2f} - {row.highest:.2f}"
-        cells = [row.name, f"{row.rate:.4g}", f"{row.ratio:.2f}", spread]
-        if earlier:
-            cells.append(f"{before[row.name]:.2f}" if row.name in before else "")
-        rows.append([*cells, row.note])
+        compared = [before.get(row.name, "")] if earlier else []
+        rows.append([row.name, f"{row.rate:.4g}", f"{row.ratio:.2f}", spread, *compared, row.note])
     console = Console()
     console.print(table(columns, rows, measurement.title, left=("", "note"), unbroken=[""]))
     for note in measurement.notes:
@@ -147,25 +142,13 @@ def load(path: Path) -> dict[str, Measurement]:
         UserError: the file does not exist or was not written by `save`.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return {
-            entry["title"]: Measurement(**entry | {"rows": [Speed(**row) for row in entry["rows"]]})
-            for entry in content["measurements"]
-        }
+        tables = {}
+        for entry in json.loads(path.read_text())["measurements"]:
+            rows = [Speed(**row) for row in entry["rows"]]
+            tables[entry["title"]] = Measurement(**entry | {"rows": rows})
+        return tables
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no saved benchmark: {error}") from error
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger's progress to itself: it is not of interest here."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager

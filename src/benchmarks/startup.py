@@ -9,16 +9,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-from hydra import compose
 
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, Timed, measure
 from src.data.splits import UCF101, read_ucf101
 from src.experiment.build import build_datamodule
+from src.experiment.compose import compose_config
 from src.experiment.config import StageConfig, stage_config
 
 TRAIN_FRACTION = 9537 / 13320  # of UCF101's videos in the train list of split 1
@@ -28,18 +28,16 @@ FLOW = "tvl1_flow"
 def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measurement]:
     """Starts of our commands, each a process, against Python with torch; first batches.
 
-    Args:
-        fixtures: the clips that stand for all videos.
-        videos: of the dataset that is made of them.
-        rounds: of the measurements.
+    The fixtures stand for all videos of the dataset that is made of them.
     """
     root = fixtures.root / "ucf101"
     make_dataset(root, fixtures, videos)
     places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
-    config = stage_config(compose("train", ["experiment=st_resnet_ucf101", *places]), "joint")
+    config = stage_config(compose_config("train", "experiment=st_resnet_ucf101", *places), "joint")
     file = fixtures.root / "config.json"
     file.write_text(json.dumps(config))
     experiment = "experiment=st_resnet_hmdb51"
+    first = _process("-m", "src.benchmarks.startup", str(file))
     candidates = [
         Candidate("import torch", _process("-c", "import torch")),
         Candidate("import pytorch_lightning", _process("-c", "import pytorch_lightning")),
@@ -47,11 +45,7 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
         Candidate("train --cfg job", _process("-m", "src.train", experiment, "--cfg", "job")),
         Candidate("train no_key=1", _process("-m", "src.train", "no_key=1", status=1)),
         Candidate("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
-        Candidate(
-            "first batch",
-            _process("-m", "src.benchmarks.startup", str(file)),
-            f"of {videos} videos",
-        ),
+        Candidate("first batch", first, f"of {videos} videos"),
     ]
     yield _with_seconds(measure("startup", "starts", candidates, rounds))
     yield first_batches(config, fixtures.root / "index", videos, rounds)
@@ -61,21 +55,16 @@ def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) ->
     """First batches per second of a stage whose index of folders is kept, against listing them.
 
     Args:
-        config: of the stage, on the dataset that `make_dataset` has made.
+        config: of the stage, on the dataset of `videos` videos that `make_dataset` has made.
         index: a folder to keep the index of folders in.
         videos: how many there are.
         rounds: of the measurement.
     """
-
-    def candidate(name: str, cache_dir: str | None) -> Candidate:
-        reading = config["data"]["videos"] | {"cache_dir": cache_dir}
-        data = config["data"] | {"videos": reading}
-        return Candidate(name, lambda: first_batch(config | {"data": data}))
-
-    candidates = [
-        candidate("folders listed", None),
-        candidate("index of folders kept", str(index)),
-    ]
+    candidates = []
+    for name, folder in (("folders listed", None), ("index of folders kept", str(index))):
+        reading = config["data"]["videos"] | {"cache_dir": folder}
+        changed = config | {"data": config["data"] | {"videos": reading}}
+        candidates.append(Candidate(name, partial(first_batch, changed)))
     title = f"first batch of {videos} videos: RGB from video files, flow from a folder for each"
     return _with_seconds(measure(title, "first batches", candidates, rounds))
 
@@ -91,13 +80,7 @@ def first_batch(config: StageConfig) -> Timed:
 
 
 def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
-    """Make UCF101's folders and lists for some number of videos.
-
-    Args:
-        root: the dataset's folder, which is made.
-        fixtures: the clips that stand for all videos.
-        videos: how many.
-    """
+    """Make UCF101's folders and lists for so many videos, which are links to the fixtures."""
     lists = root / "splits"
     lists.mkdir(parents=True)
     classes = enumerate(UCF101, start=1)
@@ -135,10 +118,5 @@ def _process(*arguments: str, status: int = 0) -> Callable[[], int]:
     return run
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The first batch of the stage whose config is in a JSON file, in a process of its own."""
-    first_batch(json.loads(Path(arguments[0]).read_text()))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    first_batch(json.loads(Path(sys.argv[1]).read_text()))

@@ -7,8 +7,8 @@ speed.
 import copy
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,13 @@ def step(
     def loop() -> Callable[[], Timed]:
         module = build_module(config, by_hand, WARM_UP + steps)
         optimizer = module.configure_optimizers()["optimizer"]
-        return lambda: _hand_written(by_hand, optimizer, precision, device, batch, steps)
+        return partial(_hand_written, by_hand, optimizer, precision, device, batch, steps)
 
     def through_lightning() -> Callable[[], Timed]:
         module = build_module(config, ours, WARM_UP + steps)
-        return lambda: _fit(module, cfg, config, batch, steps)
+        return partial(_fit, module, cfg, config, batch, steps)
 
-    with warnings.catch_warnings(), convolutions_tried(cfg.trainer.benchmark):
-        warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
+    with convolutions_tried(cfg.trainer.benchmark):
         return measure(
             f"step: {clips} clips of {' x '.join(map(str, _shape(config)))}, {setting}",
             "clips",
@@ -103,12 +102,10 @@ def _batch(config: StageConfig, clips: int, device: torch.device) -> Batch:
     """Clips without meaning, as a loader gives them: in memory that a GPU can fetch from."""
     data, generator = config["data"], torch.Generator().manual_seed(0)
     channels = {"rgb": 3, "flow": 2 * data["flow_stack"]}
-    batch = {
-        name: torch.randint(
-            0, 256, (clips, channels[name], *_shape(config)), dtype=torch.uint8, generator=generator
-        )
-        for name in data["modalities"]
-    }
+    batch = {}
+    for name in data["modalities"]:
+        size = (clips, channels[name], *_shape(config))
+        batch[name] = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     batch["label"] = torch.randint(data["num_classes"], (clips,), generator=generator)
     pinned = {name: tensor.pin_memory() for name, tensor in batch.items() if device.type == "cuda"}
     return batch | pinned | {"video": [str(number) for number in range(clips)]}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -16,8 +17,7 @@ BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
+class ClassAccuracy(NamedTuple):
     """How many videos of a class there are, and how many of them are right."""
 
     name: str
@@ -30,15 +30,8 @@ class ClassAccuracy:
         return 100 * self.correct / self.videos
 
 
-@dataclass(frozen=True)
-class ClassDifference:
-    """A class in two runs.
-
-    Args:
-        name: of the class.
-        videos: how many are of it.
-        one, other: accuracies on it, in percent.
-    """
+class ClassDifference(NamedTuple):
+    """A class in two runs: how many videos it has, and the accuracies on it in percent."""
 
     name: str
     videos: int
@@ -51,8 +44,7 @@ class ClassDifference:
         return self.other - self.one
 
 
-@dataclass(frozen=True)
-class Confusion:
+class Confusion(NamedTuple):
     """How many videos of the class `label`, out of `of`, were taken for the class `prediction`."""
 
     label: str
@@ -61,8 +53,7 @@ class Confusion:
     of: int
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(NamedTuple):
     """Names of the videos that one way of scoring has right and another does not."""
 
     corrected: tuple[str, ...]
@@ -105,53 +96,41 @@ def confusion_matrix(scores: VideoScores) -> Tensor:
 
 def class_accuracies(scores: VideoScores) -> list[ClassAccuracy]:
     """Accuracy of each class that has a video, in the order of the classes."""
-    videos = Counter(scores.labels)
-    right = predictions(scores) == torch.tensor(scores.labels)
-    correct = Counter(
-        label for label, hit in zip(scores.labels, right.tolist(), strict=True) if hit
-    )
-    return [
-        ClassAccuracy(name, videos[index], correct[index])
-        for index, name in enumerate(scores.classes)
-        if videos[index]
-    ]
+    labels, count = torch.tensor(scores.labels, dtype=torch.long), len(scores.classes)
+    videos = labels.bincount(minlength=count).tolist()
+    correct = labels[predictions(scores) == labels].bincount(minlength=count).tolist()
+    return [each for each in map(ClassAccuracy, scores.classes, videos, correct) if each.videos]
 
 
 def hardest_confusions(scores: VideoScores, most: int = 10) -> list[Confusion]:
     """The pairs of classes that most videos confuse, sorted by their number."""
-    counts = confusion_matrix(scores)
-    videos = Counter(scores.labels)
-    counts.fill_diagonal_(0)
-    order = counts.flatten().argsort(descending=True, stable=True)[:most]
-    pairs = [divmod(place, len(scores.classes)) for place in order.tolist()]
+    counts = confusion_matrix(scores).fill_diagonal_(0)
+    videos, names = Counter(scores.labels), scores.classes
+    pairs = sorted(counts.nonzero().tolist(), key=lambda pair: -int(counts[*pair]))[:most]
     return [
-        Confusion(scores.classes[one], scores.classes[other], int(counts[one, other]), videos[one])
-        for one, other in pairs
-        if counts[one, other]
+        Confusion(names[label], names[taken], int(counts[label, taken]), videos[label])
+        for label, taken in pairs
     ]
 
 
 def class_differences(one: VideoScores, other: VideoScores) -> list[ClassDifference]:
     """Compare the accuracies of the classes that occur, what gained most first.
 
-    Args:
-        one, other: labelled scores of the same videos.
-
     Raises:
-        UserError: the videos or their labels differ.
+        UserError: the scores are not of the same labelled videos.
     """
-    labels = [labels_by_video(each) for each in (one, other)]
+    labels = [labels_by_video(scores) for scores in (one, other)]
     if labels[0] != labels[1] or not labels[0]:
         raise UserError(
             f"the two runs are not of the same labelled videos ({len(labels[0])} and "
             f"{len(labels[1])}): compare runs of one dataset and split"
         )
-    after = {each.name: each.percent for each in class_accuracies(other)}
-    found = [
-        ClassDifference(each.name, each.videos, each.percent, after[each.name])
-        for each in class_accuracies(one)
+    after = {accuracy.name: accuracy.percent for accuracy in class_accuracies(other)}
+    differences = [
+        ClassDifference(before.name, before.videos, before.percent, after[before.name])
+        for before in class_accuracies(one)
     ]
-    return sorted(found, key=lambda each: (-each.points, each.name))
+    return sorted(differences, key=lambda difference: (-difference.points, difference.name))
 
 
 def changes(before: VideoScores, after: VideoScores) -> Changes:
@@ -191,18 +170,17 @@ def _right(scores: VideoScores) -> dict[str, bool]:
 
 
 def draw_scores(scores: VideoScores, fused: Fusion | None = None) -> dict[str, Figure]:
-    """Draw "class_accuracy", of each part beside the fusion, and "confusion".
+    """Draw "class_accuracy" and "confusion" of a net.
 
     Args:
-        scores: of a net.
-        fused: what they, or they and others, are the mean of.
+        scores: of the net.
+        fused: what they, or they and others, are the mean of; each part has bars of its own.
     """
     parts = {**fused.parts, fused.name: fused.scores} if fused else {"all": scores}
-    by_class = {name: class_accuracies(one) for name, one in parts.items()}
     classes = class_accuracies(scores)
     return {
         "class_accuracy": draw_class_accuracies(
-            {name: [each.percent for each in found] for name, found in by_class.items()},
+            {n: [each.percent for each in class_accuracies(part)] for n, part in parts.items()},
             [each.name for each in classes],
             [each.videos for each in classes],
         ),

@@ -67,14 +67,7 @@ def evaluate_checkpoint(
     output: str,
     protocol: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Score every test video and write the scores.
-
-    Args:
-        ckpt_path: a checkpoint of this project.
-        data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
-        trainer: gets the callback that collects scores.
-        output: CSV file for the scores: video, label, one column per class.
-        protocol: keys of its protocol to change; None leaves one as it is.
+    """Score every test video of a checkpoint, opened as by `load_module`, and write the scores.
 
     Raises:
         UserError: the data is of another split, was made with other flow, or has other classes.
@@ -92,10 +85,9 @@ def score_videos(
     output: str,
     ckpt_path: str,
 ) -> VideoScores:
-    """What `evaluate_checkpoint` does, with what `load_module` has returned; gives the scores."""
+    """Score every test video with what `load_module` has returned, and write the scores."""
     data = data_of(description, ckpt_path)
-    protocol = build_protocol(description.config).name
-    collected = CollectScores(data, protocol)
+    collected = CollectScores(data, build_protocol(description.config).name)
     trainer.callbacks += [collected]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:

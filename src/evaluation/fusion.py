@@ -85,10 +85,8 @@ def _are_probabilities(scores: Tensor) -> bool:
 def _fused_protocol(protocols: Sequence[str], weights: Sequence[float]) -> str:
     if len(set(protocols)) == len(set(weights)) == 1:
         return protocols[0]  # a mean like that over the streams of one net
-    terms = (
-        f"{weight:g} x ({protocol})" for weight, protocol in zip(weights, protocols, strict=True)
-    )
-    return " + ".join(terms)
+    pairs = zip(weights, protocols, strict=True)
+    return " + ".join(f"{weight:g} x ({protocol})" for weight, protocol in pairs)
 
 
 def aligned(
@@ -97,12 +95,7 @@ def aligned(
     """Scores in the order of the reference's videos and classes, with its labels.
 
     Videos are the same if their names are, without class folder and ending. Those that the
-    reference does not have are skipped.
-
-    Args:
-        part: scores in whatever order, with or without labels.
-        reference: with labels.
-        name, reference_name: for messages.
+    reference does not have are skipped. The names of the two are for messages.
 
     Raises:
         UserError: a video or a class is missing, or is labelled differently.
@@ -126,14 +119,8 @@ def aligned(
                 f"as {reference.classes[label]}: correct one, or leave the column label out"
             )
     columns = [part.classes.index(known) for known in reference.classes]
-    scores = part.scores[order][:, columns]
-    return replace(
-        reference,
-        scores=scores,
-        streams={},
-        protocol=part.protocol,
-        faults=part.faults,
-    )
+    scores, protocol = part.scores[order][:, columns], part.protocol
+    return replace(reference, scores=scores, streams={}, protocol=protocol, faults=part.faults)
 
 
 def check_classes(
@@ -168,14 +155,9 @@ class _Checkpoint:
     module: VideoClassifier
     description: CheckpointMetadata
 
-    @property
-    def classes(self) -> Sequence[str]:
-        return self.description.class_names
-
     def scores(self, trainer: pl.Trainer) -> VideoScores:
-        return score_videos(
-            self.module, self.description, trainer, scores_beside(self.path), self.path
-        )
+        output = scores_beside(self.path)
+        return score_videos(self.module, self.description, trainer, output, self.path)
 
 
 def fuse_inputs(
@@ -193,11 +175,9 @@ def fuse_inputs(
     Args:
         inputs: checkpoints of this project, and .csv files: its own scores, or others with a
             column `video`, one for each class and perhaps one `label`, in any order.
-        weights: one for each input; None weighs them equally.
-        average_over: "logits" or "probabilities", see `fuse`.
+        weights, average_over: see `fuse`.
         make_trainer: a new trainer for each checkpoint.
-        data_changes: keys of the checkpoints' data configs to change.
-        protocol: keys of their protocols to change; None leaves one as it is.
+        data_changes, protocol: keys of the checkpoints' configs to change, see `load_module`.
 
     Returns:
         The results of each input alone and, last, of all together; and the fused scores.
@@ -215,14 +195,26 @@ def fuse_inputs(
         else _Checkpoint(path, *load_module(path, data_changes, protocol))
         for path in inputs
     ]
-    first = next((i for i, one in enumerate(opened) if _has_labels(one)), None)
-    if first is None:
+    checkpoints = [part for part in opened if isinstance(part, _Checkpoint)]
+    labelled = [isinstance(part, _Checkpoint) or bool(part.labels) for part in opened]
+    if not any(labelled):
         raise UserError("no input has a column named label: name one that has, or a checkpoint")
-    for path, one in zip(inputs, opened, strict=True):
-        check_classes(one.classes, opened[first].classes, path, inputs[first])
-    _check_splits([one for one in opened if isinstance(one, _Checkpoint)])
+    first = labelled.index(True)
+    classes = [
+        part.description.class_names if isinstance(part, _Checkpoint) else part.classes
+        for part in opened
+    ]
+    for path, names in zip(inputs, classes, strict=True):
+        check_classes(names, classes[first], path, inputs[first])
+    for other in checkpoints[1:]:
+        reference = checkpoints[0]
+        if other.description.split != reference.description.split:
+            raise UserError(
+                f"{other.path} was trained on split {other.description.split}, {reference.path} on "
+                f"split {reference.description.split}: fuse checkpoints of the same split"
+            )
 
-    scores = [one.scores(make_trainer()) if isinstance(one, _Checkpoint) else one for one in opened]
+    scores = [p.scores(make_trainer()) if isinstance(p, _Checkpoint) else p for p in opened]
     parts = [
         aligned(part, scores[first], path, inputs[first])
         for path, part in zip(inputs, scores, strict=True)
@@ -233,25 +225,11 @@ def fuse_inputs(
         for name, part in zip(_without_common_folder(inputs), parts, strict=True)
     ]
     ratio = " : ".join(f"{weight:g}" for weight in weights or [1] * len(parts))
-    name = f"late fusion {ratio}"
-    return [*results, Result(name, "", video_accuracies(fused), fused.protocol)], fused
+    late = Result(f"late fusion {ratio}", "", video_accuracies(fused), fused.protocol)
+    return [*results, late], fused
 
 
 def _without_common_folder(paths: Sequence[str]) -> list[str]:
     """Paths short enough for a table, and still distinguished."""
     common = os.path.commonpath([Path(path).absolute().parent for path in paths])
     return [str(Path(path).absolute().relative_to(common)) for path in paths]
-
-
-def _has_labels(opened: VideoScores | _Checkpoint) -> bool:
-    return isinstance(opened, _Checkpoint) or bool(opened.labels)
-
-
-def _check_splits(checkpoints: Sequence[_Checkpoint]) -> None:
-    for one in checkpoints[1:]:
-        first = checkpoints[0]
-        if one.description.split != first.description.split:
-            raise UserError(
-                f"{one.path} was trained on split {one.description.split}, {first.path} on split "
-                f"{first.description.split}: fuse checkpoints of the same split"
-            )

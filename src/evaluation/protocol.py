@@ -23,8 +23,7 @@ class TestProtocol:
 
     Args:
         frames: of a video, evenly spaced (data.test.frames).
-        short_side: smaller side of a frame in pixels.
-        crop_size: side of a crop in pixels.
+        short_side, crop_size: smaller side of a frame and side of a crop, in pixels.
         crop: "full_frame" takes full frames, which networks read fully convolutionally (ST-ResNet's
             released implementation); "ten" the four corners and the center, with their mirror
             images ten views (Simonyan & Zisserman 2014); "center" the center.
@@ -120,9 +119,9 @@ class TestProtocol:
             count += 1
             for stream, values in logits(view).items():
                 values = values.float()
-                scores = (
-                    values.softmax(-1) if self.average_over == "probabilities" else values
-                ).mean(1)
+                if self.average_over == "probabilities":
+                    values = values.softmax(-1)
+                scores = values.mean(1)
                 total[stream] = total[stream] + scores if stream in total else scores
         return {stream: scores / count for stream, scores in total.items()}
 

@@ -7,6 +7,7 @@ stage_dir/samples/
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,13 +78,13 @@ def choose_samples(scores: VideoScores, count: int, seed: int) -> list[int]:
     read = predicted != UNREADABLE
     margin = scores.scores.amax(1) - scores.scores.gather(1, labels[:, None]).squeeze(1)
     by_margin = margin.nan_to_num().argsort(descending=True, stable=True).tolist()
-    seen: dict[tuple[int, int], int] = {}
+    seen: Counter[tuple[int, int]] = Counter()
     turns: list[tuple[int, int]] = []
     for place in by_margin:
         if read[place] and predicted[place] != labels[place]:
             pair = (scores.labels[place], int(predicted[place]))
-            seen[pair] = seen.get(pair, -1) + 1
             turns.append((seen[pair], place))
+            seen[pair] += 1
     wrong = [place for _, place in sorted(turns, key=lambda turn: turn[0])]
     right = (predicted == labels).nonzero().flatten().tolist()
     right = np.random.default_rng(seed).permutation(right).astype(int).tolist()
@@ -106,11 +107,8 @@ def save_samples(
 
     Args:
         folder: for the files.
-        data: that was tested on.
-        scores: of the test.
-        protocol: of the test.
-        count: of videos, see `choose_samples`.
-        seed: for choosing them.
+        data, scores, protocol: of the test.
+        count, seed: see `choose_samples`.
         device: where flow is computed, if it is computed on a device.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +125,8 @@ def save_samples(
         _write_picture(picture, clip)
         _write_film(film, clip)
         predictions = {
-            name: _said(one.scores[place], scores.labels[place], protocol, scores.classes)
-            for name, one in {NET: scores, **scores.classifiers()}.items()
+            name: _prediction(part.scores[place], scores.labels[place], protocol, scores.classes)
+            for name, part in {NET: scores, **scores.classifiers()}.items()
         }
         label = scores.classes[scores.labels[place]]
         samples.append(Sample(video, label, predictions, picture, film))
@@ -144,16 +142,14 @@ def load_samples(folder: Path) -> list[Sample]:
         content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         return [
             Sample(
-                video=str(one["video"]),
-                label=str(one["label"]),
-                predictions={
-                    str(name): Prediction(**said) for name, said in one["predictions"].items()
-                },
+                str(entry["video"]),
+                str(entry["label"]),
+                {str(name): Prediction(**about) for name, about in entry["predictions"].items()},
                 # names only: the file may come from elsewhere
-                picture=folder / Path(one["picture"]).name,
-                film=folder / Path(one["film"]).name,
+                picture=folder / Path(entry["picture"]).name,
+                film=folder / Path(entry["film"]).name,
             )
-            for one in content
+            for entry in content
         ]
     except FileNotFoundError:
         return []
@@ -162,7 +158,7 @@ def load_samples(folder: Path) -> list[Sample]:
         return []
 
 
-def _said(
+def _prediction(
     scores: torch.Tensor, label: int, protocol: VideoProtocol, classes: tuple[str, ...]
 ) -> Prediction:
     shares = protocol.probabilities(scores)
@@ -173,8 +169,7 @@ def _said(
 def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:
     picture = draw_clip(clip.get("rgb"), clip.get("flow"))
     rows = ("rgb" in clip) + ("flow" in clip)
-    picture = _resized(picture, rows * HEIGHT)
-    path.write_bytes(encode_jpeg(picture, quality=88))
+    path.write_bytes(encode_jpeg(_resized(picture, rows * HEIGHT), quality=88))
 
 
 def _write_film(path: Path, clip: Mapping[str, Any]) -> None:
@@ -187,8 +182,6 @@ def _write_film(path: Path, clip: Mapping[str, Any]) -> None:
 
 def _resized(image: Any, height: int) -> Any:
     """With this height and an even width, which encoders want."""
-    width = round(image.shape[1] * height / image.shape[0] / 2) * 2
+    size = round(image.shape[1] * height / image.shape[0] / 2) * 2, height
     shrinks = height < image.shape[0]
-    return cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
-    )
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)

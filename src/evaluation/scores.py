@@ -19,6 +19,7 @@ from src.utils.errors import UserError
 from src.utils.ranks import of_all_ranks
 
 EXTERNAL = "external"  # the protocol of scores that do not say how they were made
+PROTOCOL_ENDING = ".protocol.txt"  # of the file beside a file of scores
 
 
 @dataclass
@@ -70,25 +71,13 @@ class VideoScores:
         """With more videos, by their names, that could not be read; sorted by video."""
         nothing = torch.full((len(labels), len(self.classes)), math.nan)
         streams = dict.fromkeys(self.streams, nothing)
-        return self.joined(
-            replace(
-                self,
-                videos=list(labels),
-                labels=list(labels.values()),
-                scores=nothing,
-                streams=streams,
-            )
-        )
+        unread = type(self)(list(labels), list(labels.values()), nothing, streams)
+        return self.joined(unread)
 
     def classifiers(self) -> dict[str, Self]:
         """The scores of each classifier alone, of a net that has several."""
-        if len(self.streams) < 2:
-            return {}
-        return {stream: self.of_stream(stream) for stream in self.streams}
-
-    def of_stream(self, stream: str) -> Self:
-        """The scores of one classifier alone."""
-        return replace(self, scores=self.streams[stream], streams={})
+        several = self.streams if len(self.streams) > 1 else {}
+        return {s: replace(self, scores=part, streams={}) for s, part in several.items()}
 
     def save(self, path: Path) -> None:
         """Write a CSV file with the columns video, label (a class name), and one per class.
@@ -100,7 +89,7 @@ class VideoScores:
             writer.writerow(["video", "label", *self.classes])
             for video, label, row in zip(self.videos, self.labels, self.scores, strict=True):
                 writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
-        _protocol_file(path).write_text(f"{self.protocol}\n")
+        path.with_suffix(PROTOCOL_ENDING).write_text(f"{self.protocol}\n")
 
     def save_all(self, folder: Path) -> list[Path]:
         """Write the scores, and those of each classifier of several, into files of a folder."""
@@ -120,14 +109,18 @@ class VideoScores:
         Raises:
             UserError: the file is missing, broken, or of something else.
         """
+        about = path.with_suffix(PROTOCOL_ENDING)
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                return cls._parse(list(csv.reader(file)), _read_protocol(path))
+                scores = cls._parse(list(csv.reader(file)))
+            if about.is_file():
+                scores.protocol = about.read_text().strip()
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} is not a file of video scores: {error}") from error
+        return scores
 
     @classmethod
-    def _parse(cls, lines: list[list[str]], protocol: str) -> Self:
+    def _parse(cls, lines: list[list[str]]) -> Self:
         header, *rows = [line for line in lines if line] or [[]]
         if not rows or any(len(row) != len(header) for row in rows):
             raise ValueError("it is empty or cut short")
@@ -139,32 +132,16 @@ class VideoScores:
         videos, labels = list(columns.pop("video")), columns.pop("label", ())
         if len(set(videos)) < len(videos):
             raise ValueError("it has a video twice")
-        classes = tuple(columns)
-        if not classes:
+        if not columns:
             raise ValueError("it has no column of a class")
-        unknown = set(labels) - set(classes)
+        index = {name: number for number, name in enumerate(columns)}
+        unknown = set(labels) - set(index)
         if unknown:
             raise ValueError(f"the label {min(unknown)} has no column")
         values = torch.tensor([[float(text) for text in column] for column in columns.values()])
         if not (values.isfinite().all(0) | values.isnan().all(0)).all():
             raise ValueError("it has scores that are not finite, or too large")
-        index = {name: number for number, name in enumerate(classes)}
-        return cls(
-            videos,
-            [index[label] for label in labels],
-            values.T,
-            classes=classes,
-            protocol=protocol,
-        )
-
-
-def _protocol_file(path: Path) -> Path:
-    return path.with_suffix(".protocol.txt")
-
-
-def _read_protocol(path: Path) -> str:
-    file = _protocol_file(path)
-    return file.read_text().strip() if file.is_file() else EXTERNAL
+        return cls(videos, [index[label] for label in labels], values.T, classes=tuple(columns))
 
 
 @dataclass(frozen=True)
@@ -214,7 +191,7 @@ class CollectScores(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Keep what `test_step` returned."""
-        streams = {name: one.float().cpu() for name, one in outputs["streams"].items()}
+        streams = {name: part.float().cpu() for name, part in outputs["streams"].items()}
         scores = outputs["scores"].float().cpu()
         batch = VideoScores(outputs["video"], outputs["label"].tolist(), scores, streams)
         self._batches.append(batch)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from src.experiment.config import sweep_subdir
@@ -64,9 +65,12 @@ for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fi
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:
-    """Compose one of the project's configs outside of a command, as notebooks and tests do."""
+    """Compose one of the project's configs, within a command or, as notebooks do, without one."""
+    arguments = [without_choice(override) for override in overrides]
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(name, arguments)
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return hydra.compose(name, overrides=[without_choice(one) for one in overrides])
+        return hydra.compose(name, arguments)
 
 
 def check_renamed(overrides: Iterable[str]) -> None:

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from src.data.datamodule import VideoDataModule
@@ -28,6 +26,7 @@ from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.prediction.inputs import find_inputs
 from src.prediction.predictor import Predictor
+from src.utils.console import progress
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
 from src.utils.ranks import of_all_ranks
@@ -76,19 +75,12 @@ class Features:
             reasons = "; ".join(map(str, self.faults))
             raise UserError(f"there are no features to write{reasons and ': '}{reasons}")
         videos, lists, labels, _ = zip(*self.rows, strict=True)
-        arrays: dict[str, Any] = {
-            "video": np.array(videos),
-            "list": np.array(lists),
-            "label": np.array(labels),
-            "class_names": np.array(self.class_names),
-            "about": np.array(json.dumps(self.about)),
-            **{name: vectors.numpy() for name, vectors in self.streams().items()},
-        }
+        arrays: dict[str, Any] = {"video": videos, "list": lists, "label": labels}
+        arrays |= {"class_names": self.class_names, "about": json.dumps(self.about)}
+        arrays |= {name: vectors.numpy() for name, vectors in self.streams().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_write(path) as draft,
-            draft.open("wb") as file,
-        ):  # to a name numpy adds an ending
+        # To a name, numpy adds an ending.
+        with atomic_write(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)
 
 
@@ -99,10 +91,7 @@ def load_without_classifiers(
 ) -> tuple[VideoClassifier, CheckpointMetadata]:
     """What `load_module` returns, but with features (B, T', C) in the place of logits.
 
-    Args:
-        ckpt_path: a checkpoint of this project.
-        data_changes: keys of the checkpoint's data config to change.
-        protocol: keys of its protocol to change; the average is always that of the features.
+    The protocol's average is always that of the features.
 
     Raises:
         UserError: the checkpoint cannot be used.
@@ -129,11 +118,9 @@ def features_of_lists(
     Videos that cannot be read are skipped, and listed in the features' faults.
 
     Args:
-        ckpt_path: a checkpoint of this project.
+        ckpt_path, data_changes, protocol: see `load_module`.
         lists: "train", "val" and/or "test".
-        data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
         trainer: runs the network.
-        protocol: keys of its protocol to change; None leaves one as it is.
 
     Raises:
         UserError: an unknown or empty list, or the checkpoint and the data do not go together.
@@ -166,12 +153,9 @@ def features_of_files(
     """Features of video files; their flow is computed, their labels are unknown.
 
     Args:
-        ckpt_path: a checkpoint of this project.
+        ckpt_path, data_changes, protocol: see `load_module`.
         named: files, folders or patterns, as for `src.predict`.
-        data_changes: keys of the checkpoint's data config to change.
-        protocol: keys of its protocol to change; None leaves one as it is.
-        flow: how to compute the flow; None as the checkpoint's training flow was made.
-        device: to run the network on.
+        flow, device: see `Predictor`.
 
     Raises:
         UserError: nothing is named, or the checkpoint cannot be used.
@@ -180,18 +164,16 @@ def features_of_files(
     for source in filter(is_stream, sources):
         raise UserError(f"input {source} has no end: features are of full videos")
     module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
-    predictor = Predictor(ckpt_path, flow, device, load=lambda _: (module, description))
+    predictor = Predictor(module, description, flow, device)
     made_by = {"flow": asdict(predictor.flow) if predictor.flow else None}
     features = Features(_about(module, description) | made_by, description.class_names)
-    console = Console(stderr=True)
-    for source in track(
-        sources, "features", console=console, disable=not console.is_terminal, transient=True
-    ):
-        try:
-            vectors = predictor.streams(Upright(source), source)
-            features.rows.append((source, "input", NO_LABEL, vectors))
-        except UNREADABLE as error:
-            failed[source] = str(error)
+    with progress() as bar:
+        for source in bar.track(sources, description="features"):
+            try:
+                vectors = predictor.streams(Upright(source), source)
+                features.rows.append((source, "input", NO_LABEL, vectors))
+            except UNREADABLE as error:
+                failed[source] = str(error)
     if failed:
         of = len(sources) + len(failed.keys() - set(sources))
         features.faults.append(Faults("videos cannot be read", of, failed))

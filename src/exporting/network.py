@@ -3,13 +3,11 @@
 uint8 (or float32) clips in, logits of each stream out; normalization is inside.
 """
 
-import contextlib
 import json
 import logging
 import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,24 +21,20 @@ from torch.export import Dim, ExportedProgram
 from src.evaluation.evaluate import load_module
 from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
-from src.utils.console import table
+from src.utils.console import quiet, table
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
-DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
 ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 AXES = {0: "batch", 2: "frames"}  # of every clip: those that stay free
 Clips = tuple[Tensor, ...]  # one (B, C, T, H, W) of each modality
-Run = Callable[[Clips], Clips]
+Run = Callable[..., Clips]  # of the clips of each modality
 
 
 class Exportable(nn.Module):
-    """A module's normalization and network, as a function of tensors alone.
-
-    Args:
-        module: trained, in evaluation mode.
-    """
+    """A trained module's normalization and network, as a function of tensors alone."""
 
     def __init__(self, module: VideoClassifier) -> None:
         super().__init__()
@@ -56,8 +50,7 @@ class Exportable(nn.Module):
         return tuple(self.module.logits(batch).values())
 
 
-@dataclass(frozen=True)
-class ClipShape:
+class ClipShape(NamedTuple):
     """The clips that an exported network takes: channels by modality, (height, width), dtype."""
 
     channels: dict[str, int]
@@ -129,10 +122,9 @@ def export_checkpoint(
             raise UserError(f"format=onnx needs {library}: pip install -e '.[export]'")
     module, metadata = load_module(ckpt_path)
     data: dict[str, Any] = metadata.config["data"]
-    channels = {"rgb": 3, "flow": 2 * data["flow_stack"]}
     height, width = size if isinstance(size, Sequence) else [size or data["crop_size"]] * 2
-    inputs = {modality: channels[modality] for modality in module.modalities}
-    shape = ClipShape(inputs, (height, width), DTYPES[dtype])
+    channels = {m: 3 if m == "rgb" else 2 * data["flow_stack"] for m in module.modalities}
+    shape = ClipShape(channels, (height, width), getattr(torch, dtype))
     pool = getattr(module.net, "temporal_pool", None)
     frames = pool.size + 3 * pool.stride if pool else 4  # T' of 1 would stand for 1 alone
     network = Exportable(module).eval()
@@ -153,16 +145,23 @@ def export_checkpoint(
     for chosen in formats:
         ending, save, load = FORMATS[chosen]
         draft = folder / f"{name}.unchecked{ending}"
-        with _quiet():
+        with quiet():
             save(program, about, draft)
             exported = load(draft)
         log.info("%s written, comparing", chosen)
         lengths = (1, least_frames), (3, frames + 1)  # not what was traced
-        found = compare(lambda clips: network(*clips), exported, streams, shape, lengths)
-        _check_differences(found, draft, tolerance)
+        differences = compare(network, exported, streams, shape, lengths)
+        for one in differences:
+            if not one.relative <= tolerance:  # NaN is neither
+                raise UserError(
+                    f"{draft} does not compute what the checkpoint computes: on {one.batch} random "
+                    f"clips of {one.frames} frames its {one.stream} logits differ by "
+                    f"{one.absolute:.2g}, {one.relative:.2g} of the largest, more than "
+                    f"tolerance={tolerance:g}; it keeps that name"
+                )
         path = folder / f"{name}{ending}"
         draft.replace(path)
-        export.files[chosen], export.differences[chosen] = path, found
+        export.files[chosen], export.differences[chosen] = path, differences
     with atomic_write(export.description) as draft:
         draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return export
@@ -179,12 +178,10 @@ def trace(network: Exportable, shape: ClipShape, frames: int) -> tuple[ExportedP
     Raises:
         UserError: the network does something that no graph can hold.
     """
-    free = dict.fromkeys(AXES, Dim.DYNAMIC)
     clips = shape.random(2, frames)
+    free = (dict.fromkeys(AXES, Dim.DYNAMIC),) * len(clips)
     try:
-        program = torch.export.export(
-            network, clips, dynamic_shapes={"clips": (free,) * len(clips)}
-        )
+        program = torch.export.export(network, clips, dynamic_shapes={"clips": free})
     except torch._dynamo.exc.UserError as error:
         raise UserError(
             f"{type(network.module.net).__name__} cannot be exported for any number of clips and "
@@ -205,37 +202,21 @@ def compare(
     shape: ClipShape,
     lengths: Sequence[tuple[int, int]],
 ) -> list[Difference]:
-    """Compare two networks on random clips.
+    """Compare two networks on random clips of some pairs of B and T.
 
-    Args:
-        original: gives logits (B, T', K) of each stream.
-        exported: should give the same.
-        streams: their names.
-        shape: of the clips.
-        lengths: pairs of B and T.
+    Both give logits (B, T', K) of each of the `streams`.
     """
     differences = []
     for batch, frames in lengths:
         clips = shape.random(batch, frames)
         with torch.inference_mode():
-            pairs = zip(streams, original(clips), exported(clips), strict=True)
+            pairs = zip(streams, original(*clips), exported(*clips), strict=True)
         for name, expected, logits in pairs:
             same = expected.shape == logits.shape
             absolute = float((expected - logits).abs().max()) if same else float("inf")
             scale = max(float(expected.abs().max()), sys.float_info.min)
             differences.append(Difference(name, batch, frames, absolute, absolute / scale))
     return differences
-
-
-def _check_differences(differences: Sequence[Difference], draft: Path, tolerance: float) -> None:
-    for one in differences:
-        if not one.relative <= tolerance:  # NaN is neither
-            raise UserError(
-                f"{draft} does not compute what the checkpoint computes: on {one.batch} random "
-                f"clips of {one.frames} frames its {one.stream} logits differ by "
-                f"{one.absolute:.2g}, {one.relative:.2g} of the largest, more than "
-                f"tolerance={tolerance:g}; it keeps that name"
-            )
 
 
 def origin(metadata: CheckpointMetadata) -> dict[str, Any]:
@@ -281,8 +262,7 @@ def save_torch(program: ExportedProgram, about: dict[str, Any], path: Path) -> N
 
 def load_torch(path: Path) -> Run:
     """The network in a file of `save_torch`."""
-    network = torch.export.load(path).module()
-    return lambda clips: network(*clips)
+    return torch.export.load(path).module()
 
 
 def save_onnx(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
@@ -310,9 +290,9 @@ def load_onnx(path: Path) -> Run:
     options = SessionOptions()
     options.log_severity_level = 3  # errors
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [node.name for node in session.get_inputs()]
 
-    def run(clips: Clips) -> Clips:
+    def run(*clips: Tensor) -> Clips:
         arrays = {name: clip.numpy() for name, clip in zip(names, clips, strict=True)}
         return tuple(torch.from_numpy(logits) for logits in session.run(None, arrays))
 
@@ -325,32 +305,13 @@ FORMATS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Run]]] = {
 }
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters report at length on themselves; what fails comes as an exception."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def show_export(export: Export) -> None:
     """Print how far each file is from the checkpoint, and what it takes and gives."""
     columns = ("file", "clips x frames", "output", "largest", "relative to the logits")
     rows = [
-        (
-            format,
-            f"{one.batch} x {one.frames}",
-            one.stream,
-            f"{one.absolute:.2g}",
-            f"{one.relative:.2g}",
-        )
+        (format, f"{batch} x {frames}", stream, f"{absolute:.2g}", f"{relative:.2g}")
         for format, differences in export.differences.items()
-        for one in differences
+        for stream, batch, frames, absolute, relative in differences
     ]
     title = "differences from the checkpoint's logits"
     Console().print(table(columns, rows, title, left=("file", "output")))

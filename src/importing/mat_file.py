@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,10 @@ _DEPTH = 3  # of structs that the network may be wrapped in
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a DagNN.
+    """One layer of a DagNN; `params` are names of parameters, in the order that its type defines.
 
-    Args:
-        name: as in the file; parts are recognized by their types and connections, not by names.
-        type: MATLAB's class, such as "dagnn.Conv".
-        inputs, outputs: names of variables.
-        params: names of parameters, in the order that the type defines.
-        block: settings of the type: texts, and numbers as tuples.
+    Parts are recognized by their types (MATLAB's classes, such as "dagnn.Conv") and by the
+    variables that they read and make, not by names.
     """
 
     name: str
@@ -39,7 +35,7 @@ class Layer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     params: tuple[str, ...]
-    block: Mapping[str, str | tuple[float, ...]]
+    block: Mapping[str, str | tuple[float, ...]]  # settings of the type
 
     def __str__(self) -> str:
         return f"layer {self.name} ({self.type})"
@@ -58,19 +54,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Dag:
-    """A DagNN.
+    """A DagNN; its layers are in the file's order, which need not be that of execution."""
 
-    Args:
-        source: the file, for messages.
-        layers: in the file's order, which need not be that of execution.
-        params: arrays by name.
-        average_image: what is subtracted from the input (H, W, C), None if the file has none.
-    """
-
-    source: str
+    source: str  # the file, for messages
     layers: tuple[Layer, ...]
     params: Mapping[str, Array]
-    average_image: Array | None
+    average_image: Array | None  # what is subtracted from the input (H, W, C)
 
     @cached_property
     def makers(self) -> dict[str, Layer]:
@@ -87,14 +76,9 @@ class Dag:
                 made[variable] = layer
         return made
 
-    @cached_property
-    def readers(self) -> dict[str, list[Layer]]:
-        """The layers that read each variable; outputs have none."""
-        read: dict[str, list[Layer]] = {}
-        for layer in self.layers:
-            for variable in layer.inputs:
-                read.setdefault(variable, []).append(layer)
-        return read
+    def readers(self, variable: str) -> list[Layer]:
+        """The layers that read a variable; outputs have none."""
+        return [layer for layer in self.layers if variable in layer.inputs]
 
     def arrays(self, layer: Layer, *counts: int) -> list[Array]:
         """The parameters of a layer, of which there must be as many as one of `counts`.
@@ -110,14 +94,14 @@ class Dag:
                 raise self.error(f"{layer} has the parameter {name}, whose values are missing")
         return [self.params[name] for name in layer.params]
 
+    def filters(self, layer: Layer, *counts: int) -> Array:
+        """The filters (H, W, Cin, Cout) of a convolution, with its bias one of `counts` arrays."""
+        array = self.arrays(layer, *(counts or (1, 2)))[0]
+        return array.reshape(array.shape + (1,) * (4 - array.ndim))  # MATLAB drops last ones of 1
+
     def error(self, reason: str) -> UserError:
         """The error that this is not a model that can be imported."""
         return UserError(f"{self.source} is not one of the released models: {reason}")
-
-
-def filters(array: Array) -> Array:
-    """An array of filters with all of its four dimensions: MATLAB drops last ones of size 1."""
-    return np.reshape(array, array.shape + (1,) * (4 - array.ndim))
 
 
 def read_dag(path: str | Path) -> Dag:
@@ -160,8 +144,7 @@ def _load(path: Path) -> Fields:
     try:
         names = [name for name, _, _ in scipy.io.whosmat(path)]
         # A file of a training has the solver's state beside the network, which is as large.
-        wanted = ["net"] if "net" in names else None
-        return scipy.io.loadmat(path, variable_names=wanted)
+        return scipy.io.loadmat(path, variable_names=["net"] if "net" in names else None)
     except Exception as error:  # scipy's reader fails in a dozen ways on a file that is not its own
         reason = first_line(error)
         raise UserError(f"{path} cannot be read as a MATLAB file: {reason}") from error
@@ -171,12 +154,9 @@ def _find_network(fields: Fields, depth: int) -> Fields | None:
     """The struct that is a network, among these fields or in the structs in them."""
     if {"layers", "params"} <= fields.keys() or _is_cell(fields.get("layers")):
         return fields
-    for value in fields.values():
-        if depth and _is_struct(value) and value.size == 1:
-            found = _find_network(next(_structs(value)), depth - 1)
-            if found is not None:
-                return found
-    return None
+    inner = (v for v in fields.values() if depth and _is_struct(v) and v.size == 1)
+    networks = (_find_network(next(_structs(value)), depth - 1) for value in inner)
+    return next((network for network in networks if network is not None), None)
 
 
 def _is_struct(value: Any) -> bool:
@@ -208,15 +188,11 @@ def _text(value: Any) -> str:
 
 
 def _layer(fields: Fields) -> Layer:
+    inputs, outputs, params = (_texts(fields.get(key)) for key in ("inputs", "outputs", "params"))
     block = next(_structs(fields.get("block")), {})
-    return Layer(
-        name=_text(fields.get("name")),
-        type=_text(fields.get("type")),
-        inputs=_texts(fields.get("inputs")),
-        outputs=_texts(fields.get("outputs")),
-        params=_texts(fields.get("params")),
-        block={key: _setting(value) for key, value in block.items()},
-    )
+    settings = {key: _setting(value) for key, value in block.items()}
+    name, kind = _text(fields.get("name")), _text(fields.get("type"))
+    return Layer(name, kind, inputs, outputs, params, settings)
 
 
 def _setting(value: Any) -> str | tuple[float, ...]:
@@ -227,7 +203,7 @@ def _setting(value: Any) -> str | tuple[float, ...]:
 
 def _parameter(fields: Fields, source: str) -> tuple[str, Array]:
     name, value = _text(fields.get("name")), fields.get("value")
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
+    if not _is_numeric(value):
         raise UserError(
             f"{source}: the values of parameter {name} are not numbers (of a network on a GPU? "
             "In MATLAB, net.move('cpu') before saving)"
@@ -235,12 +211,13 @@ def _parameter(fields: Fields, source: str) -> tuple[str, Array]:
     return name, value
 
 
+def _is_numeric(value: Any) -> TypeGuard[Array]:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "iuf"
+
+
 def _average_image(net: Fields) -> Array | None:
-    value: Any = net
-    for key in ("meta", "normalization", "averageImage"):
-        value = value.get(key) if isinstance(value, Mapping) else None
-        if _is_struct(value):
-            value = next(_structs(value), None)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or not value.size:
-        return None
-    return value
+    fields: Fields = net
+    for key in ("meta", "normalization"):
+        fields = next(_structs(fields.get(key)), {})
+    image = fields.get("averageImage")
+    return image if _is_numeric(image) and image.size else None

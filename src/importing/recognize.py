@@ -1,13 +1,40 @@
 """Recognizing the released networks in a DagNN; whatever has no known place in one is refused."""
 
-from src.importing.architecture import CONV, MUL, SOFTMAX, SUM, Architecture, Pool, Stream
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from src.importing.mat_file import Dag, Layer
-from src.importing.walk import KNOWN, Walk
+from src.importing.walk import CONV, KNOWN, MUL, NO_PAD, SOFTMAX, SUM, Stream, Walk
 from src.models.connection import STAGES
 from src.models.resnet import FUSION_BLOCK
 from src.models.temporal import STREAMS
 
 _FUSIONS = {SUM: "additive", MUL: "multiplicative"}
+
+
+class Pool(NamedTuple):
+    """A pooling over time; see `src.models.temporal.TemporalPool`."""
+
+    size: int
+    stride: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a file holds."""
+
+    streams: dict[str, Stream]  # "appearance", "motion" or both
+    connection: str  # from motion to appearance: "none", "additive" or "multiplicative"
+    connected: tuple[int, ...]  # the stages that have one, from 1
+    filters: str  # along time: "none", "inflated" or "inserted"
+    filtered: tuple[str, ...]  # the streams that have them
+    pool: Pool | None
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return next(iter(self.streams.values())).classes
 
 
 def recognize(dag: Dag) -> Architecture:
@@ -32,8 +59,8 @@ def recognize(dag: Dag) -> Architecture:
         streams[name] = stream
     _check_nothing_is_left(dag, walk.met)
     if len({stream.classes for stream in streams.values()}) != 1:
-        found = " and ".join(str(stream.classes) for stream in streams.values())
-        raise dag.error(f"it has classifiers of {found} classes")
+        counts = " and ".join(str(stream.classes) for stream in streams.values())
+        raise dag.error(f"it has classifiers of {counts} classes")
     connection, connected = _connection(dag, streams)
     kind, filtered = _temporal_filters(dag, streams)
     pool = _temporal_pool(dag, streams)
@@ -54,7 +81,7 @@ def _classifiers(dag: Dag) -> list[Layer]:
         layer
         for layer in dag.layers
         if (layer.type, len(layer.params)) == (CONV, 2)
-        and all(_is_loss(reader) for v in layer.outputs for reader in dag.readers.get(v, []))
+        and all(_is_loss(reader) for v in layer.outputs for reader in dag.readers(v))
     ]
 
 
@@ -99,23 +126,22 @@ def _temporal_filters(dag: Dag, streams: dict[str, Stream]) -> tuple[str, tuple[
     ST-MulNet's may be missing at some stages: the released script looks for their places by names
     that conv3_x and conv4_x of a ResNet-152 do not have.
     """
-    found = {}
+    kind_of = {}
     for name, stream in streams.items():
-        for block in (
-            u for blocks in stream.stages for u in blocks if u is not blocks[FUSION_BLOCK]
-        ):
-            if block.filter_kind != "none":
+        for block in (b for blocks in stream.stages for b in blocks):
+            allowed = any(block is blocks[FUSION_BLOCK] for blocks in stream.stages)
+            if block.filter_kind != "none" and not allowed:
                 raise dag.error(f"{block.branch[2].conv} is not in a block for temporal filters")
         kinds = {blocks[FUSION_BLOCK].filter_kind for blocks in stream.stages}
         if "inserted" in kinds:
             kinds.discard("none")
         if len(kinds) > 1 or "mixed" in kinds:
             raise dag.error(f"the temporal filters of {name} are not alike at all stages")
-        found[name] = kinds.pop()
-    filtered = tuple(name for name in STREAMS if found.get(name, "none") != "none")
-    if len({found[name] for name in filtered}) > 1:
+        kind_of[name] = kinds.pop()
+    filtered = tuple(name for name in STREAMS if kind_of.get(name, "none") != "none")
+    if len({kind_of[name] for name in filtered}) > 1:
         raise dag.error("its streams have temporal filters of two kinds")
-    return found[filtered[0]] if filtered else "none", filtered
+    return kind_of[filtered[0]] if filtered else "none", filtered
 
 
 def _temporal_pool(dag: Dag, streams: dict[str, Stream]) -> Pool | None:
@@ -129,7 +155,7 @@ def _temporal_pool(dag: Dag, streams: dict[str, Stream]) -> Pool | None:
 def _pool(dag: Dag, layer: Layer) -> Pool:
     size, stride = layer.numbers("poolSize", 2, 1), layer.numbers("stride", 2, 1)
     kind = str(layer.block.get("method", "max"))
-    along_time = (size[0], stride[0], *layer.numbers("pad", 4, 0)) == (1, 1, 0, 0, 0, 0)
+    along_time = (size[0], stride[0], *layer.numbers("pad", 4, 0)) == (1, 1, *NO_PAD)
     integers = all(number >= 1 and number.is_integer() for number in (*size, *stride))
     if not (along_time and integers) or kind not in ("max", "avg"):
         raise dag.error(f"{layer} is no maximum or average over time without padding")

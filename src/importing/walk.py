@@ -5,27 +5,69 @@ what it reads. Names play no part, because the released scripts rename layers on
 can be called `prediction`, and the second block of a stage `res3b` or `res3b1`).
 """
 
-from src.importing.architecture import (
-    CONV,
-    DEPTH_OF,
-    DROPOUT,
-    MUL,
-    NORM,
-    POOL,
-    POOL_TIME,
-    RELU,
-    SOFTMAX,
-    SUM,
-    TIME,
-    BottleneckLayers,
-    ConvNorm,
-    CrossStreamInput,
-    Stream,
-)
-from src.importing.mat_file import Dag, Layer, filters
-from src.models.resnet import POOL_WINDOW
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from src.importing.mat_file import Dag, Layer
+from src.models.resnet import DEPTHS, POOL_WINDOW, Bottleneck
+
+CONV, TIME, NORM, RELU = "dagnn.Conv", "dagnn.ConvTime", "dagnn.BatchNorm", "dagnn.ReLU"
+POOL, POOL_TIME, DROPOUT = "dagnn.Pooling", "dagnn.PoolTime", "dagnn.DropOut"
+SUM, MUL, SOFTMAX = "dagnn.Sum", "dagnn.Mul", "dagnn.SoftMax"
 KNOWN = (CONV, TIME, NORM, RELU, POOL, POOL_TIME, DROPOUT, SUM, MUL, SOFTMAX)
+DEPTH_OF = {blocks: depth for depth, (kind, blocks) in DEPTHS.items() if kind is Bottleneck}
+NO_PAD = (0, 0, 0, 0)
+
+
+class ConvNorm(NamedTuple):
+    """A convolution and the batch norm after it."""
+
+    conv: Layer
+    norm: Layer
+
+
+class CrossStreamInput(NamedTuple):
+    """The sum or product x_a + f(x_m) or x_a * f(x_m) that a branch reads, and its f(x_m)."""
+
+    layer: Layer
+    signal: str  # a variable of the other stream
+
+
+@dataclass(frozen=True)
+class BottleneckLayers:
+    """A bottleneck block."""
+
+    branch: tuple[ConvNorm, ConvNorm, ConvNorm]  # its 1x1, 3x3 and 1x1 convolutions
+    shortcut: ConvNorm | None  # the projection, None for an identity
+    temporal: Layer | None  # a filter over time after the ReLU of the 3x3 convolution (ST-MulNet)
+    fusion: CrossStreamInput | None  # what its branch reads if its shortcut reads something else
+    output: str  # the variable after the last ReLU
+
+    @property
+    def filter_kind(self) -> str:
+        """How it looks along time: "none", "inflated" or "inserted"; "mixed" is none of them."""
+        first, middle, last = (part.conv.type == TIME for part in self.branch)
+        if middle or first != last or (first and self.temporal):
+            return "mixed"
+        return "inflated" if first else "inserted" if self.temporal else "none"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A ResNet over frames or flow stacks."""
+
+    stem: ConvNorm
+    stages: tuple[tuple[BottleneckLayers, ...], ...]  # the blocks of conv2_x .. conv5_x
+    pool: Layer | None  # over time, before the spatial one
+    classifier: Layer  # the 1x1 convolution that makes logits
+    channels: int  # of the input
+    width: int  # channels of conv1
+    classes: int
+
+    @property
+    def depth(self) -> int:
+        """Layers of the ResNet with these blocks."""
+        return DEPTH_OF[tuple(map(len, self.stages))]
 
 
 class Walk:
@@ -38,11 +80,11 @@ class Walk:
     def stream(self, classifier: Layer) -> Stream:
         """The stream that ends in a classifier."""
         self.met.add(classifier.name)
-        self.check_window(classifier, self.kernel(classifier), (1, 1), 1, (0, 0, 0, 0))
+        self.check_window(classifier, (1, 1))
         layer = self.maker(classifier, 0, POOL, DROPOUT)
         if layer.type == DROPOUT:
             layer = self.maker(layer, 0, POOL)
-        self.check_pool(layer, "avg", POOL_WINDOW, 1, (0, 0, 0, 0))
+        self.check_pool(layer, "avg", POOL_WINDOW, 1, NO_PAD)
         last, over_time = self.maker(layer, 0, RELU, POOL_TIME), None
         if last.type == POOL_TIME:
             last, over_time = self.maker(last, 0, RELU), last
@@ -58,20 +100,14 @@ class Walk:
             raise self.dag.error(f"{last} leads into a block without a projection")
         self.check_pool(last, "max", 3, 2, (0, 1, 0, 1))  # as Caffe: the last window is partial
         stem = self.conv_norm(self.maker(last, 0, RELU), 0, CONV)
-        self.check_window(stem.conv, self.kernel(stem.conv), (7, 7), 2, (3, 3, 3, 3))
+        self.check_window(stem.conv, (7, 7), 2, (3, 3, 3, 3))
         if stem.conv.inputs[0] in self.dag.makers:
             raise self.dag.error(f"{stem.conv} does not read the input")
         self.check_stages(stages)
-        shape = filters(self.dag.arrays(stem.conv, 1, 2)[0]).shape
-        return Stream(
-            stem,
-            tuple(map(tuple, stages)),
-            over_time,
-            classifier,
-            channels=shape[2],
-            width=shape[3],
-            classes=filters(self.dag.arrays(classifier, 2)[0]).shape[3],
-        )
+        *_, channels, width = self.dag.filters(stem.conv).shape
+        classes = self.dag.filters(classifier, 2).shape[3]
+        blocks = tuple(map(tuple, stages))
+        return Stream(stem, blocks, over_time, classifier, channels, width, classes)
 
     def block(self, last: Layer) -> tuple[BottleneckLayers, Layer]:
         """The block that ends in a ReLU, and the layer that makes what the block reads."""
@@ -89,24 +125,15 @@ class Walk:
             projection = self.conv_norm(total, shortcut, CONV)
         reader, index = (projection.conv, 0) if projection else (total, shortcut)
         entrance = self.maker(reader, index, RELU, POOL)
-        block = BottleneckLayers(
-            (first, second, third),
-            projection,
-            temporal,
-            self.fusion(first.conv, entrance),
-            last.outputs[0],
-        )
-        return block, entrance
+        fusion, convs = self.fusion(first.conv, entrance), (first, second, third)
+        return BottleneckLayers(convs, projection, temporal, fusion, last.outputs[0]), entrance
 
     def ends(self, total: Layer) -> tuple[int, int]:
         """Which input of a block's sum is its residual branch, and which its shortcut."""
-        if len(total.inputs) == 2:
-            for branch, shortcut in ((0, 1), (1, 0)):
-                if self.leaves_unit(total.inputs[branch]) and not self.leaves_unit(
-                    total.inputs[shortcut]
-                ):
-                    return branch, shortcut
-        raise self.dag.error(f"{total} does not add a residual branch to a shortcut")
+        branches = [self.leaves_unit(variable) for variable in total.inputs]
+        if sorted(branches) != [False, True]:
+            raise self.dag.error(f"{total} does not add a residual branch to a shortcut")
+        return branches.index(True), branches.index(False)
 
     def leaves_unit(self, variable: str) -> bool:
         """Whether a variable is the end of a residual branch: the convolution before its batch norm
@@ -155,18 +182,15 @@ class Walk:
         self.met.add(layer.name)
         return layer
 
-    def kernel(self, layer: Layer) -> tuple[float, ...]:
-        """Height and width of a convolution's filters."""
-        return tuple(float(side) for side in filters(self.dag.arrays(layer, 1, 2)[0]).shape[:2])
-
     def check_stages(self, stages: list[list[BottleneckLayers]]) -> None:
         """Check how many blocks there are and the geometry of each."""
         for stage, blocks in enumerate(stages):
             for index, block in enumerate(blocks):
                 stride = 2 if stage and not index else 1
-                for part, side in zip(block.branch, (1, 3, 1), strict=True):
-                    step = stride if part is block.branch[0] else 1
-                    self.check_conv(part.conv, side, step)
+                first, middle, last = (part.conv for part in block.branch)
+                self.check_conv(first, 1, stride)
+                self.check_conv(middle, 3, 1)
+                self.check_conv(last, 1, 1)
                 if block.shortcut:
                     self.check_conv(block.shortcut.conv, 1, stride)
                 if block.temporal:
@@ -177,11 +201,10 @@ class Walk:
 
     def check_conv(self, layer: Layer, side: int, stride: int) -> None:
         """Check a block's convolution: a square, or three steps along time."""
-        kernel = self.kernel(layer)
         if layer.type == TIME:
-            self.check_window(layer, kernel, (1, 3), stride, (0, 0, 1, 1))
+            self.check_window(layer, (1, 3), stride, (0, 0, 1, 1))
         else:
-            self.check_window(layer, kernel, (side, side), stride, (side // 2,) * 4)
+            self.check_window(layer, (side, side), stride, (side // 2,) * 4)
 
     def check_pool(
         self, layer: Layer, method: str, side: int, stride: int, pad: tuple[int, ...]
@@ -189,18 +212,19 @@ class Walk:
         """Check a spatial pooling."""
         if layer.block.get("method", "max") != method:
             raise self.dag.error(f"{layer} pools {layer.block.get('method')}, not {method}")
-        size = layer.numbers("poolSize", 2, 1)
-        self.check_window(layer, size, (side, side), stride, pad)
+        self.check_window(layer, (side, side), stride, pad)
 
     def check_window(
         self,
         layer: Layer,
-        size: tuple[float, ...],
         expected: tuple[int, int],
-        stride: int,
-        pad: tuple[int, ...],
+        stride: int = 1,
+        pad: tuple[int, ...] = NO_PAD,
     ) -> None:
         """Check size, stride, padding (top, bottom, left, right) and dilation of a filter."""
+        size: tuple[float, ...] = layer.numbers("poolSize", 2, 1)
+        if layer.type != POOL:
+            size = self.dag.filters(layer).shape[:2]
         for title, value, right in (
             ("size", size, expected),
             ("stride", layer.numbers("stride", 2, 1), (stride, stride)),

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.importing.architecture import Architecture, ConvNorm, Stream
-from src.importing.mat_file import Array, Dag, Layer, filters
+from src.importing.mat_file import Array, Dag, Layer
+from src.importing.recognize import Architecture
+from src.importing.walk import TIME, ConvNorm, Stream
 from src.models.connection import STAGES
 from src.models.resnet import FUSION_BLOCK
 
@@ -16,16 +17,10 @@ EPSILON = nn.BatchNorm2d(1).eps  # of every batch norm of the networks here
 
 
 class Weight(NamedTuple):
-    """A tensor for a network here, and where it comes from.
-
-    Args:
-        tensor: float32.
-        source: the parameter of the file, or why there is none.
-        in_file: whether there is one.
-    """
+    """A float32 tensor for a network here, and where it comes from."""
 
     tensor: Tensor
-    source: str
+    source: str  # the parameter of the file, or why there is none
     in_file: bool = True
 
 
@@ -41,13 +36,12 @@ def weights(dag: Dag, architecture: Architecture, rows: Sequence[int]) -> dict[s
         UserError: an array has not the shape that its kind of layer has.
     """
     alone = len(architecture.streams) == 1
-    return {
-        name if alone else f"{stream}.{name}": weight
-        for stream, found in architecture.streams.items()
-        for name, weight in _stream(
-            dag, found, rows, architecture.filters == "inserted" and stream in architecture.filtered
-        )
-    }
+    tensors = {}
+    for name, stream in architecture.streams.items():
+        inserted = architecture.filters == "inserted" and name in architecture.filtered
+        for key, weight in _stream(dag, stream, rows, inserted):
+            tensors[key if alone else f"{name}.{key}"] = weight
+    return tensors
 
 
 def _stream(
@@ -67,13 +61,12 @@ def _stream(
             if block.temporal:
                 yield from _conv(dag, block.temporal, f"{place}.temporal", with_bias=True)
             elif inserted and index == FUSION_BLOCK:
-                channels = filters(dag.arrays(block.branch[1].conv, 1, 2)[0]).shape[3]
+                channels = dag.filters(block.branch[1].conv).shape[3]
                 yield from _identity(channels, f"{place}.temporal")
-    weight, bias = dag.arrays(stream.classifier, 2)
+    weight, bias = dag.filters(stream.classifier), dag.arrays(stream.classifier, 2)[1]
     names = stream.classifier.params
-    rows = list(rows)
-    yield "fc.weight", Weight(_tensor(filters(weight)[0, 0].T[rows]), names[0])
-    yield "fc.bias", Weight(_tensor(bias.flatten()[rows]), names[1])
+    yield "fc.weight", Weight(_tensor(weight[0, 0].T[list(rows)]), names[0])
+    yield "fc.bias", Weight(_tensor(bias.flatten()[list(rows)]), names[1])
 
 
 def _conv_norm(dag: Dag, part: ConvNorm, conv: str, norm: str) -> Iterator[tuple[str, Weight]]:
@@ -84,21 +77,18 @@ def _conv_norm(dag: Dag, part: ConvNorm, conv: str, norm: str) -> Iterator[tuple
 
 
 def _conv(dag: Dag, layer: Layer, name: str, with_bias: bool) -> Iterator[tuple[str, Weight]]:
-    weight, *biases = dag.arrays(layer, 1, 2)
-    yield f"{name}.weight", Weight(_filter_tensor(layer, weight), layer.params[0])
+    """A convolution. Both libraries correlate, so nothing is mirrored."""
+    filters, biases = dag.filters(layer), dag.arrays(layer, 1, 2)[1:]
+    if layer.type == TIME:  # (1, T, Cin, Cout) to (Cout, Cin, T, 1, 1)
+        weight = _tensor(filters.transpose(3, 2, 1, 0)[..., None])
+    else:  # (H, W, Cin, Cout) to (Cout, Cin, H, W)
+        weight = _tensor(filters.transpose(3, 2, 0, 1))
+    yield f"{name}.weight", Weight(weight, layer.params[0])
     if with_bias and biases:
         yield f"{name}.bias", Weight(_tensor(biases[0].flatten()), layer.params[1])
     elif with_bias:
-        zeros = torch.zeros(filters(weight).shape[3])
+        zeros = torch.zeros(filters.shape[3])
         yield f"{name}.bias", Weight(zeros, f"zeros, as {layer.name} has no bias", in_file=False)
-
-
-def _filter_tensor(layer: Layer, weight: Array) -> Tensor:
-    """(H, W, Cin, Cout) to (Cout, Cin, H, W), and over time (1, T, Cin, Cout) to
-    (Cout, Cin, T, 1, 1); both libraries correlate, so nothing is mirrored."""
-    if layer.type == "dagnn.ConvTime":
-        return _tensor(filters(weight).transpose(3, 2, 1, 0)[..., None])
-    return _tensor(filters(weight).transpose(3, 2, 0, 1))
 
 
 def _norm(
@@ -127,24 +117,24 @@ def _identity(channels: int, name: str) -> Iterator[tuple[str, Weight]]:
     yield f"{name}.bias", Weight(torch.zeros(channels), why, in_file=False)
 
 
-def fill(net: nn.Module, found: Mapping[str, Weight], dag: Dag) -> None:
+def fill(net: nn.Module, tensors: Mapping[str, Weight], dag: Dag) -> None:
     """Give a network all of these weights.
 
     Raises:
         UserError: names or shapes differ from the network's; it is then unchanged.
     """
     own = net.state_dict()
-    for name, weight in found.items():
+    for name, weight in tensors.items():
         if name not in own or own[name].shape != weight.tensor.shape:
             shape = tuple(own[name].shape) if name in own else "none"
             raise dag.error(
                 f"{weight.source} would be {name} of shape {tuple(weight.tensor.shape)}, where "
                 f"the network has {shape}"
             )
-    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    missing = [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")]
     if missing:
         raise dag.error(f"nothing in it would be {missing[0]}")
-    net.load_state_dict(own | {name: weight.tensor for name, weight in found.items()})
+    net.load_state_dict(own | {name: weight.tensor for name, weight in tensors.items()})
 
 
 def _tensor(values: Array) -> Tensor:
@@ -152,15 +142,10 @@ def _tensor(values: Array) -> Tensor:
 
 
 def means(dag: Dag, flow_channels: int, rgb_channels: int) -> tuple[list[float], list[float]]:
-    """The means of the flow and of the RGB channels, in 0..255.
+    """The means in 0..255 of the flow (2L or no channels) and of the RGB (3 or no channels).
 
     The file's average image has both for a joint network, flow first; an image of more than one
     pixel is averaged over its positions, as the released implementation does.
-
-    Args:
-        dag: the file.
-        flow_channels: 2L of the motion stream, 0 if there is none.
-        rgb_channels: 3, 0 if there is no appearance stream.
 
     Raises:
         UserError: there is no average image, or it has other channels.

@@ -27,8 +27,7 @@ class Contribution:
         ratios: for each stream that gets a signal there, by how much the signal changes what goes
             into the residual branch: |fused - x| / |x|, where x is the stream's own sum. If the
             connection is additive, that is |f(x_m)| / |x_a|.
-        top1: clip-level accuracy of the net as it is, in percent.
-        top1_without: the same, but with nothing connected at this stage.
+        top1, top1_without: clip-level accuracy in percent, with and without this connection.
         logit_change: |z' - z| / |z| of the net's logits, with z' without this stage's connection.
         clips: how many were measured.
     """
@@ -77,23 +76,18 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
     if not labels:
         raise UserError("there is no clip to measure contributions on")
     label, z = torch.cat(labels), torch.cat(full)
-    found = []
+    measurements = []
     for stage in stages:
         z_without = torch.cat(without[stage])
-        found.append(
-            Contribution(
-                stage,
-                {
-                    stream: float(torch.cat([each[stage, stream] for each in ratios]).mean())
-                    for stream in connection.into(stage)
-                },
-                _top1(z, label),
-                _top1(z_without, label),
-                float(((z_without - z).norm(dim=1) / z.norm(dim=1)).mean()),
-                len(label),
-            )
-        )
-    return found
+        of_clips = {
+            stream: torch.cat([batch[stage, stream] for batch in ratios])
+            for stream in connection.into(stage)
+        }
+        means = {stream: float(values.mean()) for stream, values in of_clips.items()}
+        change = float(((z_without - z).norm(dim=1) / z.norm(dim=1)).mean())
+        top1 = _top1(z, label), _top1(z_without, label)
+        measurements.append(Contribution(stage, means, *top1, change, len(label)))
+    return measurements
 
 
 @contextlib.contextmanager
@@ -144,11 +138,9 @@ def draw_contributions(found: Sequence[Contribution]) -> Figure:
     streams = list(found[0].ratios)
     width = 0.7 / len(streams)
     for index, stream in enumerate(streams):
-        shift = (index - (len(streams) - 1) / 2) * width
+        at = places + (index - (len(streams) - 1) / 2) * width
         values = [each.ratios[stream] for each in found]
-        bars = signal.bar(
-            places + shift, values, width, color=COLORS[index], label=f"into {stream}"
-        )
+        bars = signal.bar(at, values, width, color=COLORS[index], label=f"into {stream}")
         signal.bar_label(bars, fmt="%.2f", fontsize=8)
     signal.set_title("size of the signal, in sizes of what it enters", fontsize=9)
     signal.legend(fontsize=8, frameon=False)

@@ -27,19 +27,12 @@ _SEEN = {"appearance": "rgb", "motion": "flow"}
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Where a stream's features speak for a class.
+    """Where a stream's features speak for a class."""
 
-    Args:
-        stream: whose features they are, and whose input they are to be laid over.
-        classifier: the stream whose classifier they speak to.
-        classes: (B,) of each clip.
-        maps: (B, T, H, W) in 0..1; 1 is a clip's strongest place, a clip without any is 0.
-    """
-
-    stream: str
-    classifier: str
-    classes: Tensor
-    maps: Tensor
+    stream: str  # whose features they are, and whose input they are to be laid over
+    classifier: str  # the stream whose classifier they speak to
+    classes: Tensor  # (B,) of each clip
+    maps: Tensor  # (B, T, H, W) in 0..1; 1 is a clip's strongest place, a clip without any is 0
 
 
 def grad_cam(
@@ -128,13 +121,9 @@ def _recorded(net: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
 def draw_heat_maps(
     batch: Mapping[str, Tensor], found: Sequence[HeatMaps], clip: int = 0, title: str = ""
 ) -> Figure:
-    """Draw a clip's frames and flow, each above the heat of its stream.
+    """Draw the frames and flow of one of the explained clips, each above the heat of its stream.
 
-    Args:
-        batch: the uint8 clips that were explained.
-        found: their heat maps.
-        clip: which of the batch.
-        title: such as the video and the class that is explained.
+    The title may be the video and the class that is explained.
     """
     strips = []
     for modality, images in clip_images(batch, clip).items():

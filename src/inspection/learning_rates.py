@@ -21,28 +21,16 @@ LOWEST = 1e-4  # of the highest rate, where a curve that ends at zero is cut off
 
 @dataclass(frozen=True)
 class StageRates:
-    """The learning rates of one stage.
-
-    Args:
-        stage: its name.
-        epochs: how many it takes.
-        progress: (N,) epochs done before each update, 0..epochs.
-        rates: (N,) for the kinds of parameters that share a rate, e.g. "weight, bn_bias".
-    """
+    """The learning rates of one stage."""
 
     stage: str
-    epochs: int
-    progress: list[float]
-    rates: dict[str, list[float]]
+    epochs: int  # that it takes
+    progress: list[float]  # (N,) epochs done before each update, 0..epochs
+    rates: dict[str, list[float]]  # (N,) of the kinds that share a rate, e.g. "weight, bn_bias"
 
 
 def learning_rates(configs: Mapping[str, StageConfig], updates: int = UPDATES) -> list[StageRates]:
-    """The rates of stages, from the very schedulers that training steps.
-
-    Args:
-        configs: of the stages.
-        updates: of the weights in an epoch.
-    """
+    """The rates of stages with so many updates an epoch, from the very schedulers of training."""
     return [stage_rates(config, updates) for config in configs.values()]
 
 

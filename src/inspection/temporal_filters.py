@@ -27,17 +27,11 @@ BASIS = {
 
 @dataclass(frozen=True)
 class TemporalFilter:
-    """One temporal convolution, all its filters together.
+    """One temporal convolution, all its filters together."""
 
-    Args:
-        name: in the network, e.g. "appearance.layer2.1.conv1".
-        shares: of the squared norm of its weights in each shape of `BASIS`; their sum is 1.
-        distance: from where it started, |w - w0| / |w0|; None if that is not known.
-    """
-
-    name: str
-    shares: dict[str, float]
-    distance: float | None
+    name: str  # in the network, e.g. "appearance.layer2.1.conv1"
+    shares: dict[str, float]  # of its squared norm in each shape of `BASIS`; their sum is 1
+    distance: float | None  # from where it started, |w - w0| / |w0|; None if that is not known
 
     @property
     def stream(self) -> str:

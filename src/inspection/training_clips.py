@@ -20,19 +20,11 @@ LABELS = 0.5  # inches
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """A batch on its way into the network.
+    """A batch on its way into the network."""
 
-    Args:
-        loaded: as the loader gives it, after crop, mirroring and augmentation, uint8.
-        net_input: what the network gets of each modality, normalized and mixed, (B, C, T, H, W).
-        target: labels (B,), or the shares of the classes (B, K) if clips are mixed.
-        normalize: what has normalized them.
-        class_names: in the order of the labels.
-    """
-
-    loaded: Batch
-    net_input: dict[str, Tensor]
-    target: Tensor
+    loaded: Batch  # as the loader gives it, after crop, mirroring and augmentation, uint8
+    net_input: dict[str, Tensor]  # (B, C, T, H, W) by modality, normalized and mixed
+    target: Tensor  # labels (B,), or the shares of the classes (B, K) if clips are mixed
     normalize: Normalize
     class_names: tuple[str, ...]
 
@@ -59,23 +51,17 @@ class TrainingClips:
 
         Of normalized input means are near 0, and deviations of RGB near 1.
         """
+        functions = {"mean": Tensor.mean, "std": Tensor.std, "min": Tensor.min, "max": Tensor.max}
         return {
-            name: {
-                "mean": float(x.mean()),
-                "std": float(x.std()),
-                "min": float(x.min()),
-                "max": float(x.max()),
-            }
-            for name, x in self.net_input.items()
+            modality: {name: float(of(x)) for name, of in functions.items()}
+            for modality, x in self.net_input.items()
         }
 
 
 def training_clips(config: StageConfig, data: VideoDataModule | None = None) -> TrainingClips:
     """The first batch of a stage's first epoch, by the very code that trains on it.
 
-    Args:
-        config: of the stage.
-        data: its data; None builds them from the config.
+    The stage's data are built from its config if they are not given.
 
     Raises:
         UserError: the data are not there.
@@ -97,37 +83,22 @@ def ready(
     device: str | torch.device = "cpu",
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of a loader on a device, their flow computed where that happens there.
-
-    Args:
-        data: the loader's.
-        loader: one of its loaders.
-        device: to move batches to.
-        limit: how many batches; None is all.
-    """
+    """At most `limit` batches of one of the data's loaders on a device, with their flow."""
     for batch in islice(loader, limit):
         yield data.ready(batch, device)
 
 
 def draw_training_clips(clips: TrainingClips, count: int = 3) -> Figure:
-    """Draw clips with their videos' names and what they are trained as.
-
-    Args:
-        clips: see `training_clips`; drawn is what the network gets, levels restored.
-        count: how many clips, from the first.
-    """
-    seen, strips = clips.restored(), []
+    """Draw the first clips as the network gets them, with their videos and what they train."""
+    batch, strips = clips.restored(), []
     for clip, trained_as in enumerate(clips.titles()[:count]):
-        title = f"{seen['video'][clip]}: {trained_as}"
-        for modality, images in clip_images(seen, clip).items():
+        title = f"{batch['video'][clip]}: {trained_as}"
+        for modality, images in clip_images(batch, clip).items():
             strips.append(Strip(modality, images, title))
             title = ""
-    return draw_strips(strips, LABELS, about=_about(clips))
-
-
-def _about(clips: TrainingClips) -> str:
-    return "normalized input: " + "; ".join(
+    about = "; ".join(
         f"{name} mean {of['mean']:.2f}, deviation {of['std']:.2f}, {of['min']:.1f} to "
         f"{of['max']:.1f}"
         for name, of in clips.statistics().items()
     )
+    return draw_strips(strips, LABELS, about=f"normalized input: {about}")

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,31 +16,25 @@ from torch import Tensor
 
 from src.utils.errors import visible
 
-COLORS = (  # distinguished by color-blind readers (Okabe & Ito)
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)
+# Distinguished by color-blind readers (Okabe & Ito).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 WRITTEN = 25  # classes up to which the numbers stand in the cells of a confusion matrix
 
 
 def to_svg(figure: Figure) -> bytes:
     """The drawing as SVG, the same bytes for the same drawing."""
-    return _saved(figure, "svg", {"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
+        return _saved(figure, format="svg", metadata={"Date": None})
 
 
 def to_png(figure: Figure) -> bytes:
     """The picture as PNG."""
-    return _saved(figure, "png", {})
+    return _saved(figure, format="png")
 
 
-def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def _saved(figure: Figure, **options: Any) -> bytes:
     content = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
-        figure.savefig(content, format=kind, metadata=metadata)
+    figure.savefig(content, **options)
     return content.getvalue()
 
 
@@ -96,8 +91,7 @@ def draw_class_accuracies(
 
     Args:
         percents: the accuracy of every class, for each way by its name.
-        classes: names, in the order of the numbers.
-        videos: how many each class has.
+        classes, videos: the classes' names, and how many videos each has.
     """
     last = list(percents.values())[-1]
     order = sorted(range(len(last)), key=lambda index: -last[index])
@@ -106,14 +100,9 @@ def draw_class_accuracies(
     figure = Figure((7, height), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, values) in enumerate(percents.items()):
-        offset = (place - (len(percents) - 1) / 2) * thickness
-        axes.barh(
-            [row + offset for row in range(len(order))],
-            [values[index] for index in order],
-            height=thickness,
-            color=COLORS[place % len(COLORS)],
-            label=name,
-        )
+        rows = np.arange(len(order)) + (place - (len(percents) - 1) / 2) * thickness
+        widths, color = [values[index] for index in order], COLORS[place % len(COLORS)]
+        axes.barh(rows, widths, height=thickness, color=color, label=name)
     names = [f"{plain(classes[index])} ({videos[index]})" for index in order]
     axes.set_yticks(range(len(order)), names, fontsize=8)
     axes.set_ylim(len(order) - 0.4, -0.6)  # the best on top
@@ -157,12 +146,7 @@ def draw_class_differences(
 
 
 def draw_confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Figure:
-    """Rows are labels, columns predictions; the shade is the share of the row.
-
-    Args:
-        counts: of videos (K, K).
-        classes: K names.
-    """
+    """Counts of videos (K, K) by label (row) and prediction; the shade is the share of the row."""
     size, names = len(classes), [plain(name) for name in classes]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = max(4.5, 0.16 * size + 2.5) if size > WRITTEN else max(4.5, 0.42 * size + 2)

@@ -50,12 +50,12 @@ def flow_pictures(flow: Tensor) -> Uint8:
 
 
 def draw_clip(rgb: Tensor | None, flow: Tensor | None, columns: int = 5) -> Uint8:
-    """The picture (H', W', 3) of a uint8 clip, of which some frames are shown, evenly spaced.
+    """The picture (H', W', 3) of a uint8 clip, of which at most `columns` frames are shown.
 
     Args:
         rgb: (3, T, H, W), None if the network sees none.
         flow: (2L, T, H, W), None likewise.
-        columns: frames to show, at most.
+        columns: evenly spaced.
     """
     rows = [clip_frames(rgb)] if rgb is not None else []
     rows += [flow_pictures(flow)] if flow is not None else []
@@ -75,17 +75,11 @@ def joined(pictures: Sequence[Uint8], axis: int) -> Uint8:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of a figure.
-
-    Args:
-        label: at its left.
-        images: (T, H, W, 3).
-        title: above it; "" for none.
-    """
+    """A row of a figure: images (T, H, W, 3) with a label at their left."""
 
     label: str
     images: Uint8
-    title: str = ""
+    title: str = ""  # above it
 
     @property
     def height(self) -> float:
@@ -93,13 +87,9 @@ class Strip:
         frames, height, width = self.images.shape[:3]
         return WIDTH * height / (frames * (width + GAP) - GAP)
 
-    def joined(self) -> Uint8:
-        """One image (H, W', 3)."""
-        return joined(list(self.images), axis=1)
-
 
 def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
-    """The images (T, H, W, 3) of each modality of a uint8 batch.
+    """The images (T, H, W, 3) of each modality of a clip of a uint8 batch.
 
     Flow is drawn by the field at its frame, the middle one of the stack.
 
@@ -112,13 +102,9 @@ def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
 
 
 def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: str = "") -> Figure:
-    """Draw strips under each other.
+    """Draw strips under each other, with a title above all and a small text `about` them below.
 
-    Args:
-        strips: at least one.
-        labels: inches for the labels at the left.
-        title: above all.
-        about: below all, small.
+    `labels` are the inches for the labels at the left.
     """
     # Placed by hand: a layout engine cuts off labels beside images, whose aspect is fixed.
     width = labels + WIDTH + 0.1
@@ -129,12 +115,10 @@ def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: 
     y = height - head
     for top, strip in zip(tops, strips, strict=True):
         y -= top + strip.height
-        axes = figure.add_axes(
-            (labels / width, y / height, WIDTH / width, strip.height / height),
-            xticks=[],
-            yticks=[],
-        )
-        axes.imshow(strip.joined(), interpolation="nearest", aspect="auto")
+        place = (labels / width, y / height, WIDTH / width, strip.height / height)
+        axes = figure.add_axes(place, xticks=[], yticks=[])
+        picture = joined(list(strip.images), axis=1)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
         axes.spines[:].set_color([GREY / 255] * 3)
         axes.set_ylabel(strip.label, rotation=0, ha="right", va="center", fontsize=9)
         axes.set_title(plain(strip.title), loc="left", fontsize=9)

@@ -22,6 +22,12 @@ from src.media.video_writer import VideoWriter
 from src.plotting.clips import color_flow
 from src.utils.console import table
 
+SMALLEST = 240  # pixels of the smaller side: text is not legible on less
+TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
+CRF = 20
+Labels = Sequence[tuple[str, float]]  # class and probability, the most probable first
+Fields = Mapping[int, tuple[Uint8, Uint8]]  # flow u, v by its place in the video
+
 
 @dataclass(frozen=True)
 class RankedClass:
@@ -58,18 +64,15 @@ class PredictionFile:
     def add(self, predictions: Iterable[RankedClass]) -> None:
         """Write some rows; the first one's columns are those of all."""
         for prediction in predictions:
-            row = prediction.row()
-            first = self._file is None
+            row, first = prediction.row(), self._file is None
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self.path.open("w", newline="", encoding="utf-8", errors="replace")
             if self._json:
                 self._file.write(("[\n" if first else ",\n") + json.dumps(row))
                 continue
-            writer = csv.DictWriter(self._file, list(row))
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
+            writer = csv.writer(self._file)
+            writer.writerows([row, row.values()] if first else [row.values()])
         if self._file is not None:
             self._file.flush()
 
@@ -94,20 +97,10 @@ def show_predictions(predictions: Sequence[RankedClass]) -> None:
     Console().print(table(columns, rows, left=("video", "class")))
 
 
-SMALLEST = 240  # pixels of the smaller side: text is not legible on less
-TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
-CRF = 20
-Labels = Sequence[tuple[str, float]]  # class and probability, the most probable first
-Fields = Mapping[int, tuple[Uint8, Uint8]]  # flow u, v by its place in the video
-
-
 class AnnotatedVideo:
-    """Writes the mp4; frames wait as JPEGs until it is known what to say about them.
+    """Writes the mp4 `path`; frames wait as JPEGs until it is known what to say about them.
 
     The file gets its name when it is complete, or as far as the video went.
-
-    Args:
-        path: the file to write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,10 +130,8 @@ class AnnotatedVideo:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             height, width = image.shape[:2]
-            self._begin = time
-            self._writer = VideoWriter(
-                self._part, (height, width), Fraction(TICKS, 1000), CRF, ticks=TICKS
-            )
+            self._begin, rate = time, Fraction(TICKS, 1000)
+            self._writer = VideoWriter(self._part, (height, width), rate, CRF, ticks=TICKS)
         if index in fields:
             field = torch.from_numpy(np.stack(fields[index]))  # (2, H, W)
             self._inset = color_flow(field[None])[0]

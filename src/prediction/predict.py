@@ -1,10 +1,10 @@
 """Classify videos and streams with a checkpoint: each as one, or window by window."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from src.prediction.output import (
     RankedClass,
     show_predictions,
 )
-from src.prediction.predictor import HeldFrame, Memory, Predictor
-from src.prediction.windows import Timeline, sliding_windows
+from src.prediction.predictor import HeldFrame, Predictor
+from src.prediction.windows import Memory, Timeline, sliding_windows
 from src.utils.console import progress
 from src.utils.errors import UserError, visible
 
@@ -33,8 +33,7 @@ class Options:
         top_k: classes per video or window.
         window: seconds; None takes each video as one.
         step: seconds from window to window; None for half a window.
-        annotate: folder for annotated copies.
-        plot: folder for plots of the timelines.
+        annotate, plot: folders for annotated copies and for plots of the timelines.
 
     Raises:
         UserError: a number that is not positive, or a plot of no timeline.
@@ -62,9 +61,9 @@ class Options:
             if self.window is None and is_stream(source):
                 raise UserError(f"input {source} has no known end: add window=<seconds>")
         if self.annotate:
-            there = {Path(source).resolve() for source in sources}
+            inputs = {Path(source).resolve() for source in sources}
             for name in output_names(sources).values():
-                if self.annotated(name).resolve() in there:
+                if self.annotated(name).resolve() in inputs:
                     raise UserError(
                         f"annotate={self.annotate} would replace the input {self.annotated(name)}: "
                         "give another folder"
@@ -77,17 +76,11 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What `predict` did.
+    """What `predict` did."""
 
-    Args:
-        failed: the reason for each source that could not be read to its end.
-        found: whether there are any predictions.
-        stopped: the source in which Ctrl-C came.
-    """
-
-    failed: dict[str, str]
-    found: bool = False
-    stopped: str | None = None
+    failed: dict[str, str]  # the reason for each source that could not be read to its end
+    found: bool = False  # whether there are any predictions
+    stopped: str | None = None  # the source in which Ctrl-C came
 
 
 def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> Outcome:
@@ -98,9 +91,16 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
     names, outcome = output_names(sources), Outcome({})
     predictions: list[RankedClass] = []
     with PredictionFile(options.output) as rows:
-        with _Display(len(sources)) as display:
-            for source in sources:
-                job = _Job(predictor, source, names[source], options, rows, display)
+        with progress() as bar:
+            task = bar.add_task("", total=len(sources))
+            for number, source in enumerate(sources):
+
+                def show(seconds: float, part: float, number: int = number) -> None:
+                    place = f"{number + 1}/{len(sources)} {visible(sources[number])}"
+                    text = f"{place} {seconds:.1f} s"
+                    bar.update(task, completed=number + part, description=text)
+
+                job = _Job(predictor, source, names[source], options, rows, show)
                 try:
                     if options.window is None:
                         predictions += job.video()
@@ -111,7 +111,6 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
                 except KeyboardInterrupt:
                     outcome.stopped = source
                     break
-                display.finish()
         if predictions:
             show_predictions(predictions)
         outcome.found = rows.written
@@ -127,27 +126,28 @@ class _Job:
     name: str
     options: Options
     rows: PredictionFile
-    display: "_Display"
+    show: Callable[[float, float], None]  # at how many seconds it is, and at which share of all
 
     def video(self) -> list[RankedClass]:
         """Classify it as one."""
-        self.display.show(self.source, 0.0)
-        memory: Memory | None = {} if self.options.annotate else None
-        probabilities = self.predictor.video(Upright(self.source), self.source, memory)
+        self.show(0.0, 0.0)
+        memory: Memory = {}
+        kept = memory if self.options.annotate else None
+        probabilities = self.predictor.video(Upright(self.source), self.source, kept)
         labels = self.predictor.labels(probabilities, self.options.top_k)
-        found = self._predictions(labels)
-        self.rows.add(found)
+        ranked = self._predictions(labels)
+        self.rows.add(ranked)
         with self._annotated() as annotated:
-            if annotated:
-                for frame in self._watched():
-                    annotated.write(frame.image, frame.index, frame.time, labels, memory or {})
-        return found
+            for frame in self._watched() if annotated else ():
+                annotated.write(frame.image, frame.index, frame.time, labels, memory)
+        return ranked
 
     def windows(self, length: float, step: float) -> None:
         """Classify windows of it as they come."""
         memory: Memory = {}
-        timeline, said = Timeline(), ""
-        with self._annotated() as annotated, self._plotted(timeline):
+        timeline, shown = Timeline(), ""
+        with self._annotated() as annotated, contextlib.ExitStack() as at_end:
+            at_end.callback(self._plot, timeline)
 
             def held() -> Iterator[HeldFrame]:
                 for frame in self._watched():
@@ -164,11 +164,11 @@ class _Job:
                     timeline.add(middle, probabilities.numpy().astype(np.float32))
                 if annotated:
                     annotated.label(labels, memory, middle + step / 2)
-                if labels[0][0] != said:
-                    said = labels[0][0]
-                    self.display.say(
-                        f"{self.source} from {window.start:.2f} s: {said} ({labels[0][1]:.2f})"
-                    )
+                best, probability = labels[0]
+                if best != shown:
+                    shown = best
+                    text = f"{self.source} from {window.start:.2f} s: {best} ({probability:.2f})"
+                    print(visible(text), flush=True)
 
     def _predictions(
         self, labels: Labels, start: float | None = None, end: float | None = None
@@ -181,59 +181,17 @@ class _Job:
     def _watched(self) -> Iterator[TimedFrame]:
         duration = None if is_stream(self.source) else duration_of(self.source)
         for frame in read_in_order(self.source):
-            self.display.show(self.source, frame.time, duration)
+            self.show(frame.time, min(frame.time / duration, 1.0) if duration else 0.0)
             yield frame
 
-    @contextlib.contextmanager
-    def _annotated(self) -> Iterator[AnnotatedVideo | None]:
+    def _annotated(self) -> AbstractContextManager[AnnotatedVideo | None]:
         if self.options.annotate is None:
-            yield None
-            return
-        annotated = AnnotatedVideo(self.options.annotated(self.name))
-        try:
-            yield annotated
-        finally:
-            annotated.close()
+            return contextlib.nullcontext()
+        return contextlib.closing(AnnotatedVideo(self.options.annotated(self.name)))
 
-    @contextlib.contextmanager
-    def _plotted(self, timeline: Timeline) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            times, values = timeline.points()
-            if self.options.plot is not None and times:
-                path = self.options.plot / f"{self.name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                figure = draw_timeline(times, values, self.predictor.class_names)
-                path.write_bytes(to_png(figure))
-
-
-class _Display:
-    """A bar on a terminal; elsewhere nothing moves."""
-
-    def __init__(self, sources: int) -> None:
-        self._bar = progress()
-        self._sources, self._done = sources, 0
-        self._task = self._bar.add_task("", total=sources)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, source: str, seconds: float, duration: float | None = None) -> None:
-        """Show how far the source is."""
-        part = min(seconds / duration, 1.0) if duration else 0.0
-        text = f"{self._done + 1}/{self._sources} {visible(source)} {seconds:.1f} s"
-        self._bar.update(self._task, completed=self._done + part, description=text)
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        print(visible(text), flush=True)
-
-    def finish(self) -> None:
-        """Count a source as done."""
-        self._done += 1
-        self._bar.update(self._task, completed=self._done)
+    def _plot(self, timeline: Timeline) -> None:
+        times, values = timeline.points()
+        if self.options.plot is not None and times:
+            path = self.options.plot / f"{self.name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(to_png(draw_timeline(times, values, self.predictor.class_names)))

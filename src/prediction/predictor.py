@@ -1,7 +1,6 @@
 """A checkpoint that classifies frames from anywhere; flow is computed from them."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from src.data.dataset import read_view
-from src.evaluation.evaluate import load_module
 from src.experiment.build import build_datamodule
 from src.experiment.checkpoint import CheckpointMetadata
 from src.flow.computed import OnTheFlyFlow
@@ -19,11 +17,9 @@ from src.media.sources import FlowSource, RGBSource, Uint8, resize, size_at
 from src.models.metrics import mean_of_streams
 from src.models.modules import VideoClassifier
 from src.prediction.output import Labels
-from src.prediction.windows import HeldFrames, RememberedFlow, Window
+from src.prediction.windows import HeldFrames, Memory, RememberedFlow, Window
 
 log = logging.getLogger(__name__)
-Load = Callable[[str], tuple[VideoClassifier, CheckpointMetadata]]
-Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
 
 
 @dataclass(frozen=True)
@@ -38,28 +34,22 @@ class HeldFrame:
 
 
 class Predictor:
-    """The network, the protocol and the flow of a checkpoint.
+    """The network, the protocol and the flow of a checkpoint, out of what `load_module` returns.
 
     Args:
-        ckpt_path: a checkpoint of this project.
+        module, description: of the checkpoint.
         flow: how to compute the flow; None as the checkpoint's training flow was made.
         device: to run the network on.
-        load: makes the module out of the checkpoint, `load_module` or what changes its outcome.
-
-    Raises:
-        UserError: the checkpoint cannot be used.
     """
 
     def __init__(
         self,
-        ckpt_path: str,
-        flow: FlowSettings | None = None,
-        device: str | torch.device = "cpu",
-        load: Load = load_module,
+        module: VideoClassifier,
+        description: CheckpointMetadata,
+        flow: FlowSettings | None,
+        device: str | torch.device,
     ) -> None:
-        self._module, description = load(ckpt_path)
-        self._module.to(device)
-        self._device = device
+        self._module, self._device = module.to(device), device
         self._data = build_datamodule(description.config)
         self.class_names = description.class_names
         trained_on = FlowSettings(**description.flow) if description.flow else None
@@ -76,7 +66,7 @@ class Predictor:
         self._algorithm = self.flow.make(str(device)) if self.flow else None
 
     def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
-        """Probabilities (K,) of a full video, seen as in testing.
+        """Probabilities (K,) of a full video, seen as in testing; the name is for messages.
 
         Args:
             frames: the video's.

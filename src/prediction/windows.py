@@ -1,5 +1,6 @@
 """Windows that slide over frames as they come, without keeping more than one window of them."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +19,16 @@ class Timed(Protocol):
     @property
     def time(self) -> float:
         """When it is first shown."""
-        ...
 
     @property
     def duration(self) -> float:
         """How long it is shown."""
-        ...
 
 
 Frame = TypeVar("Frame", bound=Timed)
+Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
+POINTS = 2000  # of a curve, more than a picture has columns
+Curves = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,13 @@ def sliding_windows(frames: Iterable[Frame], length: float, step: float) -> Iter
 
     The last one ends with the video, and is shorter only if the video is. Times at which no new
     frame comes have no window; one in which a single frame comes has that before it, too, because
-    there is no motion in one frame.
-
-    Args:
-        frames: with ascending times, however far apart.
-        length: of a window in seconds.
-        step: from a window's start to the next one's.
+    there is no motion in one frame. The frames' times ascend, however far apart.
     """
-    held: deque[Frame] = deque()
     frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
+    held = deque(itertools.islice(frames, 1))
+    if not held:
         return
-    begin, number, covered = first.time, 0, first.time
-    held.append(first)
+    begin, number, covered = held[0].time, 0, held[0].time
     for frame in frames:
         while frame.time >= (end := _start(begin, number, step, length)):
             start = _start(begin, number, step)
@@ -112,9 +107,7 @@ class RememberedFlow:
         memory: fields u, v by their place in the full video; what is computed is added.
     """
 
-    def __init__(
-        self, flow: FlowSource, first: int, memory: dict[int, tuple[Uint8, Uint8]]
-    ) -> None:
+    def __init__(self, flow: FlowSource, first: int, memory: Memory) -> None:
         self._flow, self._first, self._memory = flow, first, memory
         self.num_fields = flow.num_fields
 
@@ -135,10 +128,6 @@ class RememberedFlow:
             if place not in self._memory:
                 self._memory[place] = next(computed)
             yield self._memory[place]
-
-
-POINTS = 2000  # of a curve, more than a picture has columns
-Curves = npt.NDArray[np.float32]
 
 
 class Timeline:

@@ -32,41 +32,24 @@ Identity = dict[str, str]  # texts of values by dotted keys; null is the same as
 
 @dataclass(frozen=True)
 class Run:
-    """A finished stage, and what it has shown.
+    """A finished stage, and what it has shown."""
 
-    Args:
-        folder: of the stage.
-        experiment, stage, dataset: their names.
-        split: of the dataset.
-        seed: of the run.
-        drawn: the seed of a dataset that is drawn; 0 of others.
-        protocol: of the test; it says so if videos were skipped or counted as wrong.
-        partial: whether it was tested on other videos than the dataset's test list.
-        accuracy: of the net's prediction.
-        classifiers: of each classifier alone, for nets that have several.
-        identity: all that decides what was learnt and measured, but seeds and split.
-        overrides: of the command line; None if there was none.
-        version: of the project.
-        fingerprint: the same for copies of one run.
-        faults: videos that were missing or broken.
-    """
-
-    folder: Path
+    folder: Path  # of the stage
     experiment: str
     stage: str
     dataset: str
     split: int
     seed: int
-    drawn: int
-    protocol: str
-    partial: bool
+    drawn: int  # the seed of a dataset that is drawn; 0 of others
+    protocol: str  # of the test; it says so if videos were skipped or counted as wrong
+    partial: bool  # whether it was tested on other videos than the dataset's test list
     accuracy: Accuracy
-    classifiers: Mapping[str, Accuracy]
-    identity: Identity
-    overrides: tuple[str, ...] | None
-    version: str
-    fingerprint: str
-    faults: tuple[Faults, ...]
+    classifiers: Mapping[str, Accuracy]  # each alone, of a net that has several
+    identity: Identity  # all that decides what was learnt and measured, but seeds and split
+    overrides: tuple[str, ...] | None  # of the command line, None if there was none
+    version: str  # of the project
+    fingerprint: str  # the same for copies of one run
+    faults: tuple[Faults, ...]  # videos that were missing or broken
 
     @property
     def trained(self) -> object:
@@ -75,30 +58,28 @@ class Run:
 
 
 def collect(places: Sequence[str]) -> tuple[list[Run], dict[Path, str]]:
-    """Read all finished stages below folders; copies, of equal scores in every digit, count once.
-
-    Args:
-        places: folders, or patterns such as `outputs/st_*`.
+    """Read all finished stages below folders, or below what patterns such as `outputs/st_*` match.
 
     Returns:
-        The runs, and the folders that add none to them with the reason in one line.
+        The runs; and the folders that add none to them, with the reason in one line. Copies, of
+        equal scores in every digit, count once.
 
     Raises:
         UserError: a place does not exist.
     """
     runs: dict[object, Run] = {}
-    left_out: dict[Path, str] = {}
+    skipped: dict[Path, str] = {}
     for folder in _stage_folders(places):
         try:
             run = _read_run(folder)
         except UserError as error:
-            left_out[folder] = str(error)
+            skipped[folder] = str(error)
             continue
         repeat = (run.split, run.seed, run.drawn, run.fingerprint)
         first = runs.setdefault((run.trained, *repeat), run)
         if first is not run:
-            left_out[folder] = f"the same scores as {first.folder}: counted once"
-    return list(runs.values()), left_out
+            skipped[folder] = f"the same scores as {first.folder}: counted once"
+    return list(runs.values()), skipped
 
 
 def starts(places: Sequence[str]) -> list[Path]:
@@ -151,7 +132,7 @@ def _stage_folders(places: Sequence[str]) -> list[Path]:
             if new and _is_stage(folder, files):
                 stages.append(folder)
                 new = False  # what is below are logs
-            folders[:] = sorted(one for one in folders if new and not one.startswith("."))
+            folders[:] = sorted(below for below in folders if new and not below.startswith("."))
     return sorted(stages)
 
 
@@ -165,11 +146,8 @@ def _is_stage(folder: Path, files: Sequence[str]) -> bool:
 
 def _kept_by_hydra(run_dir: Path, name: str) -> Any:
     """What a command has left in a run directory, as it was given; None if nothing can be read."""
-    try:
-        text = (run_dir / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8")
-        return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        return yaml.safe_load((run_dir / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _read_run(folder: Path) -> Run:
@@ -184,15 +162,16 @@ def _read_run(folder: Path) -> Run:
         raise UserError(_why_unfinished(folder))
     try:
         config, accuracy = record["config"], _accuracy(record["accuracy"])
-        data = config["data"]
+        data, videos, wrong = config["data"], accuracy.videos, accuracy.unreadable
         dataset = _dataset(data["dataset"])
         listed = _listed(dataset, data)
         validated = data["test"]["part"] == "val"  # its protocol says so
-        partly = not validated and listed is not None and accuracy.videos != listed
+        partly = not validated and listed is not None and videos != listed
         # Such numbers are no number of the dataset's, and must not meet those that are.
-        protocol = record["protocol"] + (f"; {accuracy.videos} of {listed} videos" * partly)
-        if wrong := accuracy.unreadable:
-            protocol += f"; {wrong} of {accuracy.videos} videos counted as wrong"
+        protocol = record["protocol"] + (f"; {videos} of {listed} videos" if partly else "")
+        protocol += f"; {wrong} of {videos} videos counted as wrong" if wrong else ""
+        file = stage_dir.scores()  # they may have been moved away
+        scores = file.read_bytes() if file.is_file() else repr(accuracy).encode()
         return Run(
             folder=folder,
             experiment=str(config["name"]),
@@ -204,11 +183,11 @@ def _read_run(folder: Path) -> Run:
             protocol=protocol,
             partial=validated or partly,
             accuracy=accuracy,
-            classifiers={name: _accuracy(one) for name, one in record["streams"].items()},
+            classifiers={name: _accuracy(own) for name, own in record["streams"].items()},
             identity=_identity_of(record, folder.resolve(), ()),
             overrides=None if record["overrides"] is None else tuple(record["overrides"]),
             version=record["version"],
-            fingerprint=_fingerprint(stage_dir.scores(), accuracy),
+            fingerprint=hashlib.sha256(scores).hexdigest(),
             faults=tuple(Faults(**about) for about in record["faults"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -224,19 +203,13 @@ def _identity_of(record: Record, folder: Path, after: Sequence[Path]) -> Identit
             continue
         beside = folder / record["stage_dirs"].get(source, f"../{source}")
         around = [Path(source).parent] if Path(source).suffix else []  # it is a checkpoint
-        for place in (one.resolve() for one in (beside, *around)):
+        for place in (folder_of.resolve() for folder_of in (beside, *around)):
             with contextlib.suppress(UserError):  # one that is broken counts as gone
                 earlier = StageDir(place).read()
                 if earlier and place not in (folder, *after):
                     before[part] = _identity_of(earlier, place, (folder, *after))
                     break
     return identity(record, before)
-
-
-def _fingerprint(scores: Path, accuracy: Accuracy) -> str:
-    """A hash of the scores, or of the accuracies where the scores are gone."""
-    content = scores.read_bytes() if scores.is_file() else repr(accuracy).encode()
-    return hashlib.sha256(content).hexdigest()
 
 
 def _accuracy(content: Mapping[str, Any]) -> Accuracy:
@@ -265,11 +238,11 @@ def _why_unfinished(folder: Path) -> str:
     given = _kept_by_hydra(folder.parent, "overrides")
     if not isinstance(given, list):
         return f"not finished: {state}"
-    overrides: list[Shown] = [one for one in map(str, given) if not one.startswith("trial=")]
+    overrides: list[Shown] = [text for text in map(str, given) if not text.startswith("trial=")]
     if len(overrides) < len(given):
         state = "a trial of a search, which may have pruned it"
         overrides.insert(0, "hydra.mode=RUN")
-    if not any(str(one).startswith("paths.run_dir=") for one in given):
+    if not any(str(override).startswith("paths.run_dir=") for override in given):
         # A job of a sweep has been given its directory by the sweep.
         overrides.append(("paths.run_dir", folder.parent))
     return f"not finished: {state}; to resume it: {shown_command('train', *overrides)}"

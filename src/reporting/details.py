@@ -27,11 +27,9 @@ ACCURACIES = {"train/clip/top1": "training", VALIDATION: "central {} clips"} | {
 
 
 def details(groups: Sequence[ResultGroup], most: int) -> list[Section]:
-    """A comparison of the groups' trainings, and a section for the first run of each group.
+    """A comparison of the trainings of `most` groups, and a section for the first run of each.
 
-    Args:
-        groups: in the order to show them.
-        most: groups to show; the page would become too large with many.
+    The page would become too large with many.
     """
     curves = {}
     for group in groups[:most]:
@@ -61,11 +59,12 @@ def _section(group: ResultGroup) -> Section:
         scores, fused = _scores(run)
     except UserError as error:
         return Section(title, lines=[*lines, str(error)], pictures=pictures, folded=True)
-    for part, changed in (fused.changes() if fused else {}).items():
-        lines.append(
-            f"{fused.name if fused else ''} against {part} alone: {len(changed.corrected)} videos "
-            f"corrected, {len(changed.broken)} broken"
-        )
+    if fused:
+        lines += [
+            f"{fused.name} against {part} alone: {len(changed.corrected)} videos corrected, "
+            f"{len(changed.broken)} broken"
+            for part, changed in fused.changes().items()
+        ]
     if confused := hardest_confusions(scores):
         worst = (f"{c.label} for {c.prediction} ({c.videos} of {c.of})" for c in confused)
         lines.append(f"most often taken for another: {', '.join(worst)}")
@@ -102,13 +101,8 @@ def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:
                             by_epoch[int(float(row["epoch"]))] = number
         except (OSError, ValueError, csv.Error):
             continue
-    return {
-        key: Curve(
-            [epoch + 1 for epoch in sorted(by_epoch)], [by_epoch[e] for e in sorted(by_epoch)]
-        )
-        for key, by_epoch in values.items()
-        if by_epoch
-    }
+    every = {key: sorted(by_epoch.items()) for key, by_epoch in values.items() if by_epoch}
+    return {key: Curve([e + 1 for e, _ in own], [v for _, v in own]) for key, own in every.items()}
 
 
 def _in_percent(curve: Curve) -> Curve:

@@ -43,11 +43,9 @@ class MeanStd:
 
 @dataclass(frozen=True)
 class ResultGroup:
-    """Runs of one experiment, stage, protocol and identity.
+    """Runs of one experiment, stage, protocol and identity, by split and seed.
 
-    Args:
-        runs: by split and seed.
-        overrides: those that tell it from other groups of the same experiment and stage.
+    `overrides` are those that distinguish it from other groups of its experiment and stage.
     """
 
     runs: tuple[Run, ...]
@@ -153,11 +151,10 @@ SplitAndSeed = tuple[int, int, int]  # and the seed that the dataset was drawn w
 
 @dataclass(frozen=True)
 class Paired:
-    """A group against its baseline, run by run: what pairs share, they owe to neither.
+    """A group against a baseline of its dataset and protocol: what pairs share, both have.
 
     Args:
-        group: that is compared.
-        baseline: of the same dataset and protocol.
+        group, baseline: the two.
         differences: top-1 of the group minus that of the baseline in points, for each split and
             seed that both have; of several runs of the same the mean counts.
         unpaired: splits and seeds that one of them lacks.
@@ -191,16 +188,17 @@ def pair_groups(groups: Sequence[ResultGroup], baseline: str) -> list[Paired]:
             continue
         run = group.first
         alike = (run.dataset, run.protocol)
-        fitting = [one for one in meant if (one.first.dataset, one.first.protocol) == alike]
-        same = [one for one in fitting if one.run_dirs & group.run_dirs]
+        fitting = [g for g in meant if (g.first.dataset, g.first.protocol) == alike]
+        same = [g for g in fitting if g.run_dirs & group.run_dirs]
         fitting = same or [g for g in fitting if g.first.experiment == run.experiment] or fitting
         if len(fitting) > 1:
-            names = "; ".join(one.label for one in fitting)
+            names = "; ".join(g.label for g in fitting)
             raise UserError(f"baseline={baseline} is in the names of several rows: {names}")
-        for one in fitting:
-            top1, base = _top1(group), _top1(one)
-            differences = {key: top1[key] - base[key] for key in sorted(top1.keys() & base.keys())}
-            pairs.append(Paired(group, one, differences, sorted(top1.keys() ^ base.keys())))
+        for base in fitting:
+            top1, base_top1 = _top1(group), _top1(base)
+            shared = sorted(top1.keys() & base_top1.keys())
+            differences = {key: top1[key] - base_top1[key] for key in shared}
+            pairs.append(Paired(group, base, differences, sorted(top1.keys() ^ base_top1.keys())))
     return pairs
 
 
@@ -213,25 +211,15 @@ def _top1(group: ResultGroup) -> dict[SplitAndSeed, float]:
 
 @dataclass(frozen=True)
 class Published:
-    """A number out of a paper: top-1 in percent, the mean over the three splits.
-
-    Args:
-        model: its name.
-        dataset: its name.
-        top1: percent.
-        rows: pattern of "experiment/stage" of what repeats it here; "" if nothing does.
-        experiment: that trains it here; "" if none does.
-        protocol: of the published test; "" if nothing here repeats it.
-        source: where the number is known from, and whether nobody has looked it up.
-    """
+    """A number out of a paper: top-1 in percent, the mean over the three splits."""
 
     model: str
     dataset: str
     top1: float
-    rows: str
-    experiment: str
-    protocol: str
-    source: str
+    rows: str  # pattern of "experiment/stage" of what repeats it here; "" if nothing does
+    experiment: str  # that trains it here; "" if none does
+    protocol: str  # of the published test; "" if nothing here repeats it
+    source: str  # where the number is known from, and whether nobody has looked it up
 
     @property
     def command(self) -> str | None:
@@ -254,21 +242,18 @@ def published_of(group: ResultGroup) -> Published | None:
     """The number of the same model in a paper; None if not all test videos were tested."""
     run = group.first
     name = f"{run.experiment}/{run.stage}"
-    fitting = (
-        p for p in read_published() if p.dataset == run.dataset and fnmatchcase(name, p.rows)
-    )
-    return None if run.partial else next(fitting, None)
+    for published in read_published() if not run.partial else ():
+        if published.dataset == run.dataset and fnmatchcase(name, published.rows):
+            return published
+    return None
 
 
 def missing_numbers(groups: Sequence[ResultGroup]) -> list[Published]:
     """Published numbers that no group repeats, of the groups' datasets; of all, if none."""
     repeated = {published_of(group) for group in groups}
     datasets = {group.first.dataset for group in groups}
-    return [
-        one
-        for one in read_published()
-        if one not in repeated and (one.dataset in datasets or not datasets)
-    ]
+    missing = [number for number in read_published() if number not in repeated]
+    return [number for number in missing if number.dataset in datasets or not datasets]
 
 
 def unlike(group: ResultGroup, published: Published) -> list[str]:

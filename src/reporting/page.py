@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from src.utils.console import table
+
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _WIDTH = 180  # characters, where the output is no terminal
 _SHORT = 24  # characters of a text that a terminal keeps on one line
@@ -50,25 +52,15 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it.
-
-    Args:
-        title: the heading.
-        columns: of a table.
-        rows: of the table, a cell for each column.
-        lines: of text.
-        code: lines to copy as they are.
-        pictures: for a page only.
-        folded: whether a page shows the heading alone until it is asked for more.
-    """
+    """A heading with what stands below it."""
 
     title: str
     columns: Sequence[Column] = ()
-    rows: Sequence[Sequence[Cell]] = ()
-    lines: Sequence[str] = ()
-    code: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    folded: bool = False
+    rows: Sequence[Sequence[Cell]] = ()  # a cell for each column
+    lines: Sequence[str] = ()  # of text
+    code: Sequence[str] = ()  # lines to copy as they are
+    pictures: Sequence[Picture] = ()  # for a page only
+    folded: bool = False  # whether a page shows the heading alone until it is asked for more
 
 
 def to_page(title: str, sections: Sequence[Section]) -> str:
@@ -94,18 +86,12 @@ def show(sections: Sequence[Section], console: Console | None = None) -> None:
 
 def _table(section: Section) -> Table:
     """The section's table without columns that are empty throughout."""
-    table = Table()
-    shown = []
-    for column, cells in zip(section.columns, zip(*section.rows, strict=True), strict=True):
-        longest = max(len(cell.text) for cell in cells)
-        if longest:
-            shown.append([Text(cell.text) for cell in cells])
-            table.add_column(
-                Text(column.title),
-                justify="right" if column.numeric else "left",
-                overflow="fold",
-                no_wrap=column.numeric or longest <= _SHORT,
-            )
-    for row in zip(*shown, strict=True):
-        table.add_row(*row)
-    return table
+    columns = zip(section.columns, zip(*section.rows, strict=True), strict=True)
+    texts = {column: [cell.text for cell in cells] for column, cells in columns}
+    texts = {column: cells for column, cells in texts.items() if any(cells)}
+    return table(
+        [column.title for column in texts],
+        zip(*texts.values(), strict=True),
+        left={column.title for column in texts if not column.numeric},
+        unbroken={c.title for c in texts if c.numeric or max(map(len, texts[c])) <= _SHORT},
+    )

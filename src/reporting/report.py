@@ -60,6 +60,13 @@ PAIRED_COLUMNS = (
     Column("each", "split/seed and difference in points"),
     Column("notes"),
 )
+SEARCH_COLUMNS = (
+    Column("trial", "in the order in which they were run", True),
+    Column("top-1 %", "of validation videos, after all epochs", True),
+    Column("state"),
+    Column("epochs", "after which clip-level accuracy was reported", True),
+    Column("best epoch %", "clip-level top-1 of the best of them", True),
+)
 
 
 def make_report(
@@ -84,19 +91,15 @@ def make_report(
     Raises:
         UserError: a folder does not exist or cannot be written to, or no row is the baseline.
     """
-    finished, left_out = collect(runs)
+    finished, skipped = collect(runs)
     groups = group_runs(finished)
-    sections = _sections(groups, baseline, runs, left_out)
-    page = [*sections, *details(groups, most_details)]
-    files = {
-        "report.html": to_page(f"Results, version {__version__}", page),
-        "report.csv": _runs_csv(groups),
-    }
-    folder = Path(output)
+    sections = _sections(groups, baseline, runs, skipped)
+    every = [*sections, *details(groups, most_details)]
+    page, folder = to_page(f"Results, version {__version__}", every), Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8", newline="")
+        (folder / "report.html").write_text(page, encoding="utf-8", newline="")
+        (folder / "report.csv").write_text(_runs_csv(groups), encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"output={output} cannot be written to ({error.strerror})") from error
     show(sections, console)
@@ -107,24 +110,21 @@ def _sections(
     groups: Sequence[ResultGroup],
     baseline: str | None,
     places: Sequence[str],
-    left_out: Mapping[Path, str],
+    skipped: Mapping[Path, str],
 ) -> list[Section]:
     sections = [results_section(groups)]
-    faults = [
-        f"{run.folder}: {one}" for group in groups for run in group.runs for one in run.faults
-    ]
-    if faults:
+    runs = [run for group in groups for run in group.runs]
+    if faults := [f"{run.folder}: {about}" for run in runs for about in run.faults]:
         sections.append(Section("Missing or broken videos", lines=faults))
     if baseline is not None:
         sections.append(_paired_section(pair_groups(groups, baseline), baseline))
     files = {file.resolve() for place in starts(places) for file in place.rglob(JOURNALS)}
     sections += [_search_section(file) for file in sorted(files)]
-    commands = [one.command for one in missing_numbers(groups) if one.command]
-    if commands:
+    if commands := [number.command for number in missing_numbers(groups) if number.command]:
         why = ["All splits, one after the other; what is finished is not trained again."]
         sections.append(Section("Not run", lines=why, code=list(dict.fromkeys(commands))))
-    if left_out:
-        lines = [f"{folder}: {reason}" for folder, reason in left_out.items()]
+    if skipped:
+        lines = [f"{folder}: {reason}" for folder, reason in skipped.items()]
         sections.append(Section("Skipped", lines=lines))
     return sections
 
@@ -137,7 +137,7 @@ def results_section(groups: Sequence[ResultGroup]) -> Section:
     protocols: Legend = {}
     sources: Legend = {}
     missing = missing_numbers(groups)
-    datasets = sorted({group.first.dataset for group in groups} | {one.dataset for one in missing})
+    datasets = sorted({g.first.dataset for g in groups} | {number.dataset for number in missing})
     rows: list[list[Cell]] = []
     for dataset in datasets:
         of_dataset = [group for group in groups if group.first.dataset == dataset]
@@ -158,16 +158,16 @@ def _result_row(group: ResultGroup, protocols: Legend, sources: Legend) -> list[
     if published:
         points = fmean(run.accuracy.top1 for run in runs) - published.top1
         difference = Cell(f"({points:+.1f})" if notes else f"{points:+.1f}", points)
+    classifiers = [
+        [(r, r.classifiers[s].top1) for r in runs if s in r.classifiers] for s in STREAMS
+    ]
     return [
         Cell(group.label),
         Cell(group.first.dataset),
         Cell(_number(protocols, protocol), hover=protocol),
         Cell(describe_runs(runs), len(runs), "\n".join(str(run.folder) for run in runs)),
         _mean([(run, run.accuracy.top1) for run in runs], len(runs)),
-        *(
-            _mean([(r, r.classifiers[s].top1) for r in runs if s in r.classifiers], len(runs))
-            for s in STREAMS
-        ),
+        *(_mean(numbers, len(runs)) for numbers in classifiers),
         _mean([(run, run.accuracy.mean_class) for run in runs], len(runs)),
         _published(published, sources) if published else Cell(),
         difference,
@@ -240,14 +240,7 @@ def _search_section(file: Path) -> Section:
         return Section(title, lines=[str(error)])
     trials = [trial for trial in study.trials if trial.params]
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    columns = [
-        Column("trial", "in the order in which they were run", True),
-        Column("top-1 %", "of validation videos, after all epochs", True),
-        Column("state"),
-        Column("epochs", "after which clip-level accuracy was reported", True),
-        Column("best epoch %", "clip-level top-1 of the best of them", True),
-        *(Column(key) for key in keys),
-    ]
+    columns = [*SEARCH_COLUMNS, *map(Column, keys)]
     rows = [[*_trial(trial), *(_value(trial.params.get(key)) for key in keys)] for trial in trials]
     lines = ["The best of many owes something to the videos it was chosen by: test it on others."]
     if not any(trial.value is not None for trial in trials):
@@ -256,7 +249,7 @@ def _search_section(file: Path) -> Section:
     lines.append(f"best: trial {best.number}, {best.user_attrs.get(FOLDER, 'folder unknown')}")
     given = study.user_attrs.get(ARGUMENTS, [])
     # Without -m, and without how to search.
-    overrides = ["hydra.mode=RUN", *(one for one in given if not one.startswith("hydra"))]
+    overrides = ["hydra.mode=RUN", *(text for text in given if not text.startswith("hydra"))]
     overrides += values_of(best.params)
     return Section(title, columns, rows, lines, [shown_command("train", *overrides)])
 

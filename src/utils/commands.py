@@ -14,26 +14,21 @@ Shown = str | tuple[str, str | Path | Sequence[str | Path]]
 
 
 def shown_command(module: str, *overrides: Shown) -> str:
-    """The command line of an entry point that can be pasted into a shell.
-
-    Args:
-        module: name of the entry point, such as "evaluate".
-        overrides: as `shown_override` takes them.
-    """
+    """The command line of an entry point such as "evaluate" that can be pasted into a shell."""
     return " ".join(["python", "-m", f"src.{module}", *map(shown_override, overrides)])
 
 
 def shown_override(override: Shown) -> str:
-    """An argument that can be pasted into a shell; a value means the very text that it is.
+    """An argument that can be pasted into a shell.
 
-    Args:
-        override: what was typed, for which the shell's quotes are enough; or a key and a value.
+    For what was typed the shell's quotes are enough; a key's value means the very text that it is.
     """
     if isinstance(override, tuple):
         key, value = override
-        texts = value if isinstance(value, Sequence) and not isinstance(value, str) else None
-        written = in_hydra(str(value)) if texts is None else _list(texts)
-        override = f"{key}={written}"
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            override = f"{key}=[{','.join(in_hydra(str(text)) for text in value)}]"
+        else:
+            override = f"{key}={in_hydra(str(value))}"
     return shlex.quote(override)
 
 
@@ -44,10 +39,6 @@ def in_hydra(text: str) -> str:
     # A list of it has to be read as well: there, more has a meaning than by itself.
     plain = escaped == text and _parsed(f"k={text}") == text and _parsed(f"k=[{text}]") == [text]
     return text if plain else QuotedString(escaped, Quote.double).with_quotes()
-
-
-def _list(texts: Sequence[str | Path]) -> str:
-    return f"[{','.join(in_hydra(str(text)) for text in texts)}]"
 
 
 def _parsed(override: str) -> object:

@@ -1,7 +1,10 @@
-"""Tables and bars of progress on a terminal, alike in all commands."""
+"""Tables and bars of progress on a terminal, alike in all commands, and silence."""
 
+import contextlib
+import logging
 import sys
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,18 +44,27 @@ def table(
 
 
 def progress(time_left: bool = True) -> Progress:
-    """A bar with a description on the terminal, below whatever is printed; elsewhere nothing.
-
-    Args:
-        time_left: whether it shows the time that is left.
-    """
+    """A bar with a description on the terminal, below whatever is printed; elsewhere nothing."""
     console = Console(stderr=True)
-    columns = [BarColumn(), TextColumn("{task.description}", markup=False)]
     return Progress(
-        *columns,
+        BarColumn(),
+        TextColumn("{task.description}", markup=False),
         *([TimeRemainingColumn()] if time_left else []),
         console=console,
         disable=not console.is_terminal,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
     )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings and logs meanwhile; what fails comes as an exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -29,12 +29,9 @@ def visible(text: str) -> str:
 
 
 def short_name(name: str, of: str, longest: int = LONGEST_NAME) -> str:
-    """A name cut to what file systems take, with a hash of what it is `of` to tell it from others.
+    """A file's or folder's name (without ending) cut to what file systems take, `longest` bytes.
 
-    Args:
-        name: of a file without its ending, or of a folder.
-        of: what it was made from.
-        longest: bytes that it may have.
+    A hash of what it is made `of` distinguishes it from others.
     """
     if len(name.encode()) <= longest:
         return name

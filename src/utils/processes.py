@@ -129,7 +129,13 @@ def _until_broken(
     under_way: dict[Future[Any], J] = {}
     count = min(workers, len(waiting))
     with worker_pool(count, type(function).__module__, _set_function, function) as pool:
-        _await_start(pool, count)
+        try:  # until workers have imported what they need, which is no job's time
+            for ready in [pool.submit(int) for _ in range(count)]:
+                ready.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died at its start, for lack of memory perhaps: give fewer workers"
+            ) from error
         while waiting or under_way:
             try:
                 while waiting and len(under_way) < 2 * count:  # few, for each may be a suspect
@@ -144,17 +150,6 @@ def _until_broken(
             if not done:
                 break
         return list(under_way.values())
-
-
-def _await_start(pool: ProcessPoolExecutor, count: int) -> None:
-    """Wait until workers have imported what they need, which is no job's time."""
-    try:
-        for ready in [pool.submit(int) for _ in range(count)]:
-            ready.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died at its start, for lack of memory perhaps: give fewer workers"
-        ) from error
 
 
 def _result(future: Future[R]) -> R | Exception:

@@ -53,10 +53,7 @@ TEXT = Need("a text", lambda value: isinstance(value, str))
 PATH = Need("a path", lambda value: isinstance(value, str) and value.strip() != "")
 NAMES = Need(
     "a name or a list of names",
-    lambda value: all(
-        isinstance(one, str)
-        for one in ([value] if isinstance(value, str) or not isinstance(value, Sequence) else value)
-    ),
+    lambda value: isinstance(value, Sequence) and all(isinstance(name, str) for name in value),
 )
 
 
@@ -75,9 +72,8 @@ def check_values(config: Mapping[str, Any], needs: Mapping[str, Need], within: s
         if key not in config or need.fits(config[key]):
             continue
         value, hint = config[key], ""
-        if value is not None and need.fits(
-            str(value)
-        ):  # a path or a name that Hydra took for something else
+        # Hydra may have taken a path or a name for something else.
+        if value is not None and need.fits(str(value)):
             hint = f": write {shown_override((f'{within}{key}', str(value)))}"
         raise UserError(f"{within}{key}={_shown(value)}: needs {need.words}{hint}")
 

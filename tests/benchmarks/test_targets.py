@@ -85,9 +85,7 @@ def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "step.settings=[[],['trainer.precision=bf16-mixed','optimizer.fused=true']]",
         f"output={tmp_path / 'now.json'}",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "compose", compose_config_of)
-        tables = run.run_benchmarks(cfg)
+    tables = run.run_benchmarks(cfg)
     titles = [table.title.split(", ")[1] for table in tables]
     assert titles == ["as it is", "trainer.precision=bf16-mixed optimizer.fused=true"]
     for table in tables:
@@ -109,7 +107,6 @@ def test_a_setting_that_fails_is_left_out(
             raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it")
         return Measurement(str(arguments[2]), "clips", 1, [Speed("a loop", 1, 1, 1, 1)])
 
-    monkeypatch.setattr(run, "compose", compose_config_of)
     monkeypatch.setattr(run, "step", measured)
     settings = "step.settings=[['compile=default'],[]]"
     tables = run.run_benchmarks(compose_config("benchmark", "target=step", settings))
@@ -130,10 +127,6 @@ def test_settings_of_gpus_are_of_the_whole_network() -> None:
         depth = config["model"][config["network"]]["appearance"]["depth"]
         assert (depth, config["data"]["crop_size"]) == (50, 224)
         assert set(cfg.logger) == set(compose_config("train", "logger=[csv,tensorboard]").logger)
-
-
-def compose_config_of(name: str, overrides: list[str]) -> object:
-    return compose_config(name, *overrides)
 
 
 def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> None:

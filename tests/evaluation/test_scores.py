@@ -73,7 +73,7 @@ def test_a_missing_file_is_the_users(tmp_path: Path) -> None:
 
 def test_one_stream() -> None:
     scores = random_scores()
-    motion = scores.of_stream("motion")
+    motion = scores.classifiers()["motion"]
     assert (motion.videos, motion.labels) == (scores.videos, scores.labels)
     assert (motion.classes, motion.protocol) == (scores.classes, PROTOCOL)
     assert_close(motion.scores, 2 * scores.scores - scores.streams["appearance"])

@@ -153,9 +153,9 @@ def test_a_file_that_computes_something_else_gets_no_name(
     checkpoint = made_up(tmp_path / "net.ckpt", "appearance")
     ending, save, load = exporting.FORMATS["torch"]
 
-    def spoilt(path: Path) -> Callable[[Clips], Clips]:
+    def spoilt(path: Path) -> Callable[..., Clips]:
         run = load(path)
-        return lambda clips: tuple(1.001 * logits for logits in run(clips))
+        return lambda *clips: tuple(1.001 * logits for logits in run(*clips))
 
     monkeypatch.setitem(exporting.FORMATS, "torch", (ending, save, spoilt))
     arguments = (f"ckpt_path={checkpoint}", f"output={tmp_path}", "name=net", "format=[torch]")
@@ -178,10 +178,10 @@ def test_a_file_that_computes_something_else_gets_no_name(
 def test_differences_are_told(change: Callable[[Tensor], Tensor], relative: float) -> None:
     shape = ClipShape({"rgb": 3}, (4, 4), torch.uint8)
 
-    def network(clips: Clips) -> Clips:
-        return (clips[0].float().mean((-2, -1)).transpose(1, 2),)
+    def network(clip: Tensor) -> Clips:
+        return (clip.float().mean((-2, -1)).transpose(1, 2),)
 
-    changed = lambda clips: (change(*network(clips)),)  # noqa: E731
+    changed = lambda clip: (change(*network(clip)),)  # noqa: E731
     found = compare(network, changed, ["appearance"], shape, [(1, 2), (3, 6)])
     assert [(one.batch, one.frames) for one in found] == [(1, 2), (3, 6)]
     for one in found:

@@ -12,12 +12,10 @@ import torch
 from src import evaluate, import_matconvnet
 from src.data.splits import HMDB51, UCF101, read_hmdb51, read_ucf101
 from src.evaluation.evaluate import load_module
-from src.importing.checkpoint import import_model
-from src.importing.released import split_of
+from src.importing.checkpoint import import_model, split_of
 from src.utils.errors import UserError
 from tests.helpers import CLIPS, write_flow, write_video
 from tests.importing.released_mat import Net, base_stream, joined
-from tests.importing.test_import import compose
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -47,7 +45,7 @@ def pooled() -> Net:
 def test_description(tmp_path: Path) -> None:
     """All that the network needs comes from the file; the rest is the stage's own recipe."""
     path = pooled().save(tmp_path / "hmdb51ST-ResNet50-final-split=2.mat")
-    import_model(path, None, compose).save(tmp_path / "a.ckpt")
+    import_model(path, None).save(tmp_path / "a.ckpt")
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert {"state_dict", "epoch", "global_step", "pytorch-lightning_version"} <= content.keys()
     assert content["imported_from"] == path.name
@@ -83,7 +81,7 @@ def test_description(tmp_path: Path) -> None:
 def test_flow_that_is_alike_in_all_channels_is_one_number(tmp_path: Path) -> None:
     net = base_stream(20, 26)
     net.average_image = np.full((1, 1, 20), 128.0)
-    description = import_model(net.save(tmp_path / "net.mat"), 1, compose).description
+    description = import_model(net.save(tmp_path / "net.mat"), 1).description
     assert description.normalization["flow_mean"] == 128
     assert description.config["stage"] == "motion"
     assert description.config["model"]["motion"]["dropout"] == 0.8
@@ -93,7 +91,7 @@ def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
     """The released HMDB51 models have kick_ball before kick, and sword_exercise before sword."""
     net = base_stream(3, 26)
     net.params["fc1000_bias"] = np.arange(51, dtype=np.float32)[:, None]
-    found = import_model(net.save(tmp_path / "net.mat"), 1, compose)
+    found = import_model(net.save(tmp_path / "net.mat"), 1)
     bias = found.weights["fc.bias"].tensor
     released = {name: int(bias[i]) for i, name in enumerate(found.description.class_names)}
     assert list(found.description.class_names) == sorted(found.description.class_names)
@@ -105,7 +103,7 @@ def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
     assert np.array_equal(weight[HMDB51.index("kick")].numpy(), filters[:, 21])
     net = base_stream(3, 26, classes=101)
     net.params["fc1000_bias"] = np.arange(101, dtype=np.float32)[:, None]
-    found = import_model(net.save(tmp_path / "net.mat"), 1, compose)
+    found = import_model(net.save(tmp_path / "net.mat"), 1)
     assert found.weights["fc.bias"].tensor.tolist() == list(range(101))
     assert found.description.class_names == list(UCF101)
 
@@ -134,7 +132,7 @@ def test_split_from_option_or_name() -> None:
 def test_wrong_shapes_and_class_counts(tmp_path: Path) -> None:
     path = tmp_path / "split1.mat"
     with pytest.raises(UserError, match="tells 10 classes apart"):
-        import_model(base_stream(3, 26, classes=10).save(path), None, compose)
+        import_model(base_stream(3, 26, classes=10).save(path), None)
     for name, value, reason in (
         ("bn2a_branch2b_moments", np.ones((4, 1)), r"moments of shape \(4, 1\)"),
         ("bn2a_branch2b_mult", np.ones((5, 1)), r"bn2a_branch2b_mult would be layer1\.0\.bn2"),
@@ -143,16 +141,16 @@ def test_wrong_shapes_and_class_counts(tmp_path: Path) -> None:
         net = base_stream(3, 26)
         net.params[name] = value.astype(np.float32)
         with pytest.raises(UserError, match=reason):
-            import_model(net.save(path), None, compose)
+            import_model(net.save(path), None)
 
 
 def test_bias_before_a_batch_norm_moves_its_mean(tmp_path: Path) -> None:
     net = base_stream(3, 26)
-    before = import_model(net.save(tmp_path / "split1.mat"), None, compose).weights
+    before = import_model(net.save(tmp_path / "split1.mat"), None).weights
     bias = np.arange(8, dtype=np.float32)[:, None]
     net.params["res3a_branch2a_bias"] = bias
     net.layer("res3a_branch2a").params.append("res3a_branch2a_bias")
-    after = import_model(net.save(tmp_path / "split1.mat"), None, compose).weights
+    after = import_model(net.save(tmp_path / "split1.mat"), None).weights
     moved = before["layer2.0.bn1.running_mean"].tensor - after["layer2.0.bn1.running_mean"].tensor
     assert moved.tolist() == pytest.approx(bias.flatten().tolist(), abs=1e-5)
 

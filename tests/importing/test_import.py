@@ -5,18 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from src.evaluation.evaluate import load_module
 from src.importing.checkpoint import Imported, import_model
-from tests.conftest import compose_config
 from tests.importing.dagnn import DagNN
 from tests.importing.released_mat import Net, base_stream, joined
-
-
-def compose(changes: list[str]) -> DictConfig:
-    return compose_config("train", *changes)
 
 
 def two(depth: int = 50, motion_depth: int = 50, classes: int = 51) -> tuple[Net, Net]:
@@ -141,7 +135,7 @@ def largest_error(path: Path, imported: Imported, frames: int, height: int, widt
 def test_checkpoint_computes_what_the_file_does(model: str, tmp_path: Path) -> None:
     name, make, frames, height, width = MODELS[model]
     path = make().save(tmp_path / name)
-    imported = import_model(path, None, compose)
+    imported = import_model(path, None)
     error = largest_error(path, imported, frames, height, width)
     print(f"{model}: largest relative error {error:.1e}")
     assert error < 1e-5
@@ -151,7 +145,7 @@ def test_real_width(tmp_path: Path) -> None:
     """A ResNet-50 as wide as the released ones, at the size that it was trained at."""
     net = base_stream(3, width=64, classes=101)
     path = net.save(tmp_path / "ucf101-img-resnet50-split1-dr0.mat", compress=False)
-    imported = import_model(path, None, compose)
+    imported = import_model(path, None)
     assert sum(weight.tensor.numel() for weight in imported.weights.values()) == PARAMETERS
     error = largest_error(path, imported, 1, 224, 224)
     print(f"appearance at its real width: largest relative error {error:.1e}")

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.importing.architecture import Architecture, Pool
 from src.importing.mat_file import Dag
 from src.importing.mat_file import Layer as ReadLayer
-from src.importing.recognize import recognize
+from src.importing.recognize import Architecture, Pool, recognize
 from src.utils.errors import UserError
 from tests.importing.released_mat import Layer, Net, base_stream, joined
 
