@@ -35,12 +35,8 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of one config into a command line with Hydra overrides.
 
-    A mistake in the config or the input is printed as one line and ends the process with status 1;
-    `HYDRA_FULL_ERROR=1` shows the traceback instead.
-
-    Args:
-        config_name: of the config.
-        needs: what the values of its keys have to be.
+    A mistake in the config or the input, whose values have to be what is needed of them, is printed
+    as one line and ends the process with status 1; `HYDRA_FULL_ERROR=1` shows the traceback instead.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:

@@ -16,7 +16,9 @@ from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
 from src.utils.errors import UserError, first_line
-from src.utils.values import NAMES, NULL, PATH, integer
+from src.utils.values import NAMES, NULL, PATH, integer, number
+
+SECONDS = number("a number above 0", lambda seconds: seconds > 0)
 
 
 @command(
@@ -25,6 +27,8 @@ from src.utils.values import NAMES, NULL, PATH, integer
     input=NAMES,
     output=PATH,
     top_k=integer(1),
+    window=SECONDS | NULL,
+    step=SECONDS | NULL,
     annotate=PATH | NULL,
     plot=PATH | NULL,
 )

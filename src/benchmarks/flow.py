@@ -20,14 +20,9 @@ BORDER = 16  # pixels ignored where endpoints are compared: what enters an image
 def flow(
     fixtures: Fixtures, pairs: int, rounds: int, device: str | None, short_side: int = 256
 ) -> Measurement:
-    """Frames per second of all algorithms on the same pairs of frames of one video, evenly spread.
+    """Frames per second of all algorithms on the same pairs of frames, spread evenly over a video.
 
-    Args:
-        fixtures: where the video is.
-        pairs: how many.
-        rounds: of all algorithms.
-        device: of those that run on one; None for a GPU if there is one.
-        short_side: of the frames, in pixels.
+    Those that run on a device take a GPU if there is one and none is named.
     """
     name, frames = next(iter(fixtures.frames.items()))
     firsts = np.linspace(0, frames - 2, pairs).astype(int)

@@ -63,15 +63,9 @@ def measure(
     notes: Sequence[str] = (),
     warm: bool = False,
 ) -> Measurement:
-    """Time all candidates in turns, after one round that does not count.
+    """Time all candidates, of which the first is the baseline, in turns.
 
-    Args:
-        title: of the table.
-        unit: what is counted, such as "clips".
-        candidates: the first is the baseline.
-        rounds: that count.
-        notes: printed below the table.
-        warm: whether all candidates have run before, and the first round counts.
+    One round before the `rounds` does not count, unless all candidates are `warm`: have run before.
     """
     rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for turn in range(int(warm), rounds + 1):

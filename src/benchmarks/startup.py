@@ -54,11 +54,7 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
 def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
     """First batches per second of a stage whose index of folders is kept, against listing them.
 
-    Args:
-        config: of the stage, on the dataset of `videos` videos that `make_dataset` has made.
-        index: a folder to keep the index of folders in.
-        videos: how many there are.
-        rounds: of the measurement.
+    The stage is on the dataset of `videos` videos that `make_dataset` has made.
     """
     candidates = []
     for name, folder in (("folders listed", None), ("index of folders kept", str(index))):

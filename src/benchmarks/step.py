@@ -40,15 +40,9 @@ Batch = dict[str, Any]
 def step(
     cfg: DictConfig, stage: str, setting: str, clips: int, steps: int, rounds: int
 ) -> Measurement:
-    """Clips per second of training, in one setting.
+    """Clips per second of training a stage's network, by rounds of `steps` steps of `clips` clips.
 
-    Args:
-        cfg: of training; its options of speed are everybody's.
-        stage: whose network, optimizer and clips are taken.
-        setting: for the title.
-        clips: per step.
-        steps: per round.
-        rounds: of all candidates.
+    `cfg` has everybody's options of speed; `setting` is for the title.
 
     Raises:
         UserError: this machine does not have what the setting needs.

@@ -170,12 +170,7 @@ def _right(scores: VideoScores) -> dict[str, bool]:
 
 
 def draw_scores(scores: VideoScores, fused: Fusion | None = None) -> dict[str, Figure]:
-    """Draw "class_accuracy" and "confusion" of a net.
-
-    Args:
-        scores: of the net.
-        fused: what they, or they and others, are the mean of; each part has bars of its own.
-    """
+    """Draw "class_accuracy" and "confusion" of a net; each part of a fusion has bars of its own."""
     parts = {**fused.parts, fused.name: fused.scores} if fused else {"all": scores}
     classes = class_accuracies(scores)
     return {

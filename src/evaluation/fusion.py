@@ -177,7 +177,7 @@ def fuse_inputs(
             column `video`, one for each class and perhaps one `label`, in any order.
         weights, average_over: see `fuse`.
         make_trainer: a new trainer for each checkpoint.
-        data_changes, protocol: keys of the checkpoints' configs to change, see `load_module`.
+        data_changes, protocol: see `load_module`.
 
     Returns:
         The results of each input alone and, last, of all together; and the fused scores.

@@ -101,15 +101,10 @@ def save_samples(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> list[Sample]:
-    """Read `count` videos of the test list again, draw them, and say how they were classified.
+    """Read `count` videos of a test again, draw them into a folder, and say how they were classified.
 
-    A video that can no longer be read is skipped.
-
-    Args:
-        folder: for the files.
-        data, scores, protocol: of the test.
-        count, seed: see `choose_samples`.
-        device: where flow is computed, if it is computed on a device.
+    They are those of `choose_samples`; one that can no longer be read is skipped. The device is
+    where flow is computed, if it is computed on one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []

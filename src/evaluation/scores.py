@@ -26,24 +26,17 @@ PROTOCOL_ENDING = ".protocol.txt"  # of the file beside a file of scores
 class VideoScores:
     """Scores of N videos for K classes.
 
-    Args:
-        videos: their names.
-        labels: indices into `classes`; scores read from elsewhere may have none.
-        scores: (N, K) of the net. A video that could not be read has NaN for every class, which no
-            fusion turns into a number, and counts as wrong.
-        streams: (N, K) of each classifier of a net.
-        classes: their names.
-        protocol: by which the videos were tested.
-        faults: which videos could not be read, and which of the list are not among them.
+    A video that could not be read has NaN for every class, which no fusion turns into a number, and
+    counts as wrong.
     """
 
-    videos: list[str]
-    labels: list[int]
-    scores: Tensor
-    streams: Mapping[str, Tensor] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
-    protocol: str = EXTERNAL
-    faults: tuple[Faults, ...] = ()
+    videos: list[str]  # names
+    labels: list[int]  # indices into `classes`; scores read from elsewhere may have none
+    scores: Tensor  # (N, K) of the net
+    streams: Mapping[str, Tensor] = field(default_factory=dict)  # (N, K) of each classifier
+    classes: tuple[str, ...] = ()  # names
+    protocol: str = EXTERNAL  # by which the videos were tested
+    faults: tuple[Faults, ...] = ()  # what could not be read, and what of the list is missing
 
     @property
     def unreadable(self) -> Tensor:
@@ -170,10 +163,7 @@ class CollectScores(pl.Callback):
 
     A test replaces nothing: videos that are missing or cannot be read are counted as wrong, if
     `data.videos.missing` says so, or else the test ends with an error that names all of them.
-
-    Args:
-        data: that is tested on; None for other loaders than its own.
-        protocol: its name.
+    Loaders that are not of a `data` have no such videos.
     """
 
     def __init__(self, data: VideoDataModule | None = None, protocol: str = EXTERNAL) -> None:

@@ -34,7 +34,11 @@ def show_results(results: list[Result], title: str) -> None:
     """
     protocols = list(dict.fromkeys(result.protocol for result in results))
     several = len(protocols) > 1
-    columns = ["", "top-1 %", "top-5 %", "mean class %", "videos"]
+    columns = ["", "top-1 %", "top-5 %", "mean class %", "videos", *(["protocol"] * several)]
+    lines = [
+        f"protocol{f' {number}' if several else ''}: {visible(protocol)}"
+        for number, protocol in enumerate(protocols, start=1)
+    ]
     rows = []
     for result in results:
         accuracy = result.accuracy
@@ -42,19 +46,11 @@ def show_results(results: list[Result], title: str) -> None:
         wrong = f" ({accuracy.unreadable} unreadable)" if accuracy.unreadable else ""
         row = [result.name, *(f"{n:.1f}" for n in numbers), f"{accuracy.videos}{wrong}"]
         rows.append([*row, str(1 + protocols.index(result.protocol))] if several else row)
-    if several:
-        columns.append("protocol")
+        lines += [f"{visible(result.name)}: {faults}" for faults in result.faults]
     console = Console()
     console.print(table(columns, rows, title, left=[""]))
-    for number, protocol in enumerate(protocols, start=1):
-        console.print(
-            f"protocol{f' {number}' if several else ''}: {visible(protocol)}",
-            markup=False,
-            soft_wrap=True,
-        )
-    for result in results:
-        for faults in result.faults:
-            console.print(f"{visible(result.name)}: {faults}", markup=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def save_results(results: list[Result], path: Path) -> None:

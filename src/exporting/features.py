@@ -38,20 +38,14 @@ NO_LABEL = -1
 
 @dataclass
 class Features:
-    """One vector of each stream for every video.
+    """One vector of each stream for every video."""
 
-    Args:
-        about: of the network and the protocol, plain.
-        class_names: that labels are indices into.
-        rows: a video's name, or path if it is on no list; its list ("train", "val", "test") or
-            "input"; its label, -1 where unknown; and a vector (C,) by stream.
-        faults: what was skipped.
-    """
-
-    about: dict[str, Any]
-    class_names: list[str]
+    about: dict[str, Any]  # of the network and the protocol, plain
+    class_names: list[str]  # that labels are indices into
+    # A video's name, or path if it is on no list; its list or "input"; its label, -1 where unknown;
+    # and a vector (C,) by stream.
     rows: list[tuple[str, str, int, dict[str, Tensor]]] = field(default_factory=list)
-    faults: list[Faults] = field(default_factory=list)
+    faults: list[Faults] = field(default_factory=list)  # what was skipped
 
     def streams(self) -> dict[str, Tensor]:
         """Features (N, C) of each stream."""
@@ -85,9 +79,7 @@ class Features:
 
 
 def load_without_classifiers(
-    ckpt_path: str,
-    data_changes: Mapping[str, Any] | None = None,
-    protocol: Mapping[str, Any] | None = None,
+    ckpt_path: str, data_changes: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> tuple[VideoClassifier, CheckpointMetadata]:
     """What `load_module` returns, but with features (B, T', C) in the place of logits.
 
@@ -96,7 +88,7 @@ def load_without_classifiers(
     Raises:
         UserError: the checkpoint cannot be used.
     """
-    protocol = {**(protocol or {}), "average_over": "logits"}
+    protocol = {**protocol, "average_over": "logits"}
     module, description = load_module(ckpt_path, data_changes, protocol)
     streams = [part for part in module.net.modules() if isinstance(part, ResNet)]
     if not streams:
@@ -111,16 +103,11 @@ def features_of_lists(
     lists: Sequence[str],
     data_changes: Mapping[str, Any],
     trainer: pl.Trainer,
-    protocol: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any],
 ) -> Features:
-    """Features of all videos of one or more parts of a checkpoint's split.
+    """Features of all videos of one or more parts ("train", "val", "test") of a checkpoint's split.
 
     Videos that cannot be read are skipped, and listed in the features' faults.
-
-    Args:
-        ckpt_path, data_changes, protocol: see `load_module`.
-        lists: "train", "val" and/or "test".
-        trainer: runs the network.
 
     Raises:
         UserError: an unknown or empty list, or the checkpoint and the data do not go together.
@@ -145,17 +132,13 @@ def features_of_lists(
 def features_of_files(
     ckpt_path: str,
     named: str | Sequence[str],
-    data_changes: Mapping[str, Any] | None = None,
-    protocol: Mapping[str, Any] | None = None,
-    flow: FlowSettings | None = None,
-    device: str | torch.device = "cpu",
+    data_changes: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    flow: FlowSettings | None,
+    device: str | torch.device,
 ) -> Features:
-    """Features of video files; their flow is computed, their labels are unknown.
-
-    Args:
-        ckpt_path, data_changes, protocol: see `load_module`.
-        named: files, folders or patterns, as for `src.predict`.
-        flow, device: see `Predictor`.
+    """Features of video files, named as for `src.predict`; their flow is computed (see `Predictor`),
+    their labels are unknown.
 
     Raises:
         UserError: nothing is named, or the checkpoint cannot be used.

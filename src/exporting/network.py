@@ -170,10 +170,7 @@ def export_checkpoint(
 def trace(network: Exportable, shape: ClipShape, frames: int) -> tuple[ExportedProgram, int]:
     """The network as a graph of clips of any number and length, and the smallest T it takes.
 
-    Args:
-        network: to trace.
-        shape: of its clips.
-        frames: a T that stands for any.
+    `frames` is a T that stands for any.
 
     Raises:
         UserError: the network does something that no graph can hold.

@@ -72,11 +72,7 @@ class Imported:
 
 
 def import_model(path: str | Path, split: int | None) -> Imported:
-    """Read, recognize and translate a released model.
-
-    Args:
-        path: the MATLAB file.
-        split: that it was trained on; None takes it from the file's name.
+    """Read, recognize and translate a released model; its split is given or in the file's name.
 
     Raises:
         UserError: the file is not readable, or is none of the released models.

@@ -27,10 +27,7 @@ class Weight(NamedTuple):
 def weights(dag: Dag, architecture: Architecture, rows: Sequence[int]) -> dict[str, Weight]:
     """All tensors of the network by name, but for the batches that its batch norms have counted.
 
-    Args:
-        dag: the file.
-        architecture: what was recognized in it.
-        rows: for each class here, its number in the file.
+    `rows` are for each class here its number in the file.
 
     Raises:
         UserError: an array has not the shape that its kind of layer has.

@@ -42,11 +42,9 @@ class Contribution:
 
 @torch.no_grad()
 def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Contribution]:
-    """Measure every connected stage, by switching it off while the others stay.
+    """Measure every stage where a joint net is connected, by switching it off while the others stay.
 
-    Args:
-        module: a joint net, trained with a connection.
-        batches: labelled uint8 clips, on its device.
+    The batches are labelled uint8 clips, on the net's device.
 
     Raises:
         UserError: the net has no connection, or there is no clip.

@@ -65,20 +65,18 @@ def draw_learning_rates(stages: Sequence[StageRates]) -> Figure:
     colors: dict[str, str] = {}
     for axes, stage in zip(panels, stages, strict=True):
         for kinds, rates in stage.rates.items():
-            new = kinds not in colors
+            label = None if kinds in colors else kinds
             color = colors.setdefault(kinds, COLORS[len(colors) % len(COLORS)])
-            label = kinds if new else None
             axes.plot(stage.progress, rates, color=color, label=label)
         axes.set_xlim(0, stage.epochs)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(stage.stage, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
-    drawn = [
-        rate for stage in stages for rates in stage.rates.values() for rate in rates if rate > 0
-    ]
+    every = [rate for stage in stages for rates in stage.rates.values() for rate in rates]
+    lowest, highest = min(rate for rate in every if rate > 0), max(every)
     panels[0].set_yscale("log", nonpositive="mask")
-    panels[0].set_ylim(max(min(drawn), max(drawn) * LOWEST) / 1.5, max(drawn) * 1.5)
+    panels[0].set_ylim(max(lowest, highest * LOWEST) / 1.5, highest * 1.5)
     panels[0].set_ylabel("learning rate")
     figure.supxlabel("epochs", fontsize=10)
     figure.legend(loc="outside upper center", ncols=len(colors), frameon=False, fontsize=9)

@@ -49,10 +49,8 @@ def temporal_filters(
 ) -> list[TemporalFilter]:
     """Take every temporal convolution of a net apart into averages and differences over time.
 
-    Args:
-        net: any, with temporal filters or without.
-        start: the weights it started from, in its names: 1x1 filters, or temporal ones. Inserted
-            filters need none.
+    `start` has the weights it started from, in its names: 1x1 filters, or temporal ones. Inserted
+    filters need none.
 
     Raises:
         UserError: `start` is of another network.

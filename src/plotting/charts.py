@@ -89,9 +89,7 @@ def draw_class_accuracies(
 ) -> Figure:
     """Bars of several ways of scoring the same videos, the classes sorted by the last of them.
 
-    Args:
-        percents: the accuracy of every class, for each way by its name.
-        classes, videos: the classes' names, and how many videos each has.
+    `percents` has the accuracy of every class, for each way by its name.
     """
     last = list(percents.values())[-1]
     order = sorted(range(len(last)), key=lambda index: -last[index])
@@ -120,11 +118,8 @@ def draw_class_differences(
 ) -> Figure:
     """Which classes gain and lose from one run to another, those that gain most on top.
 
-    Args:
-        points: of top-1, by the class's name, in descending order.
-        videos: how many each class has.
-        one, other: names of the two runs.
-        most: how many classes; of more, those that change most are drawn.
+    `points` of top-1 come by class in descending order; of more classes than `most`, those that
+    change most are drawn.
     """
     changed = sorted(points, key=lambda name: -abs(points[name]))[:most]
     shown = [name for name in points if name in changed]

@@ -14,6 +14,7 @@ from src.media.sources import Uint8
 from src.plotting.charts import plain
 
 REST = 2.0  # levels of quantized flow: zero lies between two of them
+COLUMNS = 5  # frames of a clip in a picture, at most
 GAP, GREY = 2, 200  # pixels between pictures, and their level: white is rest in flow
 WIDTH = 7.0  # inches of a strip
 TITLE, BETWEEN = 0.28, 0.08  # inches above a titled strip, under each
@@ -49,18 +50,15 @@ def flow_pictures(flow: Tensor) -> Uint8:
     return color_flow(fields, full=12.75)
 
 
-def draw_clip(rgb: Tensor | None, flow: Tensor | None, columns: int = 5) -> Uint8:
-    """The picture (H', W', 3) of a uint8 clip, of which at most `columns` frames are shown.
+def draw_clip(rgb: Tensor | None, flow: Tensor | None) -> Uint8:
+    """The picture (H', W', 3) of a uint8 clip, of which some frames are shown, evenly spaced.
 
-    Args:
-        rgb: (3, T, H, W), None if the network sees none.
-        flow: (2L, T, H, W), None likewise.
-        columns: evenly spaced.
+    Its RGB (3, T, H, W) or its flow (2L, T, H, W) is None if the network sees none.
     """
     rows = [clip_frames(rgb)] if rgb is not None else []
     rows += [flow_pictures(flow)] if flow is not None else []
     frames = len(rows[0])
-    shown = np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)
+    shown = np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)
     return joined([joined(list(row[shown]), axis=1) for row in rows], axis=0)
 
 
@@ -89,13 +87,9 @@ class Strip:
 
 
 def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
-    """The images (T, H, W, 3) of each modality of a clip of a uint8 batch.
+    """The images (T, H, W, 3) of each modality of a clip of a uint8 batch (B, C, T, H, W).
 
     Flow is drawn by the field at its frame, the middle one of the stack.
-
-    Args:
-        batch: "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W).
-        clip: which of the B.
     """
     draw = {"rgb": clip_frames, "flow": flow_pictures}
     return {name: pictures(batch[name][clip]) for name, pictures in draw.items() if name in batch}

@@ -11,11 +11,7 @@ from src.utils.errors import UserError, short_name
 
 
 def find_inputs(named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Find what is named, each video once.
-
-    Args:
-        named: videos, folders (with their subfolders), patterns such as clips/*.mp4 with ** for
-            any subfolders, and streams.
+    """Find videos, folders of them, patterns such as clips/**/*.mp4 and streams, each video once.
 
     Returns:
         Videos and streams, and the reasons for the names that stand for none.

@@ -28,29 +28,18 @@ from src.utils.errors import UserError, visible
 class Options:
     """What to do with each video.
 
-    Args:
-        output: where rows are written, CSV or .json.
-        top_k: classes per video or window.
-        window: seconds; None takes each video as one.
-        step: seconds from window to window; None for half a window.
-        annotate, plot: folders for annotated copies and for plots of the timelines.
-
     Raises:
-        UserError: a number that is not positive, or a plot of no timeline.
+        UserError: a step or a plot without windows.
     """
 
-    output: Path
-    top_k: int = 5
-    window: float | None = None
-    step: float | None = None
-    annotate: Path | None = None
-    plot: Path | None = None
+    output: Path  # where rows are written, CSV or .json
+    top_k: int  # classes per video or window
+    window: float | None  # seconds; None takes each video as one
+    step: float | None  # seconds from window to window; None for half a window
+    annotate: Path | None  # folder for annotated copies
+    plot: Path | None  # folder for plots of the timelines
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "window", "step"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise UserError(f"{name}={value}: needs a number above 0")
         for name in ("step", "plot"):
             if self.window is None and getattr(self, name) is not None:
                 raise UserError(f"{name} is of windows: add window=<seconds>")

@@ -36,10 +36,7 @@ class HeldFrame:
 class Predictor:
     """The network, the protocol and the flow of a checkpoint, out of what `load_module` returns.
 
-    Args:
-        module, description: of the checkpoint.
-        flow: how to compute the flow; None as the checkpoint's training flow was made.
-        device: to run the network on.
+    Without settings of `flow`, it is computed as the checkpoint's training flow was made.
     """
 
     def __init__(
@@ -66,12 +63,7 @@ class Predictor:
         self._algorithm = self.flow.make(str(device)) if self.flow else None
 
     def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
-        """Probabilities (K,) of a full video, seen as in testing; the name is for messages.
-
-        Args:
-            frames: the video's.
-            name: for messages.
-            memory: gets the flow that the network saw.
+        """Probabilities (K,) of a full video, seen as in testing; `memory` gets the flow that was seen.
 
         Raises:
             UserError: the video is broken, or has no flow.
@@ -96,10 +88,7 @@ class Predictor:
     def window(self, window: Window[HeldFrame], name: str, memory: Memory) -> Tensor:
         """Probabilities (K,) of a window, seen as a video of its own.
 
-        Args:
-            window: the frames kept.
-            name: for messages.
-            memory: flow of earlier windows; it is brought up to this one.
+        The memory has the flow of earlier windows, and is brought up to this one.
 
         Raises:
             UserError: it has no flow.

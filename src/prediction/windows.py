@@ -29,6 +29,7 @@ Frame = TypeVar("Frame", bound=Timed)
 Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
 POINTS = 2000  # of a curve, more than a picture has columns
 Curves = npt.NDArray[np.float32]
+Point = tuple[float, Curves]  # seconds, and probabilities (K,)
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,7 @@ class HeldFrames:
 class RememberedFlow:
     """Flow of a part of a video; what other parts have computed already is not computed again.
 
-    Args:
-        flow: of this part.
-        first: place of its first field in the full video.
-        memory: fields u, v by their place in the full video; what is computed is added.
+    The part's first field is the `first` of the full video; what is computed is added to `memory`.
     """
 
     def __init__(self, flow: FlowSource, first: int, memory: Memory) -> None:
@@ -134,33 +132,26 @@ class Timeline:
     """Probabilities over time, thinned out when they become many: memory has an end."""
 
     def __init__(self) -> None:
-        self._times: list[float] = []
-        self._values: list[Curves] = []
-        self._pending: list[tuple[float, Curves]] = []
+        self._points: list[Point] = []
+        self._pending: list[Point] = []
         self._every = 1  # windows per point
 
     def add(self, time: float, probabilities: Curves) -> None:
         """Add a window: its middle in seconds, and the probabilities (K,)."""
         self._pending.append((time, probabilities))
         if len(self._pending) == self._every:
-            self._flush()
-        if len(self._times) >= 2 * POINTS:
-            self._times = [sum(pair) / 2 for pair in _pairs(self._times)]
-            self._values = [np.mean(pair, axis=0) for pair in _pairs(self._values)]
+            self._points.append(_mean(self._pending))
+            self._pending = []
+        if len(self._points) >= 2 * POINTS:
+            self._points = [_mean(self._points[i : i + 2]) for i in range(0, 2 * POINTS, 2)]
             self._every *= 2
 
     def points(self) -> tuple[list[float], Curves]:
         """Times (N,) and probabilities (N, K)."""
-        if self._pending:
-            self._flush()
-        return self._times, np.array(self._values, dtype=np.float32)
-
-    def _flush(self) -> None:
-        times, values = zip(*self._pending, strict=True)
-        self._times.append(sum(times) / len(times))
-        self._values.append(np.mean(values, axis=0))
-        self._pending = []
+        points = [*self._points, *([_mean(self._pending)] if self._pending else [])]
+        return [time for time, _ in points], np.array([values for _, values in points], np.float32)
 
 
-def _pairs(values: Sequence) -> list[tuple]:
-    return list(zip(values[::2], values[1::2], strict=True))
+def _mean(points: Sequence[Point]) -> Point:
+    times, values = zip(*points, strict=True)
+    return sum(times) / len(times), np.mean(values, axis=0)

@@ -100,12 +100,9 @@ def starts(places: Sequence[str]) -> list[Path]:
 def identity(record: Record, before: Mapping[str, Identity]) -> Identity:
     """All that decides what a stage has learnt and how it was measured, but seeds and split.
 
-    What two stages have to share to be the same decides here as well, see `experiment.config`.
-
-    Args:
-        record: of the stage, or its config and flow alone.
-        before: the identities of the stages that parts of the net start from, by part; theirs are
-            added under the part's name, or the stage's if it is the full net.
+    What two stages have to share to be the same decides here as well, see `experiment.config`. The
+    identities of the stages `before`, that parts of the net start from, are added under the part's
+    name, or the stage's if it is the full net.
     """
     own = what_matters({**record["config"], "flow": record["flow"]})
     for part, source in weight_sources(record["config"]).items():

@@ -52,7 +52,7 @@ def _section(group: ResultGroup) -> Section:
     run = group.first
     title = f"{group.label}: split {run.split}, seed {run.seed}"
     lines = [f"top-1 {run.accuracy.top1:.1f} % of {run.accuracy.videos} videos; {run.protocol}"]
-    pictures = list(_curves(run))
+    pictures = _curves(run)
     if not pictures and run.stage != LATE_FUSION:
         lines.append("no curves: there is no metrics.csv of its training (logger=csv writes it)")
     try:
@@ -73,15 +73,16 @@ def _section(group: ResultGroup) -> Section:
     return Section(title, lines=lines, pictures=pictures, folded=True)
 
 
-def _curves(run: Run) -> Iterator[Picture]:
-    read = read_curves(run.folder, [*LOSSES, *ACCURACIES])
+def _curves(run: Run) -> list[Picture]:
+    curves = read_curves(run.folder, [*LOSSES, *ACCURACIES])
     part = "validation" if "data.val_fraction" in run.identity else "test"
-    losses = {name.format(part): read[key] for key, name in LOSSES.items() if key in read}
+    losses = {name.format(part): curves[key] for key, name in LOSSES.items() if key in curves}
     tops = {
-        name.format(part): _in_percent(read[key]) for key, name in ACCURACIES.items() if key in read
+        name.format(part): _in_percent(curves[key])
+        for key, name in ACCURACIES.items()
+        if key in curves
     }
-    if losses or tops:
-        yield Picture(to_svg(draw_training(losses, tops)), SVG)
+    return [Picture(to_svg(draw_training(losses, tops)), SVG)] if losses or tops else []
 
 
 def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:

@@ -151,28 +151,21 @@ SplitAndSeed = tuple[int, int, int]  # and the seed that the dataset was drawn w
 
 @dataclass(frozen=True)
 class Paired:
-    """A group against a baseline of its dataset and protocol: what pairs share, both have.
-
-    Args:
-        group, baseline: the two.
-        differences: top-1 of the group minus that of the baseline in points, for each split and
-            seed that both have; of several runs of the same the mean counts.
-        unpaired: splits and seeds that one of them lacks.
-    """
+    """A group against a baseline of its dataset and protocol: what pairs share, both have."""
 
     group: ResultGroup
     baseline: ResultGroup
+    # Top-1 of the group minus that of the baseline in points, for each split and seed that both
+    # have; of several runs of the same the mean counts.
     differences: dict[SplitAndSeed, float]
-    unpaired: list[SplitAndSeed]
+    unpaired: list[SplitAndSeed]  # that one of them lacks
 
 
 def pair_groups(groups: Sequence[ResultGroup], baseline: str) -> list[Paired]:
-    """Pair every group with the baseline of its dataset and protocol.
+    """Pair every group with the baseline of its dataset and protocol, named by (a part of) its label.
 
-    Args:
-        groups: in the order to show them.
-        baseline: the label of a group or a part of it. Of several groups with the same dataset and
-            protocol one out of the same run directories is taken, else one of the same experiment.
+    Of several such groups one out of the same run directories is taken, else one of the same
+    experiment.
 
     Raises:
         UserError: no group or several groups can be meant.

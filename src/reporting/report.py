@@ -76,17 +76,17 @@ def make_report(
     console: Console | None = None,
     most_details: int = 20,
 ) -> list[Section]:
-    """Report all finished runs on the terminal and in report.html and report.csv.
+    """Report all finished runs on the terminal (or a console) and in report.html and report.csv.
 
     Args:
         runs: folders or patterns of folders, see `collect`.
         output: folder for the files.
         baseline: a row's name or a part of it, to which all others are compared run by run.
-        console: to print on; None is the terminal.
+        console: to print on.
         most_details: rows of which report.html shows a run with its curves, classes and videos.
 
     Returns:
-        What the terminal shows.
+        What is printed.
 
     Raises:
         UserError: a folder does not exist or cannot be written to, or no row is the baseline.

@@ -23,12 +23,8 @@ def table(
 ) -> Table:
     """A table whose cells show every text as it is.
 
-    Args:
-        columns: their headings.
-        rows: a text for each column.
-        title: above the table.
-        left: the columns of texts, which are aligned left; those of numbers are aligned right.
-        unbroken: the columns whose texts stay on one line where the terminal is narrow.
+    The columns `left` are of texts and aligned left, the others of numbers. Texts in `unbroken`
+    columns stay on one line where the terminal is narrow.
     """
     made = Table(title=None if title is None else Text(visible(title)), title_justify="left")
     for column in columns:

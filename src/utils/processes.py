@@ -40,11 +40,8 @@ def worker_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes, ended at once when the block is left: in the middle of a job, too.
 
-    Args:
-        count: of processes.
-        module: what they run; where possible it is imported once for all of them.
-        setup: called in each process before its first job, with the process's number from 0
-            and `arguments`.
+    The module that they run is imported once for all of them where possible; `setup` is called in
+    each before its first job, with the process's number from 0 and `arguments`.
     """
     context = _context(module)
     stop, running = context.Pipe(duplex=False)
@@ -103,13 +100,9 @@ def in_parallel(
 ) -> Iterator[tuple[J, R | Exception]]:
     """Yield (job, result) as results come, each once; none can end the others by a crash or a hang.
 
-    A job without a result comes with what it raised, or with `WorkerCrashed`.
-
-    Args:
-        function: sent to each worker once.
-        jobs: its arguments, sent one by one.
-        workers: processes.
-        timeout: seconds without any result after which the jobs under way count as hung.
+    A job without a result comes with what it raised, or with `WorkerCrashed`: after `timeout`
+    seconds without any result, the jobs under way count as hung. The function is sent to each worker
+    once.
 
     Raises:
         UserError: workers cannot be started.

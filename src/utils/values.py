@@ -58,12 +58,9 @@ NAMES = Need(
 
 
 def check_values(config: Mapping[str, Any], needs: Mapping[str, Need], within: str = "") -> None:
-    """Refuse the first value that is not of the kind that is needed.
+    """Refuse the first value that is not of the kind that is needed; missing keys are not looked at.
 
-    Args:
-        config: a dictionary or a config.
-        needs: by key; keys that are missing are not looked at.
-        within: what the keys are part of, such as "trainer.".
+    `within` is what the keys are part of, such as "trainer.".
 
     Raises:
         UserError: names the key, the value and what is needed.
