@@ -35,17 +35,19 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of one config into a command line with Hydra overrides.
 
-    A mistake in the config or the input, whose values have to be what is needed of them, is printed
-    as one line and ends the process with status 1; `HYDRA_FULL_ERROR=1` shows the traceback instead.
+    A mistake in the config, whose values have to be what is needed of them, or in the input is one
+    printed line and status 1; `HYDRA_FULL_ERROR=1` shows the traceback instead.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
             quieten()
-            sys.argv[1:] = [without_choice(expand_home(one)) for one in sys.argv[1:]]
+            sys.argv[1:] = [without_choice(expand_home(argument)) for argument in sys.argv[1:]]
             asked_for_traceback = bool(os.environ.get(FULL_ERROR))
 
+            @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
+            @functools.wraps(function)
             def task(cfg: DictConfig) -> Any:
                 if asked_for_traceback:
                     return function(cfg)
@@ -63,18 +65,15 @@ def command(
                 finally:
                     os.environ[FULL_ERROR] = "1"
 
-            decorated = hydra.main(
-                version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
-            )(functools.wraps(function)(task))
             if asked_for_traceback:
                 check_renamed(sys.argv[1:])
-                decorated()
+                task()
                 return
             os.environ[FULL_ERROR] = "1"  # so that mistakes in composing come as exceptions
             try:
                 with one_line_errors():
                     check_renamed(sys.argv[1:])
-                    decorated()
+                    task()
             finally:
                 os.environ.pop(FULL_ERROR, None)
 

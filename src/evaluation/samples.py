@@ -101,7 +101,7 @@ def save_samples(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> list[Sample]:
-    """Read `count` videos of a test again, draw them into a folder, and say how they were classified.
+    """Read `count` videos of a test again, draw them, and say how they were classified.
 
     They are those of `choose_samples`; one that can no longer be read is skipped. The device is
     where flow is computed, if it is computed on one.

@@ -137,8 +137,7 @@ def features_of_files(
     flow: FlowSettings | None,
     device: str | torch.device,
 ) -> Features:
-    """Features of video files, named as for `src.predict`; their flow is computed (see `Predictor`),
-    their labels are unknown.
+    """Features of video files, named as for `src.predict`; labels are unknown, flow is computed.
 
     Raises:
         UserError: nothing is named, or the checkpoint cannot be used.

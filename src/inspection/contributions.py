@@ -20,29 +20,22 @@ from src.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Contribution:
-    """Of the connection at one stage; all are means over clips.
-
-    Args:
-        stage: 1 to 4.
-        ratios: for each stream that gets a signal there, by how much the signal changes what goes
-            into the residual branch: |fused - x| / |x|, where x is the stream's own sum. If the
-            connection is additive, that is |f(x_m)| / |x_a|.
-        top1, top1_without: clip-level accuracy in percent, with and without this connection.
-        logit_change: |z' - z| / |z| of the net's logits, with z' without this stage's connection.
-        clips: how many were measured.
-    """
+    """Of the connection at one stage (1 to 4); all are means over clips."""
 
     stage: int
+    # For each stream that gets a signal there, by how much the signal changes what goes into the
+    # residual branch: |fused - x| / |x|, where x is the stream's own sum. If the connection is
+    # additive, that is |f(x_m)| / |x_a|.
     ratios: dict[str, float]
-    top1: float
-    top1_without: float
-    logit_change: float
-    clips: int
+    top1: float  # clip-level accuracy of the net as it is, in percent
+    top1_without: float  # the same, but with nothing connected at this stage
+    logit_change: float  # |z' - z| / |z| of the net's logits, with z' without this connection
+    clips: int  # measured
 
 
 @torch.no_grad()
 def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Contribution]:
-    """Measure every stage where a joint net is connected, by switching it off while the others stay.
+    """Measure every connected stage of a joint net, by switching it off while the others stay.
 
     The batches are labelled uint8 clips, on the net's device.
 

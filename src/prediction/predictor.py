@@ -63,7 +63,7 @@ class Predictor:
         self._algorithm = self.flow.make(str(device)) if self.flow else None
 
     def video(self, frames: RGBSource, name: str, memory: Memory | None = None) -> Tensor:
-        """Probabilities (K,) of a full video, seen as in testing; `memory` gets the flow that was seen.
+        """Probabilities (K,) of a full video, seen as in testing; `memory` gets the flow.
 
         Raises:
             UserError: the video is broken, or has no flow.

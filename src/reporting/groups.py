@@ -162,7 +162,7 @@ class Paired:
 
 
 def pair_groups(groups: Sequence[ResultGroup], baseline: str) -> list[Paired]:
-    """Pair every group with the baseline of its dataset and protocol, named by (a part of) its label.
+    """Pair every group with the baseline of its dataset and protocol, named by its label or a part.
 
     Of several such groups one out of the same run directories is taken, else one of the same
     experiment.

@@ -41,14 +41,14 @@ def exclusive_lock(
     holds: bool = True,
     agree: Callable[[str | None], str | None] = lambda holder: holder,
 ) -> Iterator[None]:
-    """Hold a lock while the block runs.
+    """Hold a lock, a file that is made with its folder and removed at the end, while the block runs.
 
     It is the process's own and ends with it, however it ends; forked workers, which may outlive it
     for seconds, do not keep it. It also keeps out processes of other machines, where the file
     system can do that.
 
     Args:
-        path: a file, made with its folder and removed at the end.
+        path: of the file.
         hint: what else to do than to wait, for the message.
         wait: until another process lets go of it, instead of refusing.
         holds: whether this process is the one that takes it: of ranks, the first.

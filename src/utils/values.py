@@ -58,7 +58,7 @@ NAMES = Need(
 
 
 def check_values(config: Mapping[str, Any], needs: Mapping[str, Need], within: str = "") -> None:
-    """Refuse the first value that is not of the kind that is needed; missing keys are not looked at.
+    """Refuse the first value that is not of the kind that is needed of its key, if it is there.
 
     `within` is what the keys are part of, such as "trainer.".
 
