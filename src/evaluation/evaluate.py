@@ -30,10 +30,8 @@ def load_module(
 ) -> tuple[VideoClassifier, CheckpointMetadata]:
     """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's description.
 
-    Args:
-        ckpt_path: a checkpoint of this project.
-        data_changes: keys of the checkpoint's data config to change, e.g. the place of the data.
-        protocol: keys of its protocol to change; None leaves one as it is.
+    Keys of its data config (such as the places of the data) and of its protocol can be changed, but
+    for those of the protocol that are None.
 
     Raises:
         UserError: the file is no checkpoint of this project, or asks for foreign code.

@@ -21,32 +21,27 @@ _HFLIPS = {"rgb": hflip_rgb, "flow": hflip_flow}
 class TestProtocol:
     """The views of a video, and the mean over them, over time and (by the module) over streams.
 
-    Args:
-        frames: of a video, evenly spaced (data.test.frames).
-        short_side, crop_size: smaller side of a frame and side of a crop, in pixels.
-        crop: "full_frame" takes full frames, which networks read fully convolutionally (ST-ResNet's
-            released implementation); "ten" the four corners and the center, with their mirror
-            images ten views (Simonyan & Zisserman 2014); "center" the center.
-        hflip: whether every view is also seen in a mirror. Only for data whose labels allow it:
-            without, ten crops are five.
-        average_over: "logits" averages the scores themselves (the released implementation),
-            "probabilities" the softmax of each view, frame and stream. The positions of a view
-            that is read fully convolutionally are averaged before the softmax, inside the network.
-        tested_on: in words, None for the test list.
-
     Raises:
         ValueError: an unknown choice, or a crop larger than the frames.
     """
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
 
-    frames: int
-    short_side: int
-    crop_size: int
+    frames: int  # of a video, evenly spaced (data.test.frames)
+    short_side: int  # smaller side of a frame in pixels
+    crop_size: int  # side of a crop in pixels
+    # Full frames, which networks read fully convolutionally (ST-ResNet's released implementation);
+    # "ten": the four corners and the center, with their mirror images ten views (Simonyan &
+    # Zisserman 2014); "center".
     crop: str = "full_frame"
+    # Whether every view is also seen in a mirror. Only for data whose labels allow it: without, ten
+    # crops are five.
     hflip: bool = True
+    # The mean of the scores themselves (the released implementation), or of "probabilities": the
+    # softmax of each view, frame and stream. The positions of a view that is read fully
+    # convolutionally are averaged before the softmax, inside the network.
     average_over: str = "logits"
-    tested_on: str | None = None
+    tested_on: str | None = None  # in words, None for the test list
 
     def __post_init__(self) -> None:
         check_choice("protocol.crop", self.crop, CROPS)

@@ -100,17 +100,7 @@ def export_checkpoint(
     """Write a checkpoint's network in each format, and compare each file with the checkpoint.
 
     Until it has been compared, a file has the name <name>.unchecked.<ending>; one that computes
-    something else keeps it.
-
-    Args:
-        ckpt_path: a checkpoint of this project.
-        output: folder for the files.
-        name: of the files, without ending; None is that of the experiment and the stage.
-        format: "torch", "onnx" or both.
-        size: height and width in pixels, or one number for both; None is the crop's.
-        dtype: of the clips, "uint8" or "float32".
-        opset: of ONNX.
-        tolerance: largest difference of a logit, relative to the largest logit.
+    something else keeps it. conf/export.yaml describes the arguments.
 
     Raises:
         UserError: the checkpoint cannot be used, a library is missing, the network cannot be

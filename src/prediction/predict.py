@@ -18,8 +18,8 @@ from src.prediction.output import (
     RankedClass,
     show_predictions,
 )
-from src.prediction.predictor import HeldFrame, Predictor
-from src.prediction.windows import Memory, Timeline, sliding_windows
+from src.prediction.predictor import Predictor
+from src.prediction.windows import HeldFrame, Memory, Timeline, sliding_windows
 from src.utils.console import progress
 from src.utils.errors import UserError, visible
 

@@ -1,7 +1,7 @@
 """A checkpoint that classifies frames from anywhere; flow is computed from them."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,24 +13,13 @@ from src.experiment.checkpoint import CheckpointMetadata
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.frames_in_order import TimedFrame
-from src.media.sources import FlowSource, RGBSource, Uint8, resize, size_at
+from src.media.sources import FlowSource, RGBSource, resize, size_at
 from src.models.metrics import mean_of_streams
 from src.models.modules import VideoClassifier
 from src.prediction.output import Labels
-from src.prediction.windows import HeldFrames, Memory, RememberedFlow, Window
+from src.prediction.windows import HeldFrame, HeldFrames, Memory, RememberedFlow, Window
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class HeldFrame:
-    """What is kept of a frame until its windows are over: images as small as is enough."""
-
-    index: int
-    time: float
-    duration: float
-    seen: Uint8  # at the size that the network sees
-    moving: Uint8  # at the size that flow is computed at; the same image if that is the same
 
 
 class Predictor:
@@ -85,7 +74,7 @@ class Predictor:
         moving = seen if at == seen.shape[:2] else resize(frame.image, at)
         return HeldFrame(frame.index, frame.time, frame.duration, seen, moving)
 
-    def window(self, window: Window[HeldFrame], name: str, memory: Memory) -> Tensor:
+    def window(self, window: Window, name: str, memory: Memory) -> Tensor:
         """Probabilities (K,) of a window, seen as a video of its own.
 
         The memory has the flow of earlier windows, and is brought up to this one.

@@ -5,7 +5,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +12,17 @@ import numpy.typing as npt
 from src.media.sources import FlowSource, Size, Uint8, in_order
 
 
-class Timed(Protocol):
-    """Anything with the time stamps of a frame, in seconds."""
+@dataclass(frozen=True)
+class HeldFrame:
+    """What is kept of a frame until its windows are over: images as small as is enough."""
 
-    @property
-    def time(self) -> float:
-        """When it is first shown."""
-
-    @property
-    def duration(self) -> float:
-        """How long it is shown."""
+    index: int
+    time: float  # seconds, when it is first shown
+    duration: float
+    seen: Uint8  # at the size that the network sees
+    moving: Uint8  # at the size that flow is computed at; the same image if that is the same
 
 
-Frame = TypeVar("Frame", bound=Timed)
 Memory = dict[int, tuple[Uint8, Uint8]]  # flow fields u, v by their place in the video
 POINTS = 2000  # of a curve, more than a picture has columns
 Curves = npt.NDArray[np.float32]
@@ -33,15 +30,15 @@ Point = tuple[float, Curves]  # seconds, and probabilities (K,)
 
 
 @dataclass(frozen=True)
-class Window(Generic[Frame]):
+class Window:
     """A part of a video: the frames shown first in start..end, in seconds of its time stamps."""
 
     start: float
     end: float
-    frames: Sequence[Frame]
+    frames: Sequence[HeldFrame]
 
 
-def sliding_windows(frames: Iterable[Frame], length: float, step: float) -> Iterator[Window[Frame]]:
+def sliding_windows(frames: Iterable[HeldFrame], length: float, step: float) -> Iterator[Window]:
     """Windows of `length` seconds, one every `step` seconds, each as soon as it is complete.
 
     The last one ends with the video, and is shorter only if the video is. Times at which no new
@@ -76,7 +73,7 @@ def _start(begin: float, number: int, step: float, length: float = 0.0) -> float
     return round(begin + number * step + length, 6)  # as exact as the frames' times
 
 
-def _within(held: Iterable[Frame], start: float) -> list[Frame]:
+def _within(held: Iterable[HeldFrame], start: float) -> list[HeldFrame]:
     every = list(held)
     within = [frame for frame in every if frame.time >= start]
     return within if len(within) > 1 else every[-2:]

@@ -78,12 +78,7 @@ def make_report(
 ) -> list[Section]:
     """Report all finished runs on the terminal (or a console) and in report.html and report.csv.
 
-    Args:
-        runs: folders or patterns of folders, see `collect`.
-        output: folder for the files.
-        baseline: a row's name or a part of it, to which all others are compared run by run.
-        console: to print on.
-        most_details: rows of which report.html shows a run with its curves, classes and videos.
+    conf/report.yaml describes the arguments.
 
     Returns:
         What is printed.

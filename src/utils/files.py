@@ -41,7 +41,7 @@ def exclusive_lock(
     holds: bool = True,
     agree: Callable[[str | None], str | None] = lambda holder: holder,
 ) -> Iterator[None]:
-    """Hold a lock, a file that is made with its folder and removed at the end, while the block runs.
+    """Hold a lock, a file that is made with its folder and removed at the end, during the block.
 
     It is the process's own and ends with it, however it ends; forked workers, which may outlive it
     for seconds, do not keep it. It also keeps out processes of other machines, where the file

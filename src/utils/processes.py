@@ -101,7 +101,7 @@ def in_parallel(
     """Yield (job, result) as results come, each once; none can end the others by a crash or a hang.
 
     A job without a result comes with what it raised, or with `WorkerCrashed`: after `timeout`
-    seconds without any result, the jobs under way count as hung. Each worker gets the function once.
+    seconds without any result, those under way count as hung. Each worker gets the function once.
 
     Raises:
         UserError: workers cannot be started.

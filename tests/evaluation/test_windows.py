@@ -1,24 +1,24 @@
 """Windows over frames as they come, whatever their times."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from src.media.sources import Uint8
-from src.prediction.windows import RememberedFlow, Window, sliding_windows
+from src.prediction.windows import HeldFrame, RememberedFlow, Window, sliding_windows
+
+PICTURE = np.zeros((1, 1, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(HeldFrame):
     """A frame without a picture."""
 
-    time: float
-    duration: float = 0.5
+    def __init__(self, time: float, duration: float = 0.5) -> None:
+        super().__init__(0, time, duration, PICTURE, PICTURE)
 
 
-def spans(windows: Iterable[Window[Tick]]) -> list[tuple[float, float, int]]:
+def spans(windows: Iterable[Window]) -> list[tuple[float, float, int]]:
     return [(w.start, w.end, len(w.frames)) for w in windows]
 
 
