@@ -47,11 +47,9 @@ def _fuse(cfg: DictConfig, _: Sequence[str]) -> None:
         config["protocol"],
     )
     if own_rank() == 0:
-        output = Path(config["output"])
         show_results(results, "late fusion: video level")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        fused.save(output)
-        print(f"fused scores of every video: {output}")
+        fused.save(Path(config["output"]))
+        print(f"fused scores of every video: {config['output']}")
 
 
 if __name__ == "__main__":

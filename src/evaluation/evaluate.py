@@ -89,7 +89,6 @@ def score_videos(
     trainer.callbacks += [collected]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
         collected.scores.save(Path(output))
     return collected.scores
 

@@ -77,6 +77,7 @@ class VideoScores:
 
         The protocol goes into a text file beside it, so that the CSV stays a plain table.
         """
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["video", "label", *self.classes])

@@ -72,7 +72,6 @@ class Features:
         arrays: dict[str, Any] = {"video": videos, "list": lists, "label": labels}
         arrays |= {"class_names": self.class_names, "about": json.dumps(self.about)}
         arrays |= {name: vectors.numpy() for name, vectors in self.streams().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         # To a name, numpy adds an ending.
         with atomic_write(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)

@@ -48,7 +48,6 @@ class Imported:
         """
         if path.is_dir():
             raise UserError(f"output {path} is a folder: give the name of a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "state_dict": dict(self.state_dict),
             KEY: asdict(self.description),

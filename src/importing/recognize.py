@@ -128,9 +128,8 @@ def _temporal_filters(dag: Dag, streams: dict[str, Stream]) -> tuple[str, tuple[
     """
     kind_of = {}
     for name, stream in streams.items():
-        for block in (b for blocks in stream.stages for b in blocks):
-            allowed = any(block is blocks[FUSION_BLOCK] for blocks in stream.stages)
-            if block.filter_kind != "none" and not allowed:
+        for index, block in (pair for blocks in stream.stages for pair in enumerate(blocks)):
+            if index != FUSION_BLOCK and block.filter_kind != "none":
                 raise dag.error(f"{block.branch[2].conv} is not in a block for temporal filters")
         kinds = {blocks[FUSION_BLOCK].filter_kind for blocks in stream.stages}
         if "inserted" in kinds:

@@ -128,9 +128,13 @@ def draw_heat_maps(
     strips = []
     for modality, images in clip_images(batch, clip).items():
         strips.append(Strip(modality, images))
-        for each in found:
-            if _SEEN.get(each.stream) == modality:
-                strips.append(Strip(_label(each), heated(images, each.maps[clip])))
+        for heat in found:
+            if _SEEN.get(heat.stream) != modality:
+                continue
+            label = f"{heat.stream} for the\n{heat.classifier} classifier"
+            if heat.stream == heat.classifier:
+                label = f"{heat.stream}\nfor its classifier"
+            strips.append(Strip(label, heated(images, heat.maps[clip])))
     return draw_strips(strips, LABELS, plain(title))
 
 
@@ -139,9 +143,3 @@ def heated(images: Uint8, maps: Tensor) -> Uint8:
     heat = matplotlib.colormaps["inferno"](maps.cpu().numpy())[..., :3] * 255  # (T, H, W, 3)
     grey = images.mean(-1, keepdims=True)
     return np.rint(STRENGTH * heat + (1 - STRENGTH) * grey).astype(np.uint8)
-
-
-def _label(found: HeatMaps) -> str:
-    if found.stream == found.classifier:
-        return f"{found.stream}\nfor its classifier"
-    return f"{found.stream} for the\n{found.classifier} classifier"

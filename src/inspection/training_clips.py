@@ -51,9 +51,9 @@ class TrainingClips:
 
         Of normalized input means are near 0, and deviations of RGB near 1.
         """
-        functions = {"mean": Tensor.mean, "std": Tensor.std, "min": Tensor.min, "max": Tensor.max}
+        names = ("mean", "std", "min", "max")
         return {
-            modality: {name: float(of(x)) for name, of in functions.items()}
+            modality: {name: float(getattr(x, name)()) for name in names}
             for modality, x in self.net_input.items()
         }
 

@@ -127,8 +127,9 @@ class _Job:
         ranked = self._predictions(labels)
         self.rows.add(ranked)
         with self._annotated() as annotated:
-            for frame in self._watched() if annotated else ():
-                annotated.write(frame.image, frame.index, frame.time, labels, memory)
+            if annotated:
+                for frame in self._watched():
+                    annotated.write(frame.image, frame.index, frame.time, labels, memory)
         return ranked
 
     def windows(self, length: float, step: float) -> None:

@@ -35,6 +35,8 @@ from src.utils.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
+Legend = dict[str, str]  # short marks of long texts
+
 RESULT_COLUMNS = (
     Column("trained", "experiment, stage, and the overrides by which rows differ"),
     Column("dataset"),
@@ -122,9 +124,6 @@ def _sections(
         lines = [f"{folder}: {reason}" for folder, reason in skipped.items()]
         sections.append(Section("Skipped", lines=lines))
     return sections
-
-
-Legend = dict[str, str]  # short marks of long texts
 
 
 def results_section(groups: Sequence[ResultGroup]) -> Section:

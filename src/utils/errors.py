@@ -2,6 +2,8 @@
 
 from hashlib import sha256
 
+LONGEST_NAME = 200  # bytes of a file's or folder's; file systems take 255 with the endings
+
 
 class UserError(Exception):
     """A mistake in the input: one line that names the thing, the reason and what to do.
@@ -18,9 +20,6 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """What an error says in its first line, or its type if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-LONGEST_NAME = 200  # bytes of a file's or folder's; file systems take 255 with the endings
 
 
 def visible(text: str) -> str:

@@ -12,6 +12,9 @@ from typing import IO
 
 from src.utils.errors import UserError
 
+log = logging.getLogger(__name__)
+RETRY_AFTER = 2.0  # seconds
+
 
 @contextlib.contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
@@ -21,16 +24,13 @@ def atomic_write(file: Path) -> Iterator[Path]:
     that of a process that is killed stays.
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield draft
         draft.replace(file)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-
-
-log = logging.getLogger(__name__)
-RETRY_AFTER = 2.0  # seconds
 
 
 @contextlib.contextmanager
