@@ -8,7 +8,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,14 +76,13 @@ class Difference(NamedTuple):
     relative: float  # the same, divided by the largest absolute logit; NaN if any is NaN
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """What `export_checkpoint` has written, and the description that is in all of it."""
 
     description: Path
     about: dict[str, Any]
-    files: dict[str, Path] = field(default_factory=dict)  # by format
-    differences: dict[str, list[Difference]] = field(default_factory=dict)
+    files: dict[str, Path]  # by format
+    differences: dict[str, list[Difference]]
 
 
 def export_checkpoint(
@@ -131,7 +129,7 @@ def export_checkpoint(
     if name is None:  # a stranger's experiment may be called anything
         parts = (metadata.config.get("name"), metadata.config.get("stage"))
         name = re.sub(r"\W+", "_", "_".join(str(part) for part in parts if part)) or "network"
-    export = Export(folder / f"{name}.json", about)
+    export = Export(folder / f"{name}.json", about, {}, {})
     for chosen in formats:
         ending, save, load = FORMATS[chosen]
         draft = folder / f"{name}.unchecked{ending}"

@@ -78,7 +78,12 @@ def import_model(path: str | Path, split: int | None) -> Imported:
     """
     dag = read_dag(path)
     architecture = recognize(dag)
-    dataset, classes = dataset_of(architecture.classes, dag.source)
+    if architecture.classes not in _DATASETS:
+        raise UserError(
+            f"{dag.source} tells {architecture.classes} classes apart: released models have 51 "
+            "(HMDB51) or 101 (UCF101)"
+        )
+    dataset, classes = _DATASETS[architecture.classes]
     split = split_of(path, split)
     channels = {name: stream.channels for name, stream in architecture.streams.items()}
     flow_means, rgb_means = means(dag, channels.get("motion", 0), channels.get("appearance", 0))
@@ -97,20 +102,6 @@ def import_model(path: str | Path, split: int | None) -> Imported:
         flow=asdict(FlowSettings()) if "motion" in channels else None,  # the published TV-L1
     )
     return Imported(architecture, tensors, description, module.state_dict(), dag.source)
-
-
-def dataset_of(classes: int, source: str) -> tuple[str, tuple[str, ...]]:
-    """The name and the class names of the dataset with so many classes.
-
-    Raises:
-        UserError: there are released models of none such.
-    """
-    if classes not in _DATASETS:
-        raise UserError(
-            f"{source} tells {classes} classes apart: released models have 51 (HMDB51) or 101 "
-            "(UCF101)"
-        )
-    return _DATASETS[classes]
 
 
 def split_of(path: str | Path, given: int | None) -> int:

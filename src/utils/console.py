@@ -29,7 +29,7 @@ def table(
     made = Table(title=None if title is None else Text(visible(title)), title_justify="left")
     for column in columns:
         made.add_column(
-            column,
+            Text(visible(column)),
             justify="left" if column in left else "right",
             overflow="fold",
             no_wrap=column in unbroken,
