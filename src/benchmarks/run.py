@@ -154,16 +154,13 @@ def load(path: Path) -> dict[str, Measurement]:
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
     """Keep to one core: what a worker process of a loader has."""
-    threads = cv2.getNumThreads(), torch.get_num_threads()
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    if cores:
-        os.sched_setaffinity(0, {max(cores)})
-    try:
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(cv2.setNumThreads, cv2.getNumThreads())
+        at_end.callback(torch.set_num_threads, torch.get_num_threads())
+        cv2.setNumThreads(0)
+        torch.set_num_threads(1)
+        if hasattr(os, "sched_setaffinity"):
+            cores = os.sched_getaffinity(0)
+            at_end.callback(os.sched_setaffinity, 0, cores)
+            os.sched_setaffinity(0, {max(cores)})
         yield
-    finally:
-        cv2.setNumThreads(threads[0])
-        torch.set_num_threads(threads[1])
-        if cores:
-            os.sched_setaffinity(0, cores)

@@ -232,4 +232,4 @@ def fuse_inputs(
 def _without_common_folder(paths: Sequence[str]) -> list[str]:
     """Paths short enough for a table, and still distinguished."""
     common = os.path.commonpath([Path(path).absolute().parent for path in paths])
-    return [str(Path(path).absolute().relative_to(common)) for path in paths]
+    return [os.path.relpath(path, common) for path in paths]
