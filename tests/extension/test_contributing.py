@@ -21,14 +21,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     blocks = MarkdownIt("commonmark").parse((ROOT / "CONTRIBUTING.md").read_text())
     files = [FILE.fullmatch(block.content) for block in blocks if block.type == "code_block"]
     for file in filter(None, files):
-        path = tmp_path / file[1]
+        path = tmp_path / "checkout" / file[1]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file[2])
     for room in (src.data, src.models):
-        folder = tmp_path / "src" / room.__name__.rpartition(".")[2]
+        folder = tmp_path / "checkout" / "src" / room.__name__.rpartition(".")[2]
         monkeypatch.setattr(room, "__path__", [*room.__path__, str(folder)])
     monkeypatch.chdir(tmp_path)
-    return [f"--config-dir={tmp_path / 'conf'}"]
+    return [f"--config-dir={tmp_path / 'checkout' / 'conf'}"]
 
 
 def test_a_dataset_of_ones_own(checkout: list[str], call: Callable[..., int]) -> None:
