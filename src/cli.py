@@ -3,6 +3,7 @@
 Their own imports of the rooms below stand in functions: --help and mistakes in the config do not
 wait for torch."""
 
+import argparse
 import contextlib
 import functools
 import logging
@@ -28,6 +29,24 @@ from src.utils.values import Need, check_values
 log = logging.getLogger(__name__)
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the variable that Hydra's own messages name
 QUEUED = "SUBMITIT_EXECUTOR"  # the variable that submitit sets in the jobs of a queue
+
+
+def accept_lazy_help() -> None:
+    """Have argparse take a help text that is no string, as Hydra 1.3 has one, made when shown.
+
+    From Python 3.14 on it looks into all of them at once, and refuses such a one.
+    """
+    check = argparse.ArgumentParser._check_help  # type: ignore[attr-defined]
+
+    def check_text(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+        if isinstance(action.help, str):
+            check(parser, action)
+
+    argparse.ArgumentParser._check_help = check_text  # type: ignore[attr-defined]
+
+
+if hydra.__version__.startswith("1.3.") and hasattr(argparse.ArgumentParser, "_check_help"):
+    accept_lazy_help()
 
 
 def command(

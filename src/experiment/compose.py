@@ -13,7 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from src.experiment.config import sweep_subdir
 from src.utils.errors import UserError
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+_SRC = Path(__file__).resolve().parents[1]
+CONF_DIR = _SRC / "conf"  # of an installed package
+if not CONF_DIR.is_dir():
+    CONF_DIR = _SRC.parent / "conf"  # of a checkout
 # Keys of the config that had another name, in the config of a stage, too.
 RENAMED = {
     "data.num_workers": "data.loader.num_workers",
