@@ -66,7 +66,7 @@ for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fi
 def compose_config(name: str, *overrides: str) -> DictConfig:
     """Compose one of the project's configs outside of a command, as notebooks and tests do."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return hydra.compose(name, overrides=[without_choice(one) for one in overrides])
+        return hydra.compose(name, overrides=list(map(without_choice, overrides)))
 
 
 def check_renamed(overrides: Iterable[str]) -> None:
@@ -77,8 +77,7 @@ def check_renamed(overrides: Iterable[str]) -> None:
     """
     for override in overrides:
         key, _, value = override.partition("=")
-        stage = re.match(r"[+~]*(stages\.[^.]+\.)?", key)
-        old = key[stage.end() :] if stage else key
+        old = re.sub(r"^[+~]*(stages\.[^.]+\.)?", "", key)
         if old in RENAMED:
             new = f"{key.removesuffix(old)}{RENAMED[old]}"
             raise UserError(f"{key}: is called {new.lstrip('+~')} now: give {new}={value}")

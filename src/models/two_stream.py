@@ -16,11 +16,10 @@ class TwoStreamResNet(nn.Module):
     """An appearance and a motion ResNet, joined at their stages.
 
     Args:
-        appearance: stream over RGB frames; it and `motion` become parts of this net.
-        motion: stream over flow stacks; it may have another depth.
-        connection: how the streams meet; additively by default.
-        temporal_filters: how their blocks look along time; by default through inflated 1x1
-            convolutions.
+        appearance, motion: streams over RGB frames and flow stacks, which become parts of this net;
+            they may differ in depth.
+        connection: how the streams meet.
+        temporal_filters: how their blocks look along time.
         temporal_pool: a pool over time before the classifiers, None for none.
         dropout: drop probability before both classifiers, in place of the streams' own.
 
