@@ -30,7 +30,7 @@ CANNOT_MATTER = {
     "logs": ("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
     "speed": ("compile", "optimizer.fused", "model.*gradient_checkpointing", "trainer.benchmark"),
     "devices": ("trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
-    "strategy": ("trainer", "trainer.strategy", "trainer.strategy.*"),  # the group is about it
+    "strategy": ("trainer", "trainer.strategy", "trainer.strategy.*"),  # trainer=...: the group
     "debugging": ("trainer.detect_anomaly", "trainer.profiler"),
     "reading": ("data.dataset.root", "data.loader.*", "data.videos.*", "data.test.batch_size"),
 }

@@ -39,11 +39,11 @@ class TwoStreamResNet(nn.Module):
         super().__init__()
         self.appearance, self.motion = appearance, motion
         self.connection, self.temporal_pool = connection, temporal_pool
-        for stage, ours, theirs in zip(STAGES, appearance.channels, motion.channels, strict=True):
-            if connection.at(stage) and ours != theirs:
+        for stage, (a, m) in enumerate(zip(appearance.channels, motion.channels, strict=True), 1):
+            if connection.at(stage) and a != m:
                 raise ValueError(
                     f"a connection at stage {stage} needs streams of equal width there, not "
-                    f"{ours} channels of appearance (ResNet-{appearance.depth}) and {theirs} of "
+                    f"{a} channels of appearance (ResNet-{appearance.depth}) and {m} of "
                     f"motion (ResNet-{motion.depth})"
                 )
         for name, stream in (("appearance", appearance), ("motion", motion)):

@@ -170,12 +170,12 @@ def _run_ranks(
     alive, own_end = os.pipe()  # closed by the end of this process, whatever ends it
     processes: list[subprocess.Popen[bytes]] = []
     outputs = [folder / f"rank{rank}.txt" for rank in range(count)]
-    told_to_end: list[int] = []  # signals
+    signals: list[int] = []  # that have come
 
     def forward(number: int, _: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
-        told_to_end.append(number)
+        signals.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through this process.
     in_main = threading.current_thread() is threading.main_thread()
@@ -194,7 +194,7 @@ def _run_ranks(
                         start_new_session=True,
                     )
                 )
-        statuses = _wait(processes, told_to_end)
+        statuses = _wait(processes, signals)
     finally:
         for process in processes:
             process.kill()
@@ -203,8 +203,8 @@ def _run_ranks(
             signal.signal(number, handler)
         os.close(alive)
         os.close(own_end)
-    if told_to_end and any(process.returncode for process in processes):
-        sys.exit(128 + told_to_end[0])
+    if signals and any(process.returncode for process in processes):
+        sys.exit(128 + signals[0])
     failed = _to_blame(statuses, folder)
     if failed == 0:
         sys.exit(1 if statuses[0] == MISTAKE else statuses[0])
@@ -220,15 +220,15 @@ def _run_ranks(
         )
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> list[int]:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], signals: Sequence[int]) -> list[int]:
     """Wait for all; if one fails or all are to end, only a while. 0 stands for no end, too."""
     deadline = math.inf
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         statuses = [process.returncode or 0 for process in processes]
         # A process that a signal has ended had not begun to train: there is nothing to save.
-        if min(statuses) < 0 or (any(statuses) and not told_to_end):
+        if min(statuses) < 0 or (any(statuses) and not signals):
             deadline = min(deadline, time.monotonic() + GRACE)
-        elif told_to_end:
+        elif signals:
             deadline = min(deadline, time.monotonic() + SAVING)
         time.sleep(0.05)
     return [process.returncode or 0 for process in processes]

@@ -1,6 +1,7 @@
 """The loggers of a run: opened before each stage, closed after it, and unable to fail it."""
 
 import contextlib
+import functools
 import logging
 import netrc
 import os
@@ -44,6 +45,9 @@ class Guarded(Logger):
             except Exception as error:
                 drop(self.entry, self.failed, f"{type(error).__name__}: {error}")
 
+    def _attempt_own(self, method: str, *args: Any, **kwargs: Any) -> None:
+        self.attempt(getattr(super(), method), *args, **kwargs)
+
 
 def drop(entry: str, failed: set[str], error: object) -> None:
     """Add an entry to those that have failed, and warn, once."""
@@ -53,17 +57,10 @@ def drop(entry: str, failed: set[str], error: object) -> None:
         log.warning("logger %s has failed, the run continues without it: %s", entry, line)
 
 
-def _attempting(method: str) -> Callable[..., None]:
-    def call(self: Guarded, *args: Any, **kwargs: Any) -> None:
-        self.attempt(getattr(super(Guarded, self), method), *args, **kwargs)
-
-    return call
-
-
 # All that Lightning, callbacks and modules ask of a logger.
 _METHODS = "log_metrics log_hyperparams log_graph save finalize after_save_checkpoint"
 for _method in _METHODS.split():
-    setattr(Guarded, _method, _attempting(_method))
+    setattr(Guarded, _method, functools.partialmethod(Guarded._attempt_own, _method))
 
 
 def guarded(logger: Logger, entry: str, failed: set[str]) -> Guarded:

@@ -101,13 +101,7 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         raise UserError(
             f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
         )
-    _check_strategy(cfg, trainer)
-    return trainer
-
-
-def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
-    """Let devices share the work as conf/trainer/ddp.yaml says, or not at all."""
-    chosen = cfg.strategy
+    chosen = cfg.strategy  # devices share the work as conf/trainer/ddp.yaml says, or not at all
     if trainer.world_size > 1 and not (
         isinstance(chosen, DictConfig)
         and isinstance(trainer.strategy, DDPStrategy)
@@ -120,6 +114,7 @@ def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
             f"trainer.devices={trainer.num_devices}, whose options go with it, as in "
             "+trainer.strategy.find_unused_parameters=true"
         )
+    return trainer
 
 
 def build_trainer(
@@ -133,7 +128,7 @@ def build_trainer(
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     chosen = build_callbacks(cfg)
     if resumes:  # the rate is in the checkpoint, and Lightning would begin the training anew
-        others = [one for one in chosen if not isinstance(one, LearningRateFinder)]
+        others = [callback for callback in chosen if not isinstance(callback, LearningRateFinder)]
         if len(others) < len(chosen) and cfg.resume == "force":
             raise UserError(
                 "LearningRateFinder looks for a rate at the start of a training; resume=force "
