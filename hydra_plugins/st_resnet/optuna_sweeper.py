@@ -122,7 +122,7 @@ class OptunaSweeper(Sweeper):
 
     def _open(self, fixed: Sequence[str]) -> "optuna.Study":
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        study = open_study(self.journal, create=True, direction=self.direction)
+        study = open_study(self.journal, self.direction)
         # What samplers call that have seen everything; Optuna's own works in its own loop alone.
         setattr(study, "stop", self._stop)  # noqa: B010
         import optuna

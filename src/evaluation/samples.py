@@ -19,10 +19,10 @@ import torch
 
 from src.data.datamodule import VideoDataModule
 from src.evaluation.analysis import UNREADABLE, predictions
+from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import VideoScores
 from src.media.images import encode_jpeg
 from src.media.video_writer import VideoWriter
-from src.models.modules import VideoProtocol
 from src.plotting.clips import clip_frames, draw_clip, flow_pictures
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
@@ -96,7 +96,7 @@ def save_samples(
     folder: Path,
     data: VideoDataModule,
     scores: VideoScores,
-    protocol: VideoProtocol,
+    protocol: TestProtocol,
     count: int,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -154,7 +154,7 @@ def load_samples(folder: Path) -> list[Sample]:
 
 
 def _prediction(
-    scores: torch.Tensor, label: int, protocol: VideoProtocol, classes: tuple[str, ...]
+    scores: torch.Tensor, label: int, protocol: TestProtocol, classes: tuple[str, ...]
 ) -> Prediction:
     shares = protocol.probabilities(scores)
     best = int(shares.argmax())

@@ -1,18 +1,13 @@
-"""Build a stage's network, module and data from its config, in training and out of a checkpoint.
-
-See `src.experiment.config`: a stage's config is a plain dictionary with constructors in `_target_`
-form. A checkpoint carries it, and so can be built anywhere.
-"""
+"""Build a stage's network, module and data from its config, in training and out of a checkpoint."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
 
 from src.data.datamodule import VideoDataModule
 from src.experiment.config import StageConfig
-from src.models.modules import VideoClassifier, VideoProtocol
+from src.models.modules import VideoClassifier
 from src.models.optimization import LrMultipliers, Optimization
 
 
@@ -39,11 +34,10 @@ def build_net(config: StageConfig) -> Any:
 
 
 def build_module(config: StageConfig, net: Any, total_steps: int | None = None) -> VideoClassifier:
-    """The stage's LightningModule around its network.
+    """The stage's LightningModule around the network that `build_net` has returned.
 
     Args:
-        config: of the stage.
-        net: what `build_net` has returned.
+        config, net: of the stage.
         total_steps: updates of the full training; None for a module that is not trained.
 
     Raises:
@@ -86,24 +80,20 @@ def build_optimization(config: StageConfig, total_steps: int) -> Optimization:
     )
 
 
-def build_protocol(config: StageConfig) -> VideoProtocol:
-    """How the stage is tested: the config's protocol on the frames that its data give.
+def build_protocol(config: StageConfig) -> Any:
+    """How the stage is tested: the config's `TestProtocol` on the frames that its data give.
 
     Nothing is mirrored that the data forbid to mirror.
     """
     data, protocol = config["data"], config["protocol"]
+    share = f"{100 * (data['val_fraction'] or 0):g} %"
+    on_val = f"the validation part ({share} of the training list)"
     return instantiate(
         protocol,
         frames=data["test"]["frames"],
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         hflip=protocol["hflip"] and data["hflip"],
-        tested_on=_tested_on(data),
+        tested_on=None if data["test"]["part"] == "test" else on_val,
         _convert_="all",
     )
-
-
-def _tested_on(data: Mapping[str, Any]) -> str | None:
-    if data["test"]["part"] == "test":
-        return None
-    return f"the validation part ({100 * (data['val_fraction'] or 0):g} % of the training list)"

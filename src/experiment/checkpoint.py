@@ -1,4 +1,4 @@
-"""What our checkpoints carry beside weights, and the checks that it makes possible."""
+"""What checkpoints carry beside weights, and the checks that it makes possible."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,48 +12,31 @@ from src.models.weights import read_checkpoint
 from src.utils.errors import UserError
 
 KEY = "experiment"
-_KINDS = {
-    "config": dict,
-    "class_names": list,
-    "split": int,
-    "normalization": dict,
-    "flow": dict | None,
-    "version": str,
-}
 
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """All that is needed to use a checkpoint without the config it came from.
-
-    Args:
-        config: the stage's, see `src.experiment.config`.
-        class_names: in the order of the logits.
-        split: of the dataset.
-        normalization: the numbers that uint8 input is normalized with.
-        flow: how the flow was made, see `FlowSettings`; None if the network sees no flow.
-        version: of this project.
-    """
+    """All that is needed to use a checkpoint without the config it came from."""
 
     config: StageConfig
-    class_names: list[str]
+    class_names: list[str]  # in the order of the logits
     split: int
-    normalization: dict[str, Any]
-    flow: dict[str, Any] | None
-    version: str = __version__
+    normalization: dict[str, Any]  # the numbers that uint8 input is normalized with
+    flow: dict[str, Any] | None  # see `FlowSettings`; None if the network sees no flow
+    version: str = __version__  # of this project
 
     @classmethod
     def read(cls, path: str) -> tuple[Self, dict[str, Any]]:
-        """The description in a checkpoint, and the checkpoint itself."""
+        """The metadata in a checkpoint, and the checkpoint itself."""
         content = read_checkpoint(path)
         return cls.out_of(content, path), content
 
     @classmethod
     def out_of(cls, content: Mapping[str, Any], path: str) -> Self:
-        """The description in the content of a checkpoint.
+        """The metadata in the content of a checkpoint.
 
         Raises:
-            UserError: there is none, or one with other entries than ours.
+            UserError: there is none, or it has other entries than these.
         """
         if isinstance(content.get(KEY), dict) and "plan" in content[KEY]:
             raise UserError(
@@ -61,19 +44,24 @@ class CheckpointMetadata:
                 "again"
             )
         try:
-            found = cls(**content[KEY])
-            for name, kind in _KINDS.items():
-                if not isinstance(getattr(found, name), kind):
-                    raise TypeError(name)
-            if not all(isinstance(name, str) for name in found.class_names):
-                raise TypeError("class_names")
-            if found.flow is not None:
-                FlowSettings(**found.flow)
+            metadata = cls(**content[KEY])
+            for value, kind in (
+                (metadata.config, dict),
+                (metadata.class_names, list),
+                (metadata.split, int),
+                (metadata.normalization, dict),
+                (metadata.flow, dict | None),
+                *((text, str) for text in (metadata.version, *metadata.class_names)),
+            ):
+                if not isinstance(value, kind):
+                    raise TypeError(f"{value} is no {kind}")
+            if metadata.flow is not None:
+                FlowSettings(**metadata.flow)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
             ) from error
-        return found
+        return metadata
 
     def check_fits(self, data: VideoDataModule, source: str) -> None:
         """Refuse data that this checkpoint must not meet: another split, or other flow.

@@ -84,8 +84,7 @@ def check_renamed(overrides: Iterable[str]) -> None:
     """
     for override in overrides:
         key, _, value = override.partition("=")
-        stage = re.match(r"[+~]*(stages\.[^.]+\.)?", key)
-        old = key[stage.end() :] if stage else key
+        old = re.sub(r"^[+~]*(stages\.[^.]+\.)?", "", key)
         if old in RENAMED:
             new = f"{key.removesuffix(old)}{RENAMED[old]}"
             raise UserError(f"{key}: is called {new.lstrip('+~')} now: give {new}={value}")

@@ -3,10 +3,11 @@
 One rule makes a stage's config: what stands under `stages.<name>` replaces the same key of the
 full config; a mapping with another `_target_` replaces, everything else merges; then
 interpolations are resolved. That dictionary is what a stage is built from, and what its directory
-and its checkpoint keep. `python -m src.train ... debug=config` prints it.
+and its checkpoint keep. `debug=config` prints it.
 """
 
 import copy
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -22,40 +23,17 @@ StageConfig = dict[str, Any]
 
 # The one list of what cannot change what is learnt or measured: where, how fast, and for whom.
 # Two stages whose configs are equal but for it are the same; a key that nobody thought of counts.
-CANNOT_MATTER = (
-    "name",
-    "paths.*",
-    "logger",
-    "logger.*",
-    "notes",
-    "num_sample_videos",
-    "run_stages",
-    "skip_stages",
-    "resume",
-    "show",
-    "trial",
-    "trial.*",
-    "checkpoint_minutes",
-    "callbacks.lr_monitor.*",
-    "compile",
-    "optimizer.fused",
-    "model.*gradient_checkpointing",
-    "trainer",  # the group: how the work is divided
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.strategy.*",
-    "trainer.benchmark",
-    "trainer.detect_anomaly",
-    "trainer.profiler",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "data.dataset.root",
-    "data.loader.*",
-    "data.videos.*",
-    "data.test.batch_size",
-)
+CANNOT_MATTER = {
+    "names": ("name", "notes", "paths.*", "trial", "trial.*"),
+    "progress": ("run_stages", "skip_stages", "resume", "checkpoint_minutes"),
+    "display": ("show", "logger", "logger.*", "num_sample_videos", "callbacks.lr_monitor.*"),
+    "logs": ("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+    "speed": ("compile", "optimizer.fused", "model.*gradient_checkpointing", "trainer.benchmark"),
+    "devices": ("trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+    "strategy": ("trainer", "trainer.strategy", "trainer.strategy.*"),  # trainer=...: the group
+    "debugging": ("trainer.detect_anomaly", "trainer.profiler"),
+    "reading": ("data.dataset.root", "data.loader.*", "data.videos.*", "data.test.batch_size"),
+}
 # Places: that the data are elsewhere does not matter, that flow is computed on the fly does.
 _PLACES = ("data.rgb", "data.flow", "data.dataset.videos", "data.dataset.lists")
 _ON_THE_FLY = "on_the_fly"  # the value of data.flow that is no place
@@ -68,21 +46,15 @@ def stage_names(cfg: DictConfig) -> list[str]:
         UserError: there is no such stage, or none is left.
     """
     stages = list(cfg.stages)
-    chosen = {}
+    chosen: dict[str, list[str]] = {}
     for key in ("run_stages", "skip_stages"):
         value = cfg[key]
         chosen[key] = [value] if isinstance(value, str) else list(value or [])
-        unknown = [name for name in chosen[key] if name not in stages]
-        if unknown:
-            raise UserError(
-                f"{key}={unknown[0]}: this experiment has the stages {', '.join(stages)}"
-            )
-    names = [
-        name
-        for name in stages
-        if (not chosen["run_stages"] or name in chosen["run_stages"])
-        and name not in chosen["skip_stages"]
-    ]
+        for name in chosen[key]:
+            if name not in stages:
+                raise UserError(f"{key}={name}: this experiment has the stages {', '.join(stages)}")
+    kept = set(chosen["run_stages"] or stages) - set(chosen["skip_stages"])
+    names = [name for name in stages if name in kept]
     if not names:
         raise UserError("run_stages=... and skip_stages=... leave no stage to run")
     return names
@@ -91,12 +63,8 @@ def stage_names(cfg: DictConfig) -> list[str]:
 def stage_configs(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, StageConfig]:
     """The configs of all stages to run, in order.
 
-    Args:
-        cfg: the composed config.
-        overrides: of the command line; one that no stage would see is refused.
-
     Raises:
-        UserError: there is no such stage, or an override is shadowed by every stage.
+        UserError: there is no such stage, or every stage shadows one of the command's overrides.
     """
     names = stage_names(cfg)
     _check_seen(cfg, names, overrides)
@@ -105,10 +73,6 @@ def stage_configs(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, S
 
 def stage_config(cfg: DictConfig, stage: str) -> StageConfig:
     """The config of one stage: plain and resolved, with the stage's name as `stage`.
-
-    Args:
-        cfg: the composed config; it stays as it is.
-        stage: one of its stages.
 
     Raises:
         UserError: the model has no such part as the stage trains, or a key has no value.
@@ -175,11 +139,10 @@ def _check_seen(cfg: DictConfig, names: Sequence[str], overrides: Sequence[str])
 def _shadows(own: Any, base: Any, path: Sequence[str]) -> bool:
     """Whether nothing of what the full config has at a path is left in a stage's config."""
     for part in path:
-        if not isinstance(own, DictConfig) or part not in own:
+        if part not in own:
             return False
-        own = own[part]
-        base = base.get(part) if isinstance(base, DictConfig) else None
-        if not isinstance(own, DictConfig) or not isinstance(base, DictConfig):
+        own, base = own[part], base.get(part)
+        if not (isinstance(own, DictConfig) and isinstance(base, DictConfig)):
             return True
         if _replaces(own, base):
             return True
@@ -194,7 +157,8 @@ def _has(own: DictConfig, path: str) -> bool:
 
 def cannot_matter(key: str) -> bool:
     """Whether a key of a config, or of an override, cannot change what is learnt or measured."""
-    return any(fnmatchcase(key.replace("/", "."), pattern) for pattern in CANNOT_MATTER)
+    patterns = itertools.chain(*CANNOT_MATTER.values())
+    return any(fnmatchcase(key.replace("/", "."), pattern) for pattern in patterns)
 
 
 def what_matters(config: StageConfig) -> dict[str, Any]:
@@ -223,10 +187,11 @@ def config_diff(config: StageConfig, other: StageConfig) -> str | None:
 
     Integers are no fractions: trainer.limit_test_batches=1 is one batch, 1.0 is all of them.
     """
-    one, two = what_matters(config), what_matters(other)
-    for key in dict.fromkeys([*one, *two]):
-        if repr(one.get(key)) != repr(two.get(key)):
-            return f"{key}: {one.get(key)}, {two.get(key)}"
+    values, others = what_matters(config), what_matters(other)
+    for key in values | others:
+        value, other_value = values.get(key), others.get(key)
+        if repr(value) != repr(other_value):
+            return f"{key}: {value}, {other_value}"
     return None
 
 
@@ -236,7 +201,8 @@ def sweep_subdir(overrides: Sequence[str]) -> str:
     It is a name that neither a shell nor Hydra wants quoted: "seed=1",
     "model.net.connection={kind:additive}" are model.net.connection-kind-additive_seed-1.
     """
-    kept = sorted(one for one in overrides if not cannot_matter(one.partition("=")[0].lstrip("+~")))
-    joined = re.sub(r"[=:]+[{\[]?", "-", ",".join(kept))
-    name = re.sub(r"[^\w.+-]+", "_", joined).strip("_")
-    return short_name(name, ",".join(kept))
+    kept = ",".join(
+        sorted(text for text in overrides if not cannot_matter(text.partition("=")[0].lstrip("+~")))
+    )
+    name = re.sub(r"[^\w.+-]+", "_", re.sub(r"[=:]+[{\[]?", "-", kept)).strip("_")
+    return short_name(name, kept)

@@ -53,12 +53,8 @@ def init_weights(
 ) -> None:
     """Load the weights that a stage starts from, part by part, and log what became of them.
 
-    Args:
-        config: of the stage.
-        stages: the directories of all stages of the experiment.
-        net: changed in place.
-        normalize: of the net's input; weights that were trained with another are refused.
-        data: set up; a checkpoint of another split or other flow is refused.
+    Raises:
+        UserError: weights were trained with another normalization, on another split or other flow.
     """
     for part, source in weight_sources(config).items():
         if source is None:
@@ -72,9 +68,9 @@ def init_weights(
                 source = str(checkpoint_of_stage(stages[source], config["stage"]))
             content = read_checkpoint(source)
             if KEY in content:
-                description = CheckpointMetadata.out_of(content, source)
-                description.check_fits(data, source)
-                check_normalization(normalize, description.normalization, source, data)
+                metadata = CheckpointMetadata.out_of(content, source)
+                metadata.check_fits(data, source)
+                check_normalization(normalize, metadata.normalization, source, data)
             weights = of_part(net_weights(content), part)
         report = load_weights(target, weights, source)
         log.info("%s starts from %s: %s", part or config["stage"], source, report)
@@ -86,18 +82,17 @@ def check_continues(
     """Refuse to resume the training of another network or with another optimizer.
 
     Args:
-        module: what is to resume; it may have the checkpoint's weights afterwards.
-        config, earlier: its own, and the checkpoint's.
-        checkpoint: of a training.
+        module, config: what is to resume; the module may have the checkpoint's weights afterwards.
+        checkpoint, earlier: of a training, and its config.
 
     Raises:
         UserError: not even resume=force can do that.
     """
-    content = read_checkpoint(str(checkpoint))
-    ours, theirs = (one["optimizer"]["_target_"] for one in (config, earlier))
+    content = read_checkpoint(checkpoint)
+    optimizer_class, saved_class = (c["optimizer"]["_target_"] for c in (config, earlier))
     try:
-        if ours != theirs:
-            raise ValueError(f"it has the state of {theirs}, not of {ours}")
+        if optimizer_class != saved_class:
+            raise ValueError(f"it has the state of {saved_class}, not of {optimizer_class}")
         module.load_state_dict(content["state_dict"])
         optimizer = module.configure_optimizers()["optimizer"]
         optimizer.load_state_dict(content["optimizer_states"][0])
@@ -113,26 +108,20 @@ def check_normalization(
 ) -> None:
     """Refuse weights that were trained on input normalized in another way.
 
-    Args:
-        normalize: of the config.
-        trained_with: numbers of the source, of those modalities that are known.
-        source: where the weights come from, for the message.
-        data: of the stage; only its modalities matter.
+    Only what is known of the source and of the data's modalities is compared.
     """
-    ours = normalize.describe()
+    configured = normalize.describe()
     for key, value in trained_with.items():
-        if key.split("_")[0] in data.modalities and not _alike(ours.get(key), value):
+        number = configured.get(key)
+        try:
+            alike = np.allclose(number, value, atol=0.01)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # of other channels, or no numbers at all
+            alike = False
+        if key.split("_")[0] in data.modalities and not alike:
             raise UserError(
                 f"{source} was trained with {key} {value}, but model.backbone.normalize has "
-                f"{ours.get(key)}: set it so, or choose the model/backbone of those weights"
+                f"{number}: set it so, or choose the model/backbone of those weights"
             )
-
-
-def _alike(ours: Any, theirs: Any) -> bool:
-    try:
-        return np.allclose(ours, theirs, atol=0.01)
-    except (TypeError, ValueError):  # of other channels, or no numbers at all
-        return False
 
 
 def is_imagenet(source: str, stages: Collection[str]) -> bool:

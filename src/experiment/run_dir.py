@@ -2,8 +2,8 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,15 @@ def scores_file(folder: Path, stream: str | None = None) -> Path:
     return folder / (f"scores_{stream}.csv" if stream else "scores.csv")
 
 
-@dataclass(frozen=True)
 class StageDir:
     """Files of one stage: checkpoint, scores, logs, and the record that says it is finished."""
 
-    path: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """What training resumes from."""
-        return self.path / LAST
-
-    @property
-    def best(self) -> Path:
-        """Of the epoch that was best in validation; with checkpoint=best alone."""
-        return self.path / BEST
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / LAST  # what training resumes from
+        self.best = path / BEST  # of the epoch that was best in validation; with checkpoint=best
+        self.samples = path / "samples"  # pictures of test videos, see `src.evaluation.samples`
+        self.record = path / "stage.json"  # written last: a stage is finished when it is there
 
     def tested(self, config: StageConfig) -> Path:
         """The checkpoint that a config has tested, and later stages and commands use."""
@@ -59,32 +53,13 @@ class StageDir:
         """Video-level scores of the net, or of one of its streams."""
         return scores_file(self.path, stream)
 
-    @property
-    def samples(self) -> Path:
-        """Pictures of some test videos and what is said of them, see `src.evaluation.samples`."""
-        return self.path / "samples"
-
-    @property
-    def record(self) -> Path:
-        """Written last: a stage is finished when it is there."""
-        return self.path / "stage.json"
-
     def finish(
-        self,
-        config: StageConfig,
-        accuracy: Mapping[str, float],
-        protocol: str,
-        about: Mapping[str, Any],
+        self, config: StageConfig, stages: Mapping[str, "StageDir"], about: Mapping[str, Any]
     ) -> None:
-        """Record that the stage is finished.
-
-        Args:
-            config: of the stage.
-            accuracy: of the net, by the names of `Accuracy`.
-            protocol: of the test.
-            about: what else `src.report` tells: epochs, command, version, ...
-        """
-        content = {"config": config, "protocol": protocol, "accuracy": dict(accuracy), **about}
+        """Record that this one of the stages is finished, and what `src.report` tells of it."""
+        # from here, so that all of them can be moved
+        paths = {name: os.path.relpath(other.path, self.path) for name, other in stages.items()}
+        content = {"config": config, "stage_dirs": paths, **about}
         with atomic_write(self.record) as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
         previous(self.checkpoint).unlink(missing_ok=True)  # no training resumes from here
@@ -108,9 +83,9 @@ class StageDir:
             record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
             record["config"]["network"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{self.record} is not the record of a finished stage ({reason}): delete it"
+                f"{self.record} is not the record of a finished stage "
+                f"({type(error).__name__}: {error}): delete it"
             ) from error
         return record
 
@@ -132,9 +107,7 @@ class StageDir:
             UserError: there is none that training can resume from.
         """
         broken: UserError | None = None
-        for checkpoint in (self.checkpoint, previous(self.checkpoint)):
-            if not checkpoint.is_file():
-                continue
+        for checkpoint in filter(Path.is_file, (self.checkpoint, previous(self.checkpoint))):
             try:
                 config = self._config_of(checkpoint)
             except UserError as error:
@@ -150,7 +123,7 @@ class StageDir:
     def _config_of(self, checkpoint: Path) -> StageConfig:
         hint = "delete it to train this stage from its start"
         try:
-            description, content = CheckpointMetadata.read(str(checkpoint))
+            metadata, content = CheckpointMetadata.read(str(checkpoint))
         except UserError as error:
             raise UserError(f"{error}: {hint}") from error
         if "optimizer_states" not in content or "loops" not in content:
@@ -158,7 +131,7 @@ class StageDir:
                 f"{checkpoint} holds weights, but not the state of a training: {hint}, or "
                 f"move it away and give its new path as stages.{self.path.name}.init_from"
             )
-        return description.config
+        return metadata.config
 
     def check_resumable(self, config: StageConfig, earlier: StageConfig, force: bool) -> None:
         """Refuse to resume, or to take for finished, what was trained with another config."""

@@ -15,10 +15,6 @@ class MeanClassAccuracy(Metric):
 
     torchmetrics' own macro average counts an absent class as soon as it is predicted, and its
     counting of pairs makes the host wait for a GPU in the middle of every step.
-
-    Args:
-        num_classes: K.
-        options: those of every metric.
     """
 
     right: Tensor
@@ -44,12 +40,9 @@ class MeanClassAccuracy(Metric):
 def accuracy_metrics(
     num_classes: int, prefix: str = "", postfix: str = "", over_ranks: bool = True
 ) -> MetricCollection:
-    """The three accuracies in 0..1, of scores (N, K) against labels (N,).
+    """The accuracies top1, top5 and mean_class in 0..1, of scores (N, K) against labels (N,).
 
-    Args:
-        num_classes: K.
-        prefix, postfix: of the names top1, top5 and mean_class.
-        over_ranks: whether the ranks of a distributed run count together; all must then compute.
+    With `over_ranks` the ranks of a distributed run count together, and all must compute.
     """
     top5 = min(5, num_classes)
     sync: dict[str, Any] = {"sync_on_compute": over_ranks}
@@ -68,12 +61,8 @@ def accuracy_metrics(
 class NetAccuracies(nn.Module):
     """Accuracies of a net, and of each of its streams' classifiers if it has several.
 
-    The names are top1, top5 and mean_class for the net, and top1_appearance and so on for streams.
-
-    Args:
-        num_classes: K.
-        prefix: of the names.
-        streams: names of the streams.
+    The names are top1, top5 and mean_class for the net, and top1_appearance and so on for streams,
+    all with the prefix.
     """
 
     def __init__(self, num_classes: int, prefix: str, streams: Sequence[str]) -> None:

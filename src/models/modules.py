@@ -1,12 +1,12 @@
-"""The two LightningModules: a stream trained alone, and both streams trained jointly.
+"""The two LightningModules, of a stream trained alone and of both streams trained jointly.
 
-Both own loss, metrics and optimizer; the net stays a plain nn.Module. They differ in one method,
+They own loss, metrics and optimizer; the net stays a plain nn.Module. They differ in one method,
 `classify`, which says what goes into the net and which streams come out.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -20,35 +20,14 @@ from src.models.optimization import (
     Optimization,
     check_class_weights,
     freeze_batch_norm,
-    keep_frozen,
     parameter_groups,
     weights_of_classes,
 )
 from src.models.resnet import ResNet
 from src.models.temporal import STREAMS
-from src.models.two_stream import TwoStreamResNet
 
 PARTIAL_EPOCH = "partial_epoch"  # in a checkpoint: the states of its averages
 Batch = dict[str, Any]  # rgb and/or flow (uint8), label (B,), video: list of names
-
-
-class VideoProtocol(Protocol):
-    """How full videos are tested; `src.evaluation.protocol` has one."""
-
-    @property
-    def name(self) -> str:
-        """In words, for tables and logs."""
-        ...
-
-    def video_scores(
-        self, logits: Callable[[Batch], dict[str, Tensor]], batch: Batch
-    ) -> dict[str, Tensor]:
-        """Scores (B, K) of each stream, out of the logits (B, T', K) of views of the videos."""
-        ...
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """Class probabilities out of scores (..., K)."""
-        ...
 
 
 class VideoClassifier(pl.LightningModule):
@@ -61,7 +40,8 @@ class VideoClassifier(pl.LightningModule):
         net: the network to train.
         normalize: how its input is normalized.
         num_classes: K.
-        protocol: what testing sees of a video, and how its scores are averaged.
+        protocol: what testing sees of a video, and how its scores are averaged, as
+            `src.evaluation.protocol.TestProtocol`.
         optimization: how it is trained; None for a network that is not.
 
     Attributes:
@@ -77,22 +57,22 @@ class VideoClassifier(pl.LightningModule):
         net: nn.Module,
         normalize: Normalize,
         num_classes: int,
-        protocol: VideoProtocol,
+        protocol: Any,
         optimization: Optimization | None = None,
     ) -> None:
         super().__init__()
-        self.batch_norm = optimization.batch_norm if optimization else "train"
-        freeze_batch_norm(net, self.batch_norm)
         self.net, self.normalize = net, normalize
         self.num_classes, self.protocol = num_classes, protocol
         self.optimization = optimization
+        self.batch_norm = optimization.batch_norm if optimization else "train"
         self.lr = optimization.lr if optimization else None
+        freeze_batch_norm(net, self.batch_norm)
         check_class_weights(optimization and optimization.class_weights, num_classes)
         # Not in checkpoints: it follows from the choice and the training list.
         self.register_buffer("weight_of_class", None, persistent=False)
         self.last_losses: dict[str, Tensor] = {}  # of each stream, in the last training step
         self.train_losses = nn.ModuleDict(
-            {name: MeanMetric(nan_strategy="disable") for name in loss_names(self.streams)}
+            {name: MeanMetric(nan_strategy="disable") for name in _loss_names(self.streams)}
         )
         self.train_metrics = NetAccuracies(num_classes, "train/clip/", self.streams)
         self.val_metrics = NetAccuracies(num_classes, "val/clip/", self.streams)
@@ -101,7 +81,7 @@ class VideoClassifier(pl.LightningModule):
     def train(self, mode: bool = True) -> Self:
         """Enter training or evaluation; frozen batch norm stays as it is."""
         super().train(mode)
-        keep_frozen(self.net, self.batch_norm)
+        freeze_batch_norm(self.net, self.batch_norm)
         return self
 
     @contextlib.contextmanager
@@ -132,8 +112,7 @@ class VideoClassifier(pl.LightningModule):
 
     def weigh_classes(self, labels: Sequence[int]) -> None:
         """Set the classes' weights in the loss by the labels of the videos trained on."""
-        chosen = self.optimization and self.optimization.class_weights
-        if chosen:
+        if chosen := self.optimization and self.optimization.class_weights:
             self.weight_of_class = weights_of_classes(chosen, labels, self.num_classes)
 
     def training_loss(self, logits: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
@@ -157,9 +136,8 @@ class VideoClassifier(pl.LightningModule):
             logits: (B, T', K) of each stream.
             target: labels (B,), or shares of the classes (B, K).
             smoothing: the share of each target that is spread over all classes.
-            weights: (K,) of the classes: each factors the term of its class, as in torch. But the
-                sum is divided by the number of clips, not by their weights: so the mean over a
-                batch's parts is that over the batch.
+            weights: (K,) of the classes, as torch's; but the sum is divided by the number of clips,
+                not by their weights: so the mean over a batch's parts is that over the batch.
         """
         return {
             stream: F.cross_entropy(
@@ -196,7 +174,7 @@ class VideoClassifier(pl.LightningModule):
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.optimization is None or self.optimization.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)
-        named = dict(zip(self.train_losses, _with_sum(losses), strict=True))
+        named = _named_losses(losses)
         for name, loss in named.items():
             self.log(f"train/{name}_step", loss, sync_dist=True)
             mean: Any = self.train_losses[name]
@@ -220,17 +198,16 @@ class VideoClassifier(pl.LightningModule):
         """Loss and clip-level accuracy on central clips."""
         logits = self.logits(batch)
         self._log_accuracies(logits, batch["label"], self.val_metrics)
-        losses, size = _with_sum(self.loss(logits, batch["label"])), len(batch["label"])
-        for name, loss in zip(self.train_losses, losses, strict=True):
-            # over all ranks: each has seen other clips
+        for name, loss in _named_losses(self.loss(logits, batch["label"])).items():
+            size = len(batch["label"])  # over all ranks: each has seen other clips
             self.log(f"val/{name}", loss, batch_size=size, on_epoch=True, sync_dist=True)
 
     def _log_accuracies(
         self, logits: dict[str, Tensor], label: Tensor, metrics: NetAccuracies
     ) -> None:
         metrics.update({stream: values.mean(1) for stream, values in logits.items()}, label)
-        for ones in metrics:
-            self.log_dict(ones, on_step=False, on_epoch=True, batch_size=len(label))
+        for accuracies in metrics:
+            self.log_dict(accuracies, on_step=False, on_epoch=True, batch_size=len(label))
 
     def video_scores(self, batch: Batch) -> dict[str, Tensor]:
         """Scores (B, K) of each stream for uint8 videos, averaged by the protocol."""
@@ -240,17 +217,13 @@ class VideoClassifier(pl.LightningModule):
         """Scores (B, K) of full videos: of each stream and, the mean of those, of the net."""
         streams = self.video_scores(batch)
         self.test_metrics.update(streams, batch["label"])
-        return {
-            "video": batch["video"],
-            "label": batch["label"],
-            "scores": mean_of_streams(streams),
-            "streams": streams,
-        }
+        known = {"video": batch["video"], "label": batch["label"]}
+        return {**known, "scores": mean_of_streams(streams), "streams": streams}
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies, to which callbacks may have added videos that count as wrong."""
-        for ones in self.test_metrics:
-            self.log_dict(ones)
+        for accuracies in self.test_metrics:
+            self.log_dict(accuracies)
 
     def configure_optimizers(self) -> Any:
         """The optimizer of all parameters that are not frozen, and the scheduler of its rates."""
@@ -303,24 +276,22 @@ class VideoClassifier(pl.LightningModule):
                     yield name, metric
 
 
-def loss_names(streams: Sequence[str]) -> list[str]:
+def _loss_names(streams: Iterable[str]) -> list[str]:
     """Of the loss that is minimized, then of its parts where there are several."""
-    return ["loss", *(f"loss_{stream}" for stream in streams if len(streams) > 1)]
+    parts = [f"loss_{stream}" for stream in streams]
+    return ["loss", *(parts if len(parts) > 1 else [])]
 
 
-def _with_sum(losses: dict[str, Tensor]) -> list[Tensor]:
-    """What `loss_names` names."""
-    parts = list(losses.values())
-    return [torch.stack(parts).sum(), *(parts if len(parts) > 1 else [])]
+def _named_losses(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sum of the streams' losses, then its parts, by `_loss_names`."""
+    total = torch.stack(list(losses.values())).sum()
+    return dict(zip(_loss_names(losses), [total, *losses.values()], strict=False))
 
 
 class StreamModule(VideoClassifier):
     """Pretraining of one stream on single frames or flow stacks.
 
-    Args:
-        modality: "rgb" or "flow".
-        net: a `ResNet` for that input.
-        arguments: those of `VideoClassifier`.
+    Its `net` is a `ResNet` for the modality, "rgb" or "flow".
     """
 
     def __init__(self, modality: str, net: ResNet, **arguments: Any) -> None:
@@ -338,13 +309,8 @@ class StreamModule(VideoClassifier):
 class JointModule(VideoClassifier):
     """Fine-tuning of both streams as one spatiotemporal network.
 
-    Args:
-        net: a `TwoStreamResNet`.
-        arguments: those of `VideoClassifier`.
+    Its `net` is a `TwoStreamResNet`.
     """
-
-    def __init__(self, net: TwoStreamResNet, **arguments: Any) -> None:
-        super().__init__(net, **arguments)
 
     def classify(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, T', K) of both streams."""

@@ -41,7 +41,7 @@ class Normalize(nn.Module):
 
     def _keep(self, name: str, values: Sequence[float], channels: int) -> None:
         shaped = torch.tensor(list(values), dtype=torch.float32).view(channels, 1, 1, 1)
-        # Part of the checkpoint's description, not of its weights.
+        # Part of the checkpoint's metadata, not of its weights.
         self.register_buffer(name, shaped, persistent=False)
 
     def rgb(self, clip: Tensor) -> Tensor:
@@ -64,11 +64,5 @@ class Normalize(nn.Module):
 
     def describe(self) -> dict[str, float | list[float]]:
         """The numbers, plain, for a checkpoint."""
-        return {
-            name: _plain(getattr(self, name))
-            for name in ("rgb_mean", "rgb_std", "flow_mean", "flow_std")
-        }
-
-
-def _plain(value: Tensor | float) -> float | list[float]:
-    return value.flatten().tolist() if isinstance(value, Tensor) else value
+        values = {n: getattr(self, n) for n in ("rgb_mean", "rgb_std", "flow_mean", "flow_std")}
+        return {n: v.flatten().tolist() if isinstance(v, Tensor) else v for n, v in values.items()}

@@ -14,24 +14,17 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 
 from src.models.resnet import ResNet
-from src.utils.values import check_choice
+from src.utils.values import check_choice, number
 
-OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+BATCH_NORM_MODES = ("train", "frozen", "partial")
 
 
 @dataclass(frozen=True)
 class LrMultipliers:
-    """What the learning rate is multiplied by, for each kind of parameter.
+    """What the learning rate is multiplied by: for weights and biases, and for those of batch norm.
 
     ST-ResNet and ST-MulNet, in their released implementations: weights 1, biases 2, weights of
     batch norm 2, its biases 1.
-
-    Args:
-        weight: of convolutions, temporal ones included, and of classifiers.
-        bias: theirs.
-        bn_weight: of batch norm.
-        bn_bias: of batch norm.
     """
 
     weight: float = 1.0
@@ -67,12 +60,7 @@ class Mixing:
     def __call__(
         self, clips: dict[str, Tensor], label: Tensor, num_classes: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Mix a batch, on the device it is on.
-
-        Args:
-            clips: normalized (B, C, T, H, W) of each modality; the same H and W.
-            label: (B,).
-            num_classes: K.
+        """Mix normalized clips (B, C, T, H, W) of each modality, of the same H and W.
 
         Returns:
             Clips like those given, and targets (B, K): the shares of the classes.
@@ -103,21 +91,19 @@ class Optimization:
 
     Args:
         optimizer: takes groups of parameters with their learning rates.
-        lr: the learning rate.
-        lr_multipliers: of it, for each kind of parameter.
+        lr, lr_multipliers: the learning rate, and its factors for each kind of parameter.
         lr_scheduler: of torch's or alike; None keeps the rate as it is.
         lr_interval: what it is stepped after, an "epoch" or a "step" of the optimizer.
-        batch_norm: "train", "frozen" or "partial", see `src.models.optimization`.
+        batch_norm: "train", "frozen" or "partial": all but each stream's first layer.
         label_smoothing: the share of each target that is spread over all classes.
         mixing: of clips and their targets, None for none.
-        class_weights: of the loss: "balanced", K numbers above 0, or None for none, see
-            `weights_of_classes`.
+        class_weights: see `weights_of_classes`; None for none.
     """
 
-    optimizer: OptimizerFactory
+    optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer]
     lr: float
     lr_multipliers: LrMultipliers = UNIFORM
-    lr_scheduler: SchedulerFactory | None = None
+    lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None
     lr_interval: str = "epoch"
     batch_norm: str = "train"
     label_smoothing: float = 0.0
@@ -152,15 +138,12 @@ def parameter_groups(
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> SequentialLR:
-    """A linear rise from a hundredth of the learning rate, then half a cosine down to zero.
+    """A linear rise from a hundredth of the optimizer's rates, then half a cosine down to zero.
 
     Args:
         optimizer: whose learning rates are the highest ones.
         total_steps: updates of the full training.
         warmup: the share of them that the rise takes, 0..1.
-
-    Raises:
-        ValueError: the warm-up is no such share.
     """
     if not 0 <= warmup < 1:
         raise ValueError(f"lr_scheduler.warmup={warmup}: needs a share from 0, below 1")
@@ -178,34 +161,24 @@ def check_class_weights(weights: Any, num_classes: int) -> None:
     Raises:
         ValueError: they are not.
     """
-    if weights is None or weights == "balanced":
-        return
-    numbers = isinstance(weights, Sequence) and not isinstance(weights, str)
-    if not (numbers and len(weights) == num_classes and all(map(_is_above_0, weights))):
+    above_0 = number("a number above 0", lambda weight: weight > 0)
+    numbers = isinstance(weights, Sequence) and all(map(above_0.fits, weights))
+    if not (weights in (None, "balanced") or (numbers and len(weights) == num_classes)):
         raise ValueError(
             f"class_weights={weights}: needs null, balanced, or {num_classes} numbers above 0, one "
             "for each class"
         )
 
 
-def _is_above_0(number: Any) -> bool:
-    return isinstance(number, int | float) and 0 < number < math.inf
-
-
 def weights_of_classes(
     chosen: str | Sequence[float], labels: Sequence[int], num_classes: int
 ) -> Tensor:
-    """The weights (K,) of the classes in the loss.
+    """The weights (K,) of the classes in the loss: K numbers, or "balanced".
 
     Balanced weights give every class the same share of the loss. All weights are scaled to a mean
-    of 1 over the training list, so that learning rates keep their meaning: balanced ones are
-    N / (K * n_class), where K counts the classes that have training videos; one without weighs
-    nothing.
-
-    Args:
-        chosen: "balanced" or K numbers.
-        labels: of the training list's N videos.
-        num_classes: K.
+    of 1 over the N labels of the training list, so that learning rates keep their meaning: balanced
+    ones are N / (K * n_class), where K counts the classes that have training videos; one without
+    weighs nothing.
     """
     counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
     if chosen == "balanced":
@@ -215,30 +188,14 @@ def weights_of_classes(
     return weights * (len(labels) / (weights * counts).sum())
 
 
-MODES = ("train", "frozen", "partial")
-
-
-def frozen_layers(net: nn.Module, mode: str) -> list[_BatchNorm]:
-    """The batch norm layers of a net that a mode freezes."""
-    if mode == "train":
-        return []
-    spared = {m.bn1 for m in net.modules() if isinstance(m, ResNet)} if mode == "partial" else set()
-    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m not in spared]
-
-
 def freeze_batch_norm(net: nn.Module, mode: str) -> None:
-    """Take the layers that a mode freezes out of training, for good.
+    """Take the layers that a mode freezes out of training; `net.train()` would take them back.
 
     Raises:
         ValueError: there is no such mode.
     """
-    check_choice("batch_norm", mode, MODES)
-    for layer in frozen_layers(net, mode):
-        layer.requires_grad_(False)
-    keep_frozen(net, mode)
-
-
-def keep_frozen(net: nn.Module, mode: str) -> None:
-    """Undo what `net.train()` did to frozen layers: they normalize by their statistics again."""
-    for layer in frozen_layers(net, mode):
-        layer.eval()
+    check_choice("batch_norm", mode, BATCH_NORM_MODES)
+    trained = {m.bn1 for m in net.modules() if isinstance(m, ResNet)} if mode == "partial" else ()
+    for layer in net.modules():
+        if mode != "train" and isinstance(layer, _BatchNorm) and layer not in trained:
+            layer.requires_grad_(False).eval()

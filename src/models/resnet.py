@@ -25,7 +25,6 @@ from src.utils.values import check_choice
 
 FUSION_BLOCK = 1  # the second block of a stage: gets the connection and the temporal filters
 POOL_WINDOW = 7  # side of the final feature map at the 224 pixels that ResNets are trained at
-STYLES = ("torchvision", "caffe")
 # How conv1 for flow starts from RGB filters: which of their channels go to the first six inputs.
 MIRRORED = (0, 1, 2, 2, 1, 0)
 
@@ -33,12 +32,9 @@ MIRRORED = (0, 1, 2, 2, 1, 0)
 class StemConv(nn.Conv2d):
     """conv1: 7x7 with stride 2, over as many channels as the input has.
 
-    Args:
-        channels: of the output.
-        inflation: how filters for RGB become filters for a flow stack: "mean", the mean over RGB
-            for every channel (released implementation), or "mirrored", the RGB channels repeated
-            as R, G, B, B, G, R, R, ... (an earlier revision of it).
-        arguments: in_channels and bias, as of any convolution.
+    `inflation` says how filters for RGB become filters for a flow stack: "mean", the mean over RGB
+    for every channel (released implementation), or "mirrored", the RGB channels repeated as
+    R, G, B, B, G, R, R, ... (an earlier revision of it).
     """
 
     def __init__(self, channels: int, inflation: str = "mean", **arguments: Any) -> None:
@@ -92,11 +88,9 @@ class ResidualBlock(nn.Module):
         """
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             # a compiler updates running statistics once by itself, and knows no other context
-            context: dict[str, Any] = (
-                {}
-                if torch.compiler.is_compiling()
-                else {"context_fn": lambda: (contextlib.nullcontext(), statistics_kept(self))}
-            )
+            context: dict[str, Any] = {}
+            if not torch.compiler.is_compiling():
+                context["context_fn"] = lambda: (contextlib.nullcontext(), statistics_kept(self))
             return checkpoint(self._sum, shortcut, branch, frames, use_reentrant=False, **context)
         return self._sum(shortcut, branch, frames)
 
@@ -183,9 +177,7 @@ DEPTHS: dict[int, tuple[type[Basic] | type[Bottleneck], tuple[int, ...]]] = {
 class ResStage(nn.Sequential):
     """The residual blocks of one resolution (conv2_x .. conv5_x, torchvision's layer1 .. 4)."""
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, frames: int, first_block: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, frames: int, first_block: int = 0) -> Tensor:  # type: ignore[override]
         """Run x (B * T, C, H, W), an activation after its ReLU, through blocks first_block.. ."""
         for block in self[first_block:]:
             x = F.relu(block(x, x, frames))
@@ -229,7 +221,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("depth", depth, sorted(DEPTHS))
-        check_choice("style", style, STYLES)
+        check_choice("style", style, ("torchvision", "caffe"))
         self.in_channels, self.depth, self.width = in_channels, depth, width
         caffe = style == "caffe"
         self.conv1 = StemConv(width, conv1_inflation, in_channels=in_channels, bias=caffe)
@@ -276,12 +268,7 @@ class ResNet(nn.Module):
 
         Maps larger than the 7x7 of training are read fully convolutionally: the 7x7 pool slides
         with stride 1 and the logits of its positions are averaged. The classifier is linear, so
-        averaging before it is the same.
-
-        Args:
-            x: activations of the last stage.
-            frames: T.
-            pool: a pooling over time, applied to (B, C, T, H, W) before that over space.
+        averaging before it is the same. `pool`, over time, is applied to (B, C, T, H, W) before.
         """
         if pool is not None:
             clips = pool(x.unflatten(0, (-1, frames)).transpose(1, 2))  # (B, C, T', H, W)

@@ -50,12 +50,12 @@ class TemporalFilters:
             block = stage.block(FUSION_BLOCK)
             if self.kind == "inserted":
                 block.temporal = TemporalConv.inserted(block.width, self.init)
+            elif self.kind == "inflated" and not isinstance(block, Bottleneck):
+                raise ValueError(
+                    f"temporal_filters.kind=inflated needs 1x1 convolutions, which "
+                    f"ResNet-{stream.depth} does not have: choose inserted, or a depth from 50"
+                )
             elif self.kind == "inflated":
-                if not isinstance(block, Bottleneck):
-                    raise ValueError(
-                        f"temporal_filters.kind=inflated needs 1x1 convolutions, which "
-                        f"ResNet-{stream.depth} does not have: choose inserted, or a depth from 50"
-                    )
                 for name in ("conv1", "conv3"):
                     spatial = getattr(block, name)
                     setattr(block, name, TemporalConv.inflated(spatial, self.init))

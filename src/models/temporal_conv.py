@@ -23,10 +23,7 @@ class SpatialConv(nn.Conv2d):
 class TemporalConv(nn.Conv3d):
     """A 3x1x1 convolution: the same position in the frames before, at and after.
 
-    Args:
-        in_channels, out_channels: as of any convolution.
-        init: how a 1x1 filter is spread over the kernel: "average", "identity" or "difference".
-        bias: whether there is one.
+    `init` says how a 1x1 filter is spread over the kernel: "average", "identity" or "difference".
     """
 
     def __init__(
@@ -64,6 +61,5 @@ class TemporalConv(nn.Conv3d):
         temporal = cls(channels, channels, init, bias=True)
         with torch.no_grad():
             temporal.weight.copy_(temporal.inflate(torch.eye(channels)[..., None, None]))
-            if temporal.bias is not None:
-                temporal.bias.zero_()
+            nn.init.zeros_(temporal.bias)  # type: ignore[arg-type]
         return temporal

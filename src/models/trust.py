@@ -26,24 +26,25 @@ _DEEPEST = 32  # dictionaries and lists within each other; a pickle may even hol
 
 
 def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) -> None:
-    """Refuse a config that would call anything but constructors of networks and their data.
+    """Refuse a config, or a part of it, that calls more than constructors of networks and data.
 
-    Those are modules, data modules and dataclasses, and functions that say that they return a
+    Allowed are modules, data modules and dataclasses, and functions that say that they return a
     network or a `Split`.
 
-    Args:
-        node: the config, or a part of it.
-        source: where it comes from, for messages.
-        depth: of the part in the config.
-
     Raises:
-        UserError: names what is asked for.
+        UserError: names the source of the config and what it asks for.
     """
     if depth > _DEEPEST:
         raise UserError(f"{source} has a config without an end")
     if type(node) is dict:
-        if "_target_" in node and not _is_trusted(node["_target_"]):
-            raise _refusal(node["_target_"], source)
+        target = node.get("_target_")
+        if "_target_" in node and not _is_trusted(target):
+            if isinstance(target, str) and target.startswith(_ROOMS):
+                raise UserError(
+                    f"{source} asks to call {target}, but may name only modules, dataclasses, and "
+                    "functions annotated to return a network or a Split"
+                )
+            raise UserError(f"{source} asks to call {target}, which is not of this project")
         parts = [*node, *node.values()]
     elif type(node) is list:
         parts = node
@@ -57,15 +58,6 @@ def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) ->
         return
     for part in parts:
         check_trusted(part, source, depth + 1)
-
-
-def _refusal(target: Any, source: str) -> UserError:
-    if isinstance(target, str) and target.startswith(_ROOMS):
-        return UserError(
-            f"{source} asks to call {target}, but may name only modules, dataclasses, and "
-            "functions annotated to return a network or a Split"
-        )
-    return UserError(f"{source} asks to call {target}, which is not of this project")
 
 
 def _is_trusted(target: Any) -> bool:
@@ -84,15 +76,11 @@ def _is_trusted(target: Any) -> bool:
     if name.startswith("_") or (home.rpartition(".")[0] if transform else home) != module:
         return False
     if isfunction(made):
-        return _returns_what_is_built(made)
+        try:
+            returned = get_type_hints(made).get("return")
+        except NameError:  # names that only a type checker knows
+            return False
+        return isclass(returned) and issubclass(returned, (nn.Module, Split))
     return isclass(made) and (
         issubclass(made, (nn.Module, pl.LightningDataModule)) or is_dataclass(made)
     )
-
-
-def _returns_what_is_built(function: Any) -> bool:
-    try:
-        returned = get_type_hints(function).get("return")
-    except NameError:  # names that only a type checker knows
-        return False
-    return isclass(returned) and issubclass(returned, (nn.Module, Split))

@@ -16,11 +16,10 @@ class TwoStreamResNet(nn.Module):
     """An appearance and a motion ResNet, joined at their stages.
 
     Args:
-        appearance: stream over RGB frames; it and `motion` become parts of this net.
-        motion: stream over flow stacks; it may have another depth.
-        connection: how the streams meet; additively by default.
-        temporal_filters: how their blocks look along time; by default through inflated 1x1
-            convolutions.
+        appearance, motion: streams over RGB frames and flow stacks, which become parts of this net;
+            they may differ in depth.
+        connection: how the streams meet.
+        temporal_filters: how their blocks look along time.
         temporal_pool: a pool over time before the classifiers, None for none.
         dropout: drop probability before both classifiers, in place of the streams' own.
 
@@ -40,11 +39,11 @@ class TwoStreamResNet(nn.Module):
         super().__init__()
         self.appearance, self.motion = appearance, motion
         self.connection, self.temporal_pool = connection, temporal_pool
-        for stage, ours, theirs in zip(STAGES, appearance.channels, motion.channels, strict=True):
-            if connection.at(stage) and ours != theirs:
+        for stage, (a, m) in enumerate(zip(appearance.channels, motion.channels, strict=True), 1):
+            if connection.at(stage) and a != m:
                 raise ValueError(
                     f"a connection at stage {stage} needs streams of equal width there, not "
-                    f"{ours} channels of appearance (ResNet-{appearance.depth}) and {theirs} of "
+                    f"{a} channels of appearance (ResNet-{appearance.depth}) and {m} of "
                     f"motion (ResNet-{motion.depth})"
                 )
         for name, stream in (("appearance", appearance), ("motion", motion)):

@@ -1,13 +1,12 @@
 """Starting a network from other weights: ImageNet's, a stream's, an earlier stage's.
 
-Weights are matched by name. Two shapes grow on the way, both known from the papers: conv1 from 3
-RGB channels to 2L of flow, and a 1x1 filter to three kernel over time; how, the convolutions
-themselves know. The way back, from kernel to a 1x1 filter, sums them: what a still clip sees. A
+Weights are matched by name. Two shapes are inflated on the way, both known from the papers: conv1
+from 3 RGB channels to 2L of flow, and a 1x1 filter to a kernel over time; how, the convolutions
+themselves know. The way back, from a kernel to a 1x1 filter, sums it: what a still clip sees. A
 classifier of other classes starts anew, and so does a temporal filter that the other network did
 not have. Anything else that does not fit is refused.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,10 @@ from src.models.resnet import ResNet, StemConv
 from src.models.temporal_conv import SpatialConv, TemporalConv
 from src.utils.errors import UserError, first_line
 
-log = logging.getLogger(__name__)
-CLASSIFIER = "fc."
-
 
 @dataclass
 class LoadReport:
-    """What became of each tensor: taken as is, grown, summed over time, started anew, not used."""
+    """What became of each tensor: taken as is, inflated, summed over time, new, or not used."""
 
     loaded: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
@@ -50,12 +46,7 @@ class LoadReport:
 
 
 def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
-    """Load a state dict into a net whose names it shares, growing shapes where that is known.
-
-    Args:
-        net: changed in place.
-        weights: state dict of a net of the same kind.
-        source: where they come from, for messages.
+    """Load a state dict into a net whose names it shares, inflating shapes where that is known.
 
     Raises:
         UserError: a tensor is missing or does not fit, or the network has the module that it is
@@ -65,19 +56,19 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     own = net.state_dict()
     for name, tensor in own.items():
         given = weights.get(name)
-        classifier = name.startswith(CLASSIFIER) or f".{CLASSIFIER}" in name
-        module = net.get_submodule(name.rpartition(".")[0])
+        path = name.split(".")
+        module = net.get_submodule(".".join(path[:-1]))
         if given is None and name.endswith("num_batches_tracked"):
             continue  # older checkpoints lack it
         if given is not None and given.shape == tensor.shape:
             fitted[name] = given
             report.loaded.append(name)
-        elif classifier or (given is None and name.split(".")[-2] == "temporal"):
+        elif "fc" in path or (given is None and path[-2] == "temporal"):
             report.new.append(name)
         elif given is None:
             raise UserError(f"{source} does not fit this network: it has no {name}")
-        elif (grown := _grown(module, given, tensor)) is not None:
-            fitted[name] = grown
+        elif (inflated := _inflated(module, given, tensor.shape)) is not None:
+            fitted[name] = inflated
             report.inflated.append(name)
         elif isinstance(module, SpatialConv) and given.ndim == 5 and tensor.ndim == 4:
             fitted[name] = given.sum(2)
@@ -100,21 +91,24 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     return report
 
 
-def _grown(module: nn.Module, given: Tensor, wanted: Tensor) -> Tensor | None:
-    """The given filter as large as wanted, None if the module cannot grow from its shape."""
-    from_rgb = isinstance(module, StemConv) and given.ndim == 4 and given.shape[1] == 3
-    from_spatial = isinstance(module, TemporalConv) and given.ndim == 4
-    if not (from_rgb or from_spatial):
+def _inflated(module: nn.Module, given: Tensor, shape: torch.Size) -> Tensor | None:
+    """The given filter inflated to a module's shape, None if it cannot be."""
+    if given.ndim != 4 or not isinstance(module, StemConv | TemporalConv):
         return None
-    grown: Tensor = module.inflate(given)  # type: ignore[operator]
-    return grown if grown.shape == wanted.shape else None
+    if isinstance(module, StemConv) and given.shape[1] != 3:
+        return None
+    inflated = module.inflate(given)
+    return inflated if inflated.shape == shape else None
 
 
 def of_part(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """The weights of one part ("appearance", "motion") out of a joint net's; others as they are."""
-    prefix = f"{part}."
-    chosen = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
-    return chosen if part and chosen else dict(weights)
+    chosen = _under(weights, f"{part}.") if part else {}
+    return chosen or dict(weights)
+
+
+def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
 
 
 def imagenet_entry(net: nn.Module, name: str) -> Any:
@@ -174,8 +168,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's loader fails in a dozen ways on a file that is not its own
-        reason = first_line(error)
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict")
     return content
@@ -185,12 +178,7 @@ def net_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The net's state dict out of a Lightning checkpoint of ours, or a bare one as it is."""
     if "state_dict" not in content:
         return _tensors(content)
-    prefix = "net."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in _tensors(content["state_dict"]).items()
-        if name.startswith(prefix)
-    }
+    return _under(_tensors(content["state_dict"]), "net.")
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

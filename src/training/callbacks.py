@@ -3,14 +3,14 @@
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 WATCHED = "val/clip/top1"  # of each epoch, for Optuna's pruner
 
 
-class SeedSteps(pl.Callback):
+class SeedSteps(Callback):
     """Seeds what a training step draws (dropout, mixing) by the run's seed, epoch, batch and rank.
 
     So a run that was stopped anywhere draws the same numbers as one that was not, whatever else has
@@ -32,38 +32,35 @@ class SeedSteps(pl.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *step: Any) -> None:
         """Seed the generators of all devices."""
+        _, _, batch_idx = step
         place = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
 
-class OneSetOfStatistics(pl.Callback):
+class OneSetOfStatistics(Callback):
     """Has all ranks validate with the first one's running statistics, as checkpoints hold them.
 
     Lightning does the same before a test. Without `sync_batchnorm` each rank has its own in
     training, where nothing depends on them.
     """
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the first rank's to the others."""
         if trainer.world_size > 1:
             for buffer in pl_module.get_submodule("net").buffers():
                 torch.distributed.broadcast(buffer, 0)
 
 
-class OwnGradients(pl.Callback):
+class OwnGradients(Callback):
     """Adds up the gradients of an update in memory of their own.
 
     Needed where a network is replayed as CUDA graphs: the first part of the update would leave its
     gradients in memory of the graphs, where the second part's come to lie.
     """
 
-    def on_before_backward(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
-    ) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Begin an update of several parts with zeros."""
         if trainer.accumulate_grad_batches > 1:
             for parameter in pl_module.parameters():
@@ -71,52 +68,48 @@ class OwnGradients(pl.Callback):
                     parameter.grad = torch.zeros_like(parameter)
 
 
-class DescribeCheckpoint(pl.Callback):
-    """Adds the description to every checkpoint that Lightning writes."""
+class DescribeCheckpoint(Callback):
+    """Adds the metadata to every checkpoint that Lightning writes."""
 
-    def __init__(self, description: CheckpointMetadata) -> None:
-        self.description = description
+    def __init__(self, metadata: CheckpointMetadata) -> None:
+        self.metadata = metadata
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add it as plain data."""
-        checkpoint[KEY] = asdict(self.description)
+        checkpoint[KEY] = asdict(self.metadata)
 
 
-class FollowConfig(pl.Callback):
+class FollowConfig(Callback):
     """Has a training that resumes under another config follow that one: its rates, its optimizer.
 
     A checkpoint holds the rates and options of the config that it was trained with. Here a new
     scheduler takes as many steps as the training has behind it. Epochs count, not updates: with a
     batch of another size there were more or fewer of them.
-
-    Args:
-        updates: of the weights in an epoch.
     """
 
-    def __init__(self, updates: int) -> None:
-        self.updates = updates
+    def __init__(self, updates_per_epoch: int) -> None:
+        self.updates = updates_per_epoch
 
     def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the new rates and options in the place of the checkpoint's."""
         chosen: Any = pl_module.configure_optimizers()
         optimizer, entry = chosen["optimizer"], chosen.get("lr_scheduler")
         if entry and isinstance(entry["scheduler"], ReduceLROnPlateau):
             return  # its rates follow from what was measured
-        states = []
+        checkpoint["lr_schedulers"] = []
         if entry is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of steps of the scheduler without the optimizer's
                 for _ in range(self._steps(trainer, checkpoint, entry["interval"])):
                     entry["scheduler"].step()
-            states = [entry["scheduler"].state_dict()]
-        checkpoint["lr_schedulers"] = states
+            checkpoint["lr_schedulers"] = [entry["scheduler"].state_dict()]
         checkpoint["optimizer_states"][0]["param_groups"] = optimizer.state_dict()["param_groups"]
 
-    def _steps(self, trainer: pl.Trainer, checkpoint: dict[str, Any], interval: str) -> int:
+    def _steps(self, trainer: Trainer, checkpoint: dict[str, Any], interval: str) -> int:
         within = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         whole_epochs = checkpoint["epoch"] + within["is_last_batch"]
         if interval == "epoch":
@@ -125,26 +118,22 @@ class FollowConfig(pl.Callback):
         return int(whole_epochs) * self.updates + begun // trainer.accumulate_grad_batches
 
 
-class EpochLine(pl.Callback):
+class EpochLine(Callback):
     """Logs loss, clip-level accuracy and time after every epoch.
 
-    Args:
-        stage: its name.
-        validated: the part that is validated on, in words.
+    `validated` is the part of the data that is validated on, in words.
     """
 
     def __init__(self, stage: str, validated: str) -> None:
         self.stage, self.validated, self.start = stage, validated, 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of an epoch that continues in its middle."""
-        self.start = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.start = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    on_train_start = on_train_epoch_start  # of an epoch that continues in its middle
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the line; validation of this epoch is over by now."""
         seconds = time.monotonic() - self.start
         metrics = trainer.callback_metrics  # all ranks put them together
@@ -191,36 +180,33 @@ class EMA(WeightAveraging):
         else:
             torch._foreach_copy_(list(averages), list(now))  # counters
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the module, which was still on the CPU when the average was made."""
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Use the average, also when a checkpoint left no epoch to train."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
 
 
-class Prune(pl.Callback):
+class Prune(Callback):
     """Reports the clip-level accuracy of each epoch, and ends the training if Optuna says so.
 
     The first process asks; all of them follow.
 
     Args:
-        journal: file of the search.
-        number: of this trial.
+        journal, number: the file of the search, and the number of this trial.
         folder: the run directory, for the report.
-
-    Attributes:
-        pruned: whether the training was ended.
     """
 
     def __init__(self, journal: str, number: int, folder: str) -> None:
-        self.journal, self.number, self.folder, self.pruned = journal, number, folder, False
+        self.journal, self.number, self.folder = journal, number, folder
+        self.pruned = False  # whether the training was ended
         self._trial: Any = None
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report; validation of this epoch is over by now."""
         value = trainer.callback_metrics.get(WATCHED)
         if value is None:
@@ -252,9 +238,3 @@ class Prune(pl.Callback):
         trial = optuna.trial.Trial(study, trial_id)
         trial.set_user_attr(FOLDER, self.folder)
         return trial
-
-
-def pruning(config: Mapping[str, Any], last_stage: bool) -> list[Prune]:
-    """The callback for a job of a search; only its last stage, whose result is the trial's."""
-    trial = config["trial"]
-    return [Prune(**trial, folder=config["paths"]["run_dir"])] if trial and last_stage else []

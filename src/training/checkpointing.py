@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
@@ -19,12 +19,11 @@ from src.utils.errors import UserError, first_line
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under another name in the same folder, and renames it when complete.
+    """Writes a checkpoint beside its place and renames it when complete; the one before stays.
 
     Lightning writes it into the folder for temporary files and moves it: from one file system to
-    another that is a copy, and a process that is ended meanwhile leaves half a checkpoint in the
-    place of the last one. It also keeps a second copy of everything in memory. The one before stays
-    as well, because file systems lose what they have promised to keep.
+    another that is a copy, and a process that is ended meanwhile leaves half a checkpoint. It also
+    keeps a second copy of everything in memory. And file systems lose what they promised to keep.
     """
 
     def save_checkpoint(
@@ -98,39 +97,32 @@ class StageCheckpoint(ModelCheckpoint):
         )
         self.minutes, self.stop, self._saved_at = minutes, stop, 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; end at once if early stopping had ended the training before a stop."""
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
-        if any(
-            one.stopping_reason != EarlyStoppingReason.NOT_STOPPED
-            for one in trainer.early_stopping_callbacks
-        ):
-            trainer.should_stop = True
+        for callback in trainer.early_stopping_callbacks:
+            if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+                trainer.should_stop = True
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Save if it is time, or if this process is to end."""
+        _, _, batch_idx = step
         if batch_idx + 1 == trainer.num_training_batches:
             return  # the epoch's own checkpoint is near
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            due = (
-                self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
-            )
-            due, asked = self._agree(trainer, due)
+            seconds = math.inf if self.minutes is None else 60 * self.minutes
+            due, asked = self._agree(trainer, time.monotonic() - self._saved_at >= seconds)
             if due or asked:
                 self._save_topk_checkpoint(trainer, {})
                 self._saved_at = time.monotonic()
-            if asked and not _validates_next(trainer, batch_idx):  # else after the next update
+            # a run that continues would leave out a validation that follows this step
+            every = trainer.val_check_batch
+            validates_next = trainer.enable_validation and every and (batch_idx + 1) % every == 0
+            if asked and not validates_next:  # else after the next update
                 self.stop.end(asked)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after every epoch, and end then if asked to in its last step or in validation."""
         super().on_train_epoch_end(trainer, pl_module)
         self._saved_at = time.monotonic()
@@ -138,7 +130,7 @@ class StageCheckpoint(ModelCheckpoint):
         if asked:  # not here: what the epoch has come to is logged after this
             self.stop.asked, trainer.should_stop = asked, True
 
-    def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
+    def _agree(self, trainer: Trainer, due: bool = False) -> tuple[bool, int]:
         """Whether it is time on any rank, and the signal that any was asked to end by, else 0."""
         asked = self.stop.asked or 0
         if trainer.world_size == 1:
@@ -153,16 +145,13 @@ class BestCheckpoint(Checkpoint):
 
     Of equal ones it is the one with the lower loss, then the earlier one. Lightning's
     `ModelCheckpoint` knows no second criterion, and forgets the best when its folder was moved.
-
-    Args:
-        file: the checkpoint.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.best = (-math.inf, -math.inf)  # top-1 accuracy, negative loss
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is the best so far; the first rank's numbers count."""
         if trainer.sanity_checking:
             return
@@ -179,9 +168,3 @@ class BestCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know it again after a stop."""
         self.best = state_dict["best"]
-
-
-def _validates_next(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether this step is followed by validation, which a run that continues would leave out."""
-    every = trainer.val_check_batch  # steps
-    return bool(trainer.enable_validation and every and (batch_idx + 1) % every == 0)

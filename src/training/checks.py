@@ -9,12 +9,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
 
 from src.data.datamodule import VideoDataModule
-from src.experiment.build import (
-    build_datamodule,
-    build_module,
-    build_net,
-    built_without_training,
-)
+from src.experiment.build import build_datamodule, build_module, build_net, built_without_training
 from src.experiment.config import StageConfig
 from src.experiment.init_from import checkpoint_of_stage, is_imagenet, weight_sources
 from src.experiment.run_dir import StageDir
@@ -54,8 +49,8 @@ _STAGE_NEEDS: dict[str, Need] = {
     "init_from": Need(
         "a stage, a checkpoint, torchvision's name of weights or null, or one for each stream",
         lambda source: all(
-            one is None or isinstance(one, str)
-            for one in (source.values() if isinstance(source, dict) else [source])
+            isinstance(value, str | None)
+            for value in (source.values() if isinstance(source, dict) else [source])
         ),
     ),
 }
@@ -75,23 +70,19 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
         dirs: the directories of all stages of the experiment.
     """
     for name, config in configs.items():
-        within = f"stages.{name}."
         try:
             check_trusted(built_without_training(config), f"stage {name}")
         except UserError as error:
             log.warning("%s: src.evaluate and src.predict will refuse its checkpoints", error)
-        check_values(config, _STAGE_NEEDS, within)
+        check_values(config, _STAGE_NEEDS, f"stages.{name}.")
         check_values(config["optimizer"], {"fused": SWITCH | NULL}, "optimizer.")
         module, _ = module_without_data(config)
         optimization = module.optimization
         assert optimization is not None
         if config["optimizer"]["_target_"].endswith(".AdamW") and optimization.lr > ADAMW_HIGH:
             log.warning(
-                "stage %s: AdamW with a learning rate of %g, which suits SGD: "
-                "stages.%s.optimizer.lr=3e-4 is usual",
-                name,
-                optimization.lr,
-                name,
+                f"stage {name}: AdamW with a learning rate of {optimization.lr:g}, which suits "
+                f"SGD: stages.{name}.optimizer.lr=3e-4 is usual"
             )
         batch_size = config["data"]["batch_size"]
         if optimization.mixing is not None and batch_size < 2:
@@ -120,10 +111,10 @@ def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir
 def _check_checkpoint(config: StageConfig) -> None:
     """Refuse a best checkpoint that no validation, or one on the test list, would choose."""
     choice = f"stage {config['stage']}: checkpoint={config['checkpoint']}"
-    if config["checkpoint"] not in ("last", "best"):
-        raise UserError(f"{choice}: choose from last, best")
     if config["checkpoint"] == "last":
         return
+    if config["checkpoint"] != "best":
+        raise UserError(f"{choice}: choose from last, best")
     if config["data"]["val_fraction"] is None:
         raise UserError(
             f"{choice} would be chosen on the test list, as validation is on it: give "

@@ -4,7 +4,7 @@ CSV gets the numbers alone, TensorBoard pictures too, W&B also tables and artifa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +25,25 @@ from src.evaluation.analysis import (
 from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.checkpoint import CheckpointMetadata
-from src.training.loggers import LONGEST, StageRun, artifact_name, attempt
+from src.training.loggers import LONGEST, Guarded, StageRun, artifact_name
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A stage that has been tested on full videos.
+    """A stage that has been tested on full videos."""
 
-    Args:
-        scores: of the net.
-        fused: of its classifiers, or of this stream and the one that was trained before.
-        samples: some of the videos.
-        description: of the checkpoint.
-        checkpoint: the file.
-        score_files: where the scores lie.
-    """
-
-    scores: VideoScores
-    fused: Fusion | None
+    scores: VideoScores  # of the net
+    fused: Fusion | None  # of its classifiers, or of this stream and the one trained before
     samples: Sequence[Sample]
-    description: CheckpointMetadata
+    metadata: CheckpointMetadata
     checkpoint: Path
-    score_files: Sequence[Path] = field(default_factory=tuple)
+    score_files: Sequence[Path]
 
 
-def show_test(loggers: Sequence[Logger], tested: Tested) -> None:
+def show_test(loggers: Sequence[Guarded], tested: Tested) -> None:
     """Tell every logger what it can show of a tested stage."""
     for logger in loggers:
-        attempt(logger, _show, tested)
+        logger.attempt(_show, logger, tested)
 
 
 def _show(logger: Logger, tested: Tested) -> None:
@@ -93,16 +84,16 @@ def _show_on_tensorboard(writer: SummaryWriter, tested: Tested) -> None:
 
 
 def _show_on_wandb(logger: StageRun, tested: Tested) -> None:
-    figures = draw_scores(tested.scores, tested.fused)
-    shown: dict[str, Any] = {f"test/{name}": wandb.Image(one) for name, one in figures.items()}
-    shown["test/videos"] = _samples_table(tested.samples)
+    shown: dict[str, Any] = {"test/videos": _samples_table(tested.samples)}
+    for name, figure in draw_scores(tested.scores, tested.fused).items():
+        shown[f"test/{name}"] = wandb.Image(figure)
     shown["test/hardest_confusions"] = wandb.Table(
         ["label", "prediction", "videos", "of"],
         [[c.label, c.prediction, c.videos, c.of] for c in hardest_confusions(tested.scores)],
     )
     bars = wandb.Table(
         ["class", "accuracy", "videos"],
-        [[one.name, one.percent, one.videos] for one in class_accuracies(tested.scores)],
+        [[c.name, c.percent, c.videos] for c in class_accuracies(tested.scores)],
     )
     shown["test/class_accuracy_bars"] = wandb.plot.bar(
         bars, "class", "accuracy", title="Videos of each class that are right, %"
@@ -135,13 +126,13 @@ def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
 def _changes_table(fused: Fusion) -> wandb.Table:
     after = _predicted(fused.scores)
     label = labels_by_video(fused.scores)
-    rows = []
+    table = wandb.Table(["video", "label", "change", "against", "prediction before", fused.name])
     for part, changed in fused.changes().items():
         before = _predicted(fused.parts[part])
         for change, videos in (("corrected", changed.corrected), ("broken", changed.broken)):
-            rows += [[v, label[v], change, part, before[v], after[v]] for v in videos]
-    columns = ["video", "label", "change", "against", "prediction before", fused.name]
-    return wandb.Table(columns, rows)
+            for video in videos:
+                table.add_data(video, label[video], change, part, before[video], after[video])
+    return table
 
 
 def _predicted(scores: VideoScores) -> dict[str, str]:
@@ -150,23 +141,23 @@ def _predicted(scores: VideoScores) -> dict[str, str]:
 
 
 def _keep_files(logger: StageRun, tested: Tested) -> None:
-    about = tested.description
-    name = f"{about.config['name']}-{about.config['stage']}-split{about.split}"
-    name = artifact_name(f"{name}-seed{about.config['seed']}", LONGEST - len("-scores"))
-    metadata = {
-        "version": about.version,
-        "split": about.split,
+    metadata, config = tested.metadata, tested.metadata.config
+    name = f"{config['name']}-{config['stage']}-split{metadata.split}-seed{config['seed']}"
+    name = artifact_name(name, LONGEST - len("-scores"))
+    about = {
+        "version": metadata.version,
+        "split": metadata.split,
         "protocol": tested.scores.protocol,
         "top1": video_accuracies(tested.scores).top1,
     }
-    scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=metadata)
+    scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=about)
     for file in tested.score_files:
         scores.add_file(str(file))
     logger.experiment.log_artifact(scores)
     if logger.keeps_checkpoints:
-        model = wandb.Artifact(name, type="model", metadata=metadata)
+        model = wandb.Artifact(name, type="model", metadata=about)
         # immutable: not copied before it is uploaded; a finished stage's does not change
         model.add_file(str(tested.checkpoint), policy="immutable")
         with model.new_file("config.yaml", mode="w") as file:
-            file.write(OmegaConf.to_yaml(about.config))
+            file.write(OmegaConf.to_yaml(config))
         logger.experiment.log_artifact(model)

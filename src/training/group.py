@@ -22,19 +22,12 @@ FIXED = ("trainer", "trainer.devices", "trainer.num_nodes")
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that somebody else has started for one job.
+    """Processes that somebody else has started for one job."""
 
-    Args:
-        starter: SLURM or torchrun.
-        per_node: how many on each machine.
-        nodes: how many machines.
-        rank: of this process, among all of them.
-    """
-
-    starter: str
-    per_node: int
+    starter: str  # SLURM or torchrun
+    per_node: int  # how many on each machine
     nodes: int
-    rank: int
+    rank: int  # of this process, among all of them
 
     @classmethod
     def found(cls) -> "Group | None":
@@ -105,15 +98,12 @@ class CheckQueue(Callback):
 
 
 def check_queue(config: DictConfig) -> None:
-    """Check that what starts the tasks is here, and that they fit the trainer.
-
-    Args:
-        config: of the sweep, Hydra's own part included.
+    """Check that what starts the tasks of a sweep's config is here, and that they fit its trainer.
 
     Raises:
         UserError: they do not, or some job of the sweep might have another trainer.
     """
-    if not _installed():
+    if find_spec(PLUGIN) is None:
         raise UserError(
             "hydra/launcher=slurm needs hydra-submitit-launcher, which is not installed: "
             'pip install -e ".[slurm]"'
@@ -127,21 +117,14 @@ def check_queue(config: DictConfig) -> None:
                 "queue a sweep for each of its values"
             )
     launcher, trainer = config.hydra.launcher, config.trainer
-    for key, wanted in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
+    for key, counted in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
         if not isinstance(trainer[key], int):
             raise UserError(
                 f"trainer.{key}={trainer[key]}: hydra/launcher=slurm has to know how many, give a "
                 f"number"
             )
-        if launcher[wanted] != trainer[key]:
+        if launcher[counted] != trainer[key]:
             raise UserError(
-                f"hydra.launcher.{wanted}={launcher[wanted]} does not fit trainer.{key}="
-                f"{trainer[key]}: one task per device, leave hydra.launcher.{wanted} away"
+                f"hydra.launcher.{counted}={launcher[counted]} does not fit trainer.{key}="
+                f"{trainer[key]}: one task per device, leave hydra.launcher.{counted} away"
             )
-
-
-def _installed() -> bool:
-    try:
-        return find_spec(PLUGIN) is not None
-    except ModuleNotFoundError:  # no plugin of Hydra at all
-        return False

@@ -6,7 +6,6 @@ late_fusion/            beside them: stage.json, scores.csv and its protocol, no
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -32,14 +31,10 @@ def late_fusion_config(stream: StageConfig) -> StageConfig:
 
 
 def late_fusion_dir(stages: Mapping[str, StageDir]) -> StageDir | None:
-    """The directory of late fusion, None unless both streams are finished.
-
-    Args:
-        stages: the directories of stages that belong together, by name.
-    """
-    finished = [stages[name] for name in STREAMS if name in stages and stages[name].finished()]
-    beside = finished[-1].path if len(finished) == len(STREAMS) else None
-    return StageDir(beside.with_name(LATE_FUSION)) if beside else None
+    """The directory of late fusion, None unless both streams are finished."""
+    if not all(name in stages and stages[name].finished() for name in STREAMS):
+        return None
+    return StageDir(stages[STREAMS[-1]].path.with_name(LATE_FUSION))
 
 
 def load_fused(folder: Path) -> Fusion:
@@ -54,9 +49,6 @@ def load_fused(folder: Path) -> Fusion:
 
 def write_late_fusion(stages: Mapping[str, StageDir]) -> Fusion | None:
     """Fuse the two streams, unless that has been done with the scores that they have now.
-
-    Args:
-        stages: the directories of the stages of one experiment.
 
     Returns:
         The fused scores; None if a stream is not finished, or the two do not fit each other.
@@ -77,34 +69,23 @@ def write_late_fusion(stages: Mapping[str, StageDir]) -> Fusion | None:
     made_from = {
         name: hashlib.sha256(stages[name].scores().read_bytes()).hexdigest() for name in STREAMS
     }
-    record = stage_dir.finished()
-    if record is None or record.get("made_from") != made_from:
-        _write(stage_dir, fused, stages, made_from)
-    return fused
-
-
-def _write(
-    stage_dir: StageDir, fused: Fusion, stages: Mapping[str, StageDir], made_from: Mapping[str, str]
-) -> None:
+    if (stage_dir.finished() or {}).get("made_from") == made_from:
+        return fused
     stage_dir.path.mkdir(exist_ok=True)
     # Jobs that share their streams may all do so at once: each file is there completely.
     with TemporaryDirectory(dir=stage_dir.path) as draft:
         fused.scores.save(scores_file(Path(draft)))
         for file in Path(draft).iterdir():
             file.replace(stage_dir.path / file.name)
-    records = [stages[name].finished() or {} for name in STREAMS]
-    last = records[-1]
-    faults = [one for record in records for one in record["faults"]]
+    first, last = (stages[name].finished() or {} for name in STREAMS)
     about = {
+        "protocol": fused.scores.protocol,
+        "accuracy": asdict(video_accuracies(fused.scores)),
         "streams": {},
-        "faults": [one for index, one in enumerate(faults) if one not in faults[:index]],
-        "flow": last["flow"],
-        "stage_dirs": {
-            name: os.path.relpath(stages[name].path, stage_dir.path) for name in STREAMS
-        },
-        "overrides": last["overrides"],
-        "version": last["version"],
+        "faults": first["faults"] + [f for f in last["faults"] if f not in first["faults"]],
         "made_from": made_from,
+        **{key: last[key] for key in ("flow", "overrides", "version")},
     }
-    accuracy, protocol = video_accuracies(fused.scores), fused.scores.protocol
-    stage_dir.finish(late_fusion_config(last["config"]), asdict(accuracy), protocol, about)
+    streams = {name: stages[name] for name in STREAMS}
+    stage_dir.finish(late_fusion_config(last["config"]), streams, about)
+    return fused

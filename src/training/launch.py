@@ -2,47 +2,50 @@
 
 Lightning's own launcher repeats the command line in every process; in a sweep (`-m`) each of them
 would run the full sweep again. Here the processes are started with the job's composed config in a
-file, and end with the job: its process group, its directory and its GPU memory are its own.
-torchrun and SLURM start processes themselves; then there is nothing to start.
+file, `python -m src.training.launch`, and end with the job. torchrun and SLURM start processes
+themselves.
 """
 
 import atexit
 import json
-import logging
+import logging.config
+import math
 import os
+import pkgutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import (
+    LightningEnvironment,
+    find_free_network_port,
+)
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.strategies import ParallelStrategy
 
 from src.training.group import Group, tell_lightning
 from src.training.pipeline import run_experiment
-from src.training.stop import await_signals, end_at_signals, ignore_signals
+from src.training.stop import end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
-from src.utils.mistakes import find_mistake
-from src.utils.processes import SIGNALS
+from src.utils.mistakes import find_mistake, one_line_errors, quieten
+from src.utils.processes import SIGNALS, end_with_parent
 from src.utils.ranks import leave_group, own_rank
 
+NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
 GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 AT_ONCE = 0.3  # seconds in which processes meet the same bug; a lost connection takes longer
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # variables for several machines
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
-
-
 Work = Callable[[DictConfig, Sequence[str]], float | None]
 
 
@@ -56,7 +59,9 @@ def run_one(cfg: DictConfig, overrides: Sequence[str]) -> float:
         raise
     except Exception as error:
         if find_mistake(error) is None:
-            await_signals()
+            # Where all are asked to end, one may first lose its connection to another, or a worker
+            # that loads its data: that is no failure of the job.
+            time.sleep(NOTICE)
         raise
 
 
@@ -64,8 +69,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
     """Do a job's work in as many processes as its trainer has devices on this machine.
 
     Args:
-        cfg: the composed config.
-        hydra: Hydra's own, of this job: its overrides, and how it logs.
+        cfg, hydra: the composed config, and Hydra's own of this job.
         work: a module's function that takes the config and the overrides.
 
     Returns:
@@ -105,11 +109,6 @@ def work_as_rank(work: Work, cfg: DictConfig, overrides: Sequence[str]) -> float
 
     Not before: the next job of a sweep uses the same group. Under torchrun there can be no second
     one, which would meet the addresses of the first in the agent's store.
-
-    Args:
-        work: a function that takes the config and the overrides.
-        cfg: the composed config.
-        overrides: of the command line.
     """
     atexit.unregister(leave_group)  # after a failure, which others may not meet, it could hang
     value = work(cfg, overrides)
@@ -126,12 +125,7 @@ def _name_elsewhere(work: Work) -> str:
 def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:
     """How many processes this one has to start: the trainer's devices here.
 
-    Args:
-        trainer: of the config.
-        group: what this process was started in, if it was not started alone.
-
-    Returns:
-        0 if this process does the work itself: without a strategy for several, or in a group.
+    It is 0 if this process does the work itself: without a strategy for several, or in a group.
 
     Raises:
         UserError: the group is another than the trainer's, or of an unknown starter.
@@ -139,33 +133,26 @@ def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:
     if group is not None:
         group.check_fits(trainer)
         return 0
-    strategy = trainer.strategy
-    ours = isinstance(strategy, ParallelStrategy) and isinstance(
-        strategy.cluster_environment, LightningEnvironment
-    )
-    if ours and "LOCAL_RANK" in os.environ:
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment):
+        return 0
+    if "LOCAL_RANK" in os.environ:
         raise UserError(
             f"LOCAL_RANK={os.environ['LOCAL_RANK']} is set, but neither torchrun nor srun has "
             "started this process: unset LOCAL_RANK if it is a leftover, else start with torchrun"
         )
-    return trainer.num_devices if ours else 0
+    return trainer.num_devices
 
 
 def place_to_meet(nodes: int, job: int) -> dict[str, str]:
-    """Where the processes of a job meet, as environment variables.
-
-    Args:
-        nodes: how many machines they are on.
-        job: number in a sweep.
+    """Where the processes of a sweep's job, on so many machines, meet: environment variables.
 
     Raises:
         UserError: they are on several machines, and there is no address to meet at.
     """
     if nodes == 1:  # whatever else is in the environment is of others
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        port = str(find_free_network_port())
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
     missing = [name for name in MEETING if not os.environ.get(name)]
     if missing:
         raise UserError(
@@ -180,26 +167,25 @@ def place_to_meet(nodes: int, job: int) -> dict[str, str]:
 def _run_ranks(
     count: int, place: Mapping[str, str], arguments: Sequence[str], folder: Path
 ) -> None:
-    alive, ends_with_us = os.pipe()  # closed by the end of this process, whatever ends it
+    alive, own_end = os.pipe()  # closed by the end of this process, whatever ends it
     processes: list[subprocess.Popen[bytes]] = []
     outputs = [folder / f"rank{rank}.txt" for rank in range(count)]
-    told_to_end: list[int] = []  # signals
+    signals: list[int] = []  # that have come
 
     def forward(number: int, _: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
-        told_to_end.append(number)
+        signals.append(number)
 
-    # They have sessions of their own, so that each signal reaches them once, through us.
+    # They have sessions of their own, so that each signal reaches them once, through this process.
     in_main = threading.current_thread() is threading.main_thread()
-    forwarded = SIGNALS if in_main else ()
-    before = {number: signal.signal(number, forward) for number in forwarded}
+    before = {number: signal.signal(number, forward) for number in SIGNALS if in_main}
     try:
         for rank in range(count):
             with outputs[rank].open("wb") as file:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "src.training.rank", *arguments, str(alive)],
+                        [sys.executable, "-m", "src.training.launch", *arguments, str(alive)],
                         env={**os.environ, **place, "LOCAL_RANK": str(rank)},
                         # The first speaks for all; the others are heard if they alone fail.
                         stdout=None if rank == 0 else file,
@@ -208,7 +194,7 @@ def _run_ranks(
                         start_new_session=True,
                     )
                 )
-        statuses = _wait(processes, told_to_end)
+        statuses = _wait(processes, signals)
     finally:
         for process in processes:
             process.kill()
@@ -216,9 +202,9 @@ def _run_ranks(
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(alive)
-        os.close(ends_with_us)
-    if told_to_end and any(process.returncode for process in processes):
-        sys.exit(128 + told_to_end[0])
+        os.close(own_end)
+    if signals and any(process.returncode for process in processes):
+        sys.exit(128 + signals[0])
     failed = _to_blame(statuses, folder)
     if failed == 0:
         sys.exit(1 if statuses[0] == MISTAKE else statuses[0])
@@ -234,15 +220,15 @@ def _run_ranks(
         )
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[int]) -> list[int]:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], signals: Sequence[int]) -> list[int]:
     """Wait for all; if one fails or all are to end, only a while. 0 stands for no end, too."""
-    deadline = float("inf")
+    deadline = math.inf
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         statuses = [process.returncode or 0 for process in processes]
         # A process that a signal has ended had not begun to train: there is nothing to save.
-        if min(statuses) < 0 or (any(statuses) and not told_to_end):
+        if min(statuses) < 0 or (any(statuses) and not signals):
             deadline = min(deadline, time.monotonic() + GRACE)
-        elif told_to_end:
+        elif signals:
             deadline = min(deadline, time.monotonic() + SAVING)
         time.sleep(0.05)
     return [process.returncode or 0 for process in processes]
@@ -251,21 +237,46 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], told_to_end: Sequence[
 def _to_blame(statuses: Sequence[int], folder: Path) -> int | None:
     """Which process failed by itself; the others then do because they lose the connection."""
     failed = [rank for rank, status in enumerate(statuses) if status]
-    for suspects in (
-        [rank for rank in failed if statuses[rank] < 0],
-        [rank for rank in failed if statuses[rank] == MISTAKE],
-    ):
-        if suspects:
-            return suspects[0]
+    by_signal = [rank for rank in failed if statuses[rank] < 0]
+    by_mistake = [rank for rank in failed if statuses[rank] == MISTAKE]
     met = {
         rank: float(file.read_text()) for rank in failed if (file := bug_of(folder, rank)).exists()
     }
-    first = min(met, key=met.__getitem__, default=None)
-    if first and 0 in met and met[0] < met[first] + AT_ONCE:
-        return 0  # what all meet, it tells
-    return first if first is not None else next(iter(failed), None)
+    by_bug = sorted(met, key=met.__getitem__)
+    if by_bug and met.get(0, math.inf) < met[by_bug[0]] + AT_ONCE:
+        by_bug = [0]  # what all meet, it tells
+    return next(iter([*by_signal, *by_mistake, *by_bug, *failed]), None)
 
 
 def bug_of(folder: Path, rank: int) -> Path:
     """The file in which a process tells when it has met a bug."""
     return folder / f"bug{rank}.txt"
+
+
+def main(config: str, result: str, alive: str) -> None:
+    """Do the job in the YAML file `config`; the first process writes its value to `result`.
+
+    `alive` is the number of a pipe that nothing comes through; its end is the end of the parent.
+    """
+    end_with_parent(Connection(int(alive), writable=False))
+    job: Any = OmegaConf.to_container(OmegaConf.load(config))
+    rank = int(os.environ["LOCAL_RANK"])
+    if rank == 0 and os.environ.get("NODE_RANK", "0") == "0":
+        logging.config.dictConfig(job["logging"])
+    quieten()
+    try:
+        with one_line_errors():
+            work = pkgutil.resolve_name(job["work"])
+            cfg = OmegaConf.create(job["config"])  # by itself: its interpolations are from its root
+            value = work_as_rank(work, cfg, job["overrides"])
+    except SystemExit as end:
+        sys.exit(MISTAKE if end.code == 1 else end.code)
+    except Exception:
+        bug_of(Path(result).parent, rank).write_text(str(time.monotonic()))
+        raise
+    if rank == 0:
+        Path(result).write_text(json.dumps(value))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

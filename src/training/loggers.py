@@ -1,6 +1,7 @@
 """The loggers of a run: opened before each stage, closed after it, and unable to fail it."""
 
 import contextlib
+import functools
 import logging
 import netrc
 import os
@@ -12,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from wandb.env import DATA_DIR, get_data_dir
 
@@ -44,6 +45,9 @@ class Guarded(Logger):
             except Exception as error:
                 drop(self.entry, self.failed, f"{type(error).__name__}: {error}")
 
+    def _attempt_own(self, method: str, *args: Any, **kwargs: Any) -> None:
+        self.attempt(getattr(super(), method), *args, **kwargs)
+
 
 def drop(entry: str, failed: set[str], error: object) -> None:
     """Add an entry to those that have failed, and warn, once."""
@@ -53,32 +57,14 @@ def drop(entry: str, failed: set[str], error: object) -> None:
         log.warning("logger %s has failed, the run continues without it: %s", entry, line)
 
 
-def _attempting(method: str) -> Callable[..., None]:
-    def call(self: Guarded, *args: Any, **kwargs: Any) -> None:
-        self.attempt(getattr(super(Guarded, self), method), *args, **kwargs)
-
-    return call
-
-
-for _method in (  # all that Lightning, callbacks and modules ask of a logger
-    "log_metrics",
-    "log_hyperparams",
-    "log_graph",
-    "save",
-    "finalize",
-    "after_save_checkpoint",
-):
-    setattr(Guarded, _method, _attempting(_method))
+# All that Lightning, callbacks and modules ask of a logger.
+_METHODS = "log_metrics log_hyperparams log_graph save finalize after_save_checkpoint"
+for _method in _METHODS.split():
+    setattr(Guarded, _method, functools.partialmethod(Guarded._attempt_own, _method))
 
 
 def guarded(logger: Logger, entry: str, failed: set[str]) -> Guarded:
-    """The same logger, of the same class for all that look, without failures.
-
-    Args:
-        logger: any of Lightning's.
-        entry: its key in the config's logger group.
-        failed: gets the entry when it fails.
-    """
+    """The same logger, of the same class for all that look; `failed` gets its entry if it fails."""
     own: Any = type(logger)
     logger.__class__ = type(own.__name__, (Guarded, own), {})
     assert isinstance(logger, Guarded)
@@ -86,33 +72,15 @@ def guarded(logger: Logger, entry: str, failed: set[str]) -> Guarded:
     return logger
 
 
-def attempt(logger: Logger, act: Callable[..., object], *args: Any) -> None:
-    """Call `act(logger, *args)`; if the logger is guarded, a failure is the logger's own."""
-    if isinstance(logger, Guarded):
-        logger.attempt(act, logger, *args)
-    else:
-        act(logger, *args)
-
-
-class LogProtocol(pl.Callback):
-    """Tells every logger by which protocol its test metrics are measured, as `test/protocol`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the name."""
-        log_text(trainer, "test/protocol", self.name)
-
-
-def log_text(trainer: pl.Trainer, key: str, text: str) -> None:
+def log_text(trainer: Trainer, key: str, text: str) -> None:
     """Tell every logger a text.
 
     TensorBoard gets a text, because it shows hyperparameters of finished runs only; others a
     hyperparameter (hparams.yaml beside metrics.csv, W&B's config).
     """
     for logger in trainer.loggers:
-        attempt(logger, _log_text, key, text, trainer.global_step)
+        if isinstance(logger, Guarded):
+            logger.attempt(_log_text, logger, key, text, trainer.global_step)
 
 
 def _log_text(logger: Logger, key: str, text: str, step: int) -> None:
@@ -126,10 +94,7 @@ class Loggers:
     """A run's loggers, one per entry of the config's logger group, anew for each stage.
 
     One that cannot be opened for the first stage is a mistake. One that fails later, in whatever it
-    does, is reported once and dropped for the rest of the run.
-
-    Args:
-        cfg: the logger group; entries that are null are skipped.
+    does, is reported once and dropped for the rest of the run. Entries that are null are skipped.
     """
 
     def __init__(self, cfg: DictConfig | None) -> None:
@@ -139,12 +104,8 @@ class Loggers:
         self._failed: set[str] = set()
 
     @contextlib.contextmanager
-    def of_stage(self, folder: Path, config: StageConfig) -> Iterator[Sequence[Logger]]:
+    def of_stage(self, folder: Path, config: StageConfig) -> Iterator[Sequence[Guarded]]:
         """The loggers of a stage; each learns at the end, after an exception too, how it ended.
-
-        Args:
-            folder: the stage's, where they write.
-            config: the stage's, which W&B shows.
 
         Raises:
             UserError: one of them cannot be used here, on any rank.
@@ -179,10 +140,11 @@ class Loggers:
                     drop(name, self._failed, problems[name])
             if logger is not None:
                 loggers.append(guarded(logger, name, self._failed))
-        for name, problem in (item for each in of_all_ranks(problems) for item in each.items()):
-            if name not in self._opened:
-                raise UserError(f"logger.{name}: {problem}; logger.{name}=null leaves it out")
-            self._failed.add(name)
+        for rank in of_all_ranks(problems):
+            for name, problem in rank.items():
+                if name not in self._opened:
+                    raise UserError(f"logger.{name}: {problem}; logger.{name}=null leaves it out")
+                self._failed.add(name)
         self._opened.update(self._entries)
 
 
@@ -204,11 +166,10 @@ def code_version() -> dict[str, str | None]:
     """The project's version, and git's commit where it is run from a clone ("-dirty": changed)."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        commit = said.stdout.strip()
+        commit = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):  # no git, or no clone
-        commit = None
-    return {"version": __version__, "commit": commit}
+        return {"version": __version__, "commit": None}
+    return {"version": __version__, "commit": commit.strip()}
 
 
 class StageRun(WandbLogger):
@@ -218,12 +179,9 @@ class StageRun(WandbLogger):
 
     Args:
         save_dir: the stage's folder; its name is the job type.
-        project: W&B project.
-        group: of the runs of all stages.
-        name: of the run, before its stage.
-        tags: for filtering.
+        name, group: of the run, before its stage, and of the runs of all stages.
         checkpoints: whether the final checkpoint becomes an artifact.
-        entity: user or team; null: the key's own.
+        project, tags, entity: W&B's.
 
     Raises:
         UserError: W&B takes no such project, or cannot write its files.
@@ -248,8 +206,7 @@ class StageRun(WandbLogger):
             _check_data_dir()
         logging.getLogger("wandb").propagate = False  # its failures are reported once, not by line
         stage = Path(save_dir).name
-        offline = not _has_wandb_key()
-        if offline:
+        if offline := not _has_wandb_key():
             log.info(
                 "W&B: no API key, so this run is written to %s/wandb; wandb sync uploads", save_dir
             )
@@ -279,8 +236,7 @@ def _check_data_dir() -> None:
     folder = Path(get_data_dir(), "artifacts", "staging")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
             f"W&B cannot write to {folder} ({error.strerror}): set {DATA_DIR} to a folder that it "
@@ -312,6 +268,3 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-log = logging.getLogger(__name__)

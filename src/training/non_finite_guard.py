@@ -2,18 +2,19 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from src.models.modules import Batch, VideoClassifier
+from src.models.modules import VideoClassifier
 from src.utils.errors import UserError
 from src.utils.ranks import of_all_ranks
 
 
-class NonFiniteGuard(pl.Callback):
+class NonFiniteGuard(Callback):
     """Logs gradient norms, and stops before the update if a loss or a norm is not finite.
 
     All ranks stop together, with the line of the one whose own batch it was. Only updates wait for
@@ -29,19 +30,19 @@ class NonFiniteGuard(pl.Callback):
         self._batches: list[tuple[list[str], dict[str, Tensor]]] = []
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, *step: Any
     ) -> None:
         """Remember the videos."""
-        self._videos = batch["video"]
+        self._videos = step[0]["video"]
 
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the losses and the norms, on the device."""
         assert isinstance(pl_module, VideoClassifier)
         losses = {f"loss of {name}": loss for name, loss in pl_module.last_losses.items()}
         self._batches.append((self._videos, losses | gradient_norms(pl_module)))
 
     def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Stop if any of them is not finite; else log the norms every `log_every_n_steps`."""
         batches, self._batches = self._batches, []
@@ -69,7 +70,7 @@ class NonFiniteGuard(pl.Callback):
             norms = {name: v for name, v in batches[-1][1].items() if name.startswith("grad_norm")}
             pl_module.log_dict({f"train/{name}": v / (scale or 1) for name, v in norms.items()})
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before running statistics that are not finite are saved: no loss depends on them."""
         buffers = pl_module.get_submodule("net").named_buffers()
         bad = [name for name, buffer in buffers if not bool(buffer.isfinite().all())]
@@ -91,6 +92,6 @@ def gradient_norms(module: VideoClassifier) -> dict[str, Tensor]:
     }
 
 
-def _epoch(trainer: pl.Trainer) -> str:
+def _epoch(trainer: Trainer) -> str:
     stage = Path(trainer.default_root_dir).name  # its directory has its name
     return f"stage {stage}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -9,15 +9,14 @@ run_dir/
 import gc
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 
 from src.data.datamodule import VideoDataModule
@@ -35,14 +34,14 @@ from src.experiment.run_dir import StageDir, stage_dirs
 from src.models.modules import VideoClassifier
 from src.models.temporal import STREAMS
 from src.models.weights import read_checkpoint
-from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, SeedSteps, pruning
+from src.training.callbacks import DescribeCheckpoint, EpochLine, FollowConfig, Prune, SeedSteps
 from src.training.checks import check_config, check_stages, check_trainer, tell_cap
 from src.training.dashboard import Tested, show_test
 from src.training.late_fusion import write_late_fusion
-from src.training.loggers import Loggers, LogProtocol
+from src.training.loggers import Loggers, log_text
 from src.training.progress import progress_bars
 from src.training.run_end import end_run, results_of_run
-from src.training.speed import compile_nets, convolutions_tried, set_tf32, uncompiled
+from src.training.speed import compile_nets, convolutions_tried, set_tf32
 from src.training.throughput import Throughput
 from src.training.trainer import accumulation, build_trainer, epochs, updates_per_epoch
 from src.training.unreadable import UnreadableVideos
@@ -56,9 +55,7 @@ log = logging.getLogger(__name__)
 def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float:
     """Train and test every chosen stage that is not finished yet, and show all results.
 
-    Args:
-        cfg: the composed config.
-        overrides: of the command line, for the record; None if there was none.
+    The overrides of the command line, if there was one, are kept in the stages' records.
 
     Returns:
         Video-level top-1 accuracy, in percent, of the table's last row: what a sweep optimizes.
@@ -96,7 +93,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 _tell_finished(stage_dir, config, record["config"], trained)
                 continue
             last = name == list(configs)[-1]
-            if not run_stage(cfg, config, dirs, trainer.world_size, observers, overrides, last):
+            if not _run_stage(cfg, config, dirs, trainer.world_size, observers, overrides, last):
                 return math.nan
             trained.add(name)
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
@@ -120,135 +117,116 @@ def _tell_finished(
     log.info("stage %s is finished, its checkpoint is %s", name, stage_dir.final)
     if changed := config_diff(config, earlier):  # with resume=force
         log.warning(
-            "stage %s was trained with another config (%s there), and nothing is left to train: "
-            "its result is of that config; a larger stages.%s.max_epochs would train on",
-            name,
-            changed,
-            name,
+            f"stage {name} was trained with another config ({changed} there), and nothing is left "
+            f"to train: its result is of that config; a larger stages.{name}.max_epochs would "
+            "train on"
         )
     for source in trained.intersection(filter(None, weight_sources(config).values())):
         log.warning(
-            "stage %s started from stage %s as it was before: delete %s to train it again",
-            name,
-            source,
-            stage_dir.path,
+            f"stage {name} started from stage {source} as it was before: delete {stage_dir.path} "
+            "to train it again"
         )
 
 
 def _shown(cfg: DictConfig, dirs: Mapping[str, StageDir]) -> dict[str, StageDir]:
     """The stages whose results are of this config, or not there yet; all with resume=force."""
-    records = {name: stage_dir.finished() for name, stage_dir in dirs.items()}
     return {
-        name: dirs[name]
-        for name, record in records.items()
-        if not record
-        or cfg.resume == "force"
-        or config_diff(stage_config(cfg, name), record["config"]) is None
+        name: stage_dir
+        for name, stage_dir in dirs.items()
+        if cfg.resume == "force"
+        or not (record := stage_dir.finished())
+        or not config_diff(stage_config(cfg, name), record["config"])
     }
 
 
-def run_stage(
+def _run_stage(
     cfg: DictConfig,
     config: StageConfig,
     dirs: Mapping[str, StageDir],
     devices: int,
     observers: Loggers,
-    overrides: Sequence[str] | None = None,
-    last: bool = True,
+    overrides: Sequence[str] | None,
+    last: bool,
 ) -> bool:
-    """Train one stage, test it on full videos, and record both in its directory.
-
-    Args:
-        cfg: the composed config.
-        config: of the stage.
-        dirs: the directories of all stages of the experiment.
-        devices: over which it is trained.
-        observers: what sees it; they cannot fail it once it has begun.
-        overrides: of the command line, for the record.
-        last: whether it is the last stage to run.
-
-    Returns:
-        Whether it is finished; a search may have pruned it.
-    """
+    """Train one stage, test it on full videos and record both; False if a search pruned it."""
     name = config["stage"]
     stage_dir = dirs[name]
     with observers.of_stage(stage_dir.path, config) as loggers:
-        ready = _prepare(config, dirs, devices)
-        data, module, description = ready.data, ready.module, ready.description
-        protocol = module.protocol.name
-        collected = CollectScores(data, protocol)
+        data, module, resume = _prepare(config, dirs, devices)
+        metadata = CheckpointMetadata(
+            config=config,
+            class_names=list(data.videos.classes),
+            split=data.split,
+            normalization=module.normalize.describe(),
+            flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
+        )
+        protocol = module.protocol
+        collected = CollectScores(data, protocol.name)
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         throughput = Throughput()
-        prune = pruning(config, last)
+        follow, prune = [], []
+        if config["trial"] and last:  # a search, whose trial has the result of the last stage
+            prune = [Prune(**config["trial"], folder=config["paths"]["run_dir"])]
+        if resume and cfg.resume == "force":
+            follow = [FollowConfig(updates_per_epoch(config, len(data.videos.train), devices))]
         callbacks = [
             SeedSteps(config["seed"]),
-            DescribeCheckpoint(description),
-            *ready.follow,
+            DescribeCheckpoint(metadata),
+            *follow,
             unreadable,
             EpochLine(name, PARTS[data.val_part]),
             throughput,
             *prune,
             *progress_bars(cfg.trainer, name, throughput),
             collected,
-            LogProtocol(protocol),
         ]
-        resume = ready.checkpoint
         trainer = build_trainer(cfg, config, callbacks, stage_dir, loggers, resume is not None)
         with convolutions_tried(cfg.trainer.benchmark):
             _fit(trainer, module, data, resume)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if any(one.pruned for one in prune):
+        if any(callback.pruned for callback in prune):
             return False
         if not of_first_rank(stage_dir.checkpoint.is_file()):
             raise UserError(
                 f"stage {name}: training ended without a checkpoint, there is nothing to test"
             )
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        trained = progress.processed
+        trained = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         if trained < (trainer.max_epochs or 0):
             log.info("stage %s: ended early, after epoch %d/%d", name, trained, trainer.max_epochs)
         final = stage_dir.tested(config)
         if final != stage_dir.checkpoint:
-            _load_best(module, final)
-        with uncompiled(config["compile"]):
+            best = read_checkpoint(final)
+            module.load_state_dict(best["state_dict"])
+            log.info("epoch %d was the best in validation: %s", best["epoch"] + 1, final)
+        log_text(trainer, "test/protocol", protocol.name)
+        # Full frames have another size in almost every video: compiling takes longer than the test.
+        eager = torch.compiler.set_stance("force_eager") if config["compile"] else nullcontext()
+        with eager:
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             scores = collected.scores
             files = scores.save_all(stage_dir.path)
             faults = [*unreadable.faults, *scores.faults]
-            _finish(scores, faults, dirs, description, trained, overrides)
+            _finish(scores, faults, dirs, metadata, trained, overrides)
             try:
                 streams = write_late_fusion(_shown(cfg, dirs)) if name in STREAMS else None
-                samples = save_samples(
-                    stage_dir.samples,
-                    data,
-                    scores,
-                    module.protocol,
-                    config["num_sample_videos"],
-                    config["seed"],
-                    trainer.strategy.root_device,
-                )
+                count, seed = config["num_sample_videos"], config["seed"]
+                device = trainer.strategy.root_device
+                folder = stage_dir.samples
+                samples = save_samples(folder, data, scores, protocol, count, seed, device)
                 fused = fused_classifiers(scores) or streams
-                show_test(loggers, Tested(scores, fused, samples, description, final, files))
+                show_test(loggers, Tested(scores, fused, samples, metadata, final, files))
             except Exception as error:  # pictures, as loggers, cannot fail what is recorded
                 log.warning("stage %s is finished, but not all shown: %s", name, error)
     trainer.strategy.barrier()
     return True
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """What a stage is trained with: from a checkpoint, if there is one, or from its start."""
-
-    data: VideoDataModule
-    module: VideoClassifier
-    description: CheckpointMetadata
-    checkpoint: Path | None = None
-    follow: Sequence[pl.Callback] = ()  # with resume=force
-
-
-def _prepare(config: StageConfig, dirs: Mapping[str, StageDir], devices: int) -> _Ready:
+def _prepare(
+    config: StageConfig, dirs: Mapping[str, StageDir], devices: int
+) -> tuple[VideoDataModule, VideoClassifier, Path | None]:
+    """A stage's data, its module, and the checkpoint that it resumes from, if there is one."""
     name = config["stage"]
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     data = build_datamodule(config)
@@ -258,44 +236,23 @@ def _prepare(config: StageConfig, dirs: Mapping[str, StageDir], devices: int) ->
     updates = updates_per_epoch(config, len(data.videos.train), devices)
     module = build_module(config, net, total_steps=updates * config["max_epochs"])
     module.weigh_classes([video.label for video in data.videos.train])
-    description = CheckpointMetadata(
-        config=config,
-        class_names=list(data.videos.classes),
-        split=data.split,
-        normalization=module.normalize.describe(),
-        flow=asdict(data.flow_made_by) if "flow" in data.modalities else None,
-    )
-    ready = _Ready(data, module, description)
-    begun = of_first_rank(dirs[name].begun())
-    if begun is not None:
-        checkpoint, earlier = begun
+    checkpoint, earlier = of_first_rank(dirs[name].begun()) or (None, None)
+    if checkpoint is None or earlier is None:
+        init_weights(config, dirs, net, module.normalize, data)
+    else:
         force = config["resume"] == "force"
         dirs[name].check_resumable(config, earlier, force)
         if force:
             check_continues(module, config, earlier, checkpoint)
         log.info("stage %s resumes from %s", name, checkpoint)
-        follow = [FollowConfig(updates)] if force else []
-        ready = _Ready(data, module, description, checkpoint, follow)
-    else:
-        init_weights(config, dirs, net, module.normalize, data)
-    _tell_batch(config, devices)
-    compile_nets(config["compile"], net)
-    set_tf32(config["tf32"])
-    return ready
-
-
-def _tell_batch(config: StageConfig, devices: int) -> None:
     at_once, steps = config["data"]["batch_size"], accumulation(config, devices)
     log.info(
-        "stage %s: %d clips an update = %d clips x %d device%s x %d accumulated step%s",
-        config["stage"],
-        config["effective_batch_size"],
-        at_once,
-        devices,
-        "s" if devices > 1 else "",
-        steps,
-        "s" if steps > 1 else "",
+        f"stage {name}: {config['effective_batch_size']} clips an update = {at_once} clips x "
+        f"{devices} device{'s' * (devices > 1)} x {steps} accumulated step{'s' * (steps > 1)}"
     )
+    compile_nets(config["compile"], net)
+    set_tf32(config["tf32"])
+    return data, module, checkpoint
 
 
 def _fit(
@@ -317,34 +274,24 @@ def _fit(
         raise
 
 
-def _load_best(module: VideoClassifier, checkpoint: Path) -> None:
-    """Have a trained module continue with the weights of its best epoch."""
-    content = read_checkpoint(str(checkpoint))
-    module.load_state_dict(content["state_dict"])
-    log.info("epoch %d was the best in validation: %s", content["epoch"] + 1, checkpoint)
-
-
 def _finish(
     scores: VideoScores,
     faults: Sequence[Faults],
     dirs: Mapping[str, StageDir],
-    description: CheckpointMetadata,
+    metadata: CheckpointMetadata,
     epochs_trained: int,
     overrides: Sequence[str] | None,
 ) -> None:
-    config = description.config
-    stage_dir = dirs[config["stage"]]
     about = {
+        "protocol": scores.protocol,
+        "accuracy": asdict(video_accuracies(scores)),
         "epochs": epochs_trained,
         "streams": {
             stream: asdict(video_accuracies(part)) for stream, part in scores.classifiers().items()
         },
-        "faults": [asdict(one) for one in faults],
-        "flow": description.flow,
-        "stage_dirs": {  # from here, so that all of them can be moved
-            name: os.path.relpath(one.path, stage_dir.path) for name, one in dirs.items()
-        },
+        "faults": list(map(asdict, faults)),
+        "flow": metadata.flow,
         "overrides": None if overrides is None else list(overrides),
-        "version": description.version,
+        "version": metadata.version,
     }
-    stage_dir.finish(config, asdict(video_accuracies(scores)), scores.protocol, about)
+    dirs[metadata.config["stage"]].finish(metadata.config, dirs, about)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -26,19 +26,13 @@ _ACCURACIES = {"train/clip/top1": "top-1 train", "val/clip/top1": "val"}
 
 def progress_bars(
     trainer: DictConfig, title: str, throughput: Throughput | None = None
-) -> list[pl.Callback]:
-    """The progress bar of a stage; none where there is no terminal, or none is wanted.
-
-    Args:
-        trainer: its config, with or without `enable_progress_bar`.
-        title: see `StageProgress`.
-        throughput: likewise.
-    """
+) -> list[Callback]:
+    """The `StageProgress` of a trainer's config; none where there is no terminal, or it says so."""
     console = Console(stderr=True, soft_wrap=True)
     # A variable like FORCE_COLOR makes the console take a file for a terminal.
-    shown = console.is_interactive and sys.stderr.isatty()
-    wanted = trainer.get("enable_progress_bar", True)
-    return [StageProgress(title, console, throughput)] if shown and wanted else []
+    on_terminal = console.is_interactive and sys.stderr.isatty()
+    shown = on_terminal and trainer.get("enable_progress_bar", True)
+    return [StageProgress(title, console, throughput)] if shown else []
 
 
 class StageProgress(ProgressBar):
@@ -78,14 +72,12 @@ class StageProgress(ProgressBar):
         """Show it again."""
         self._enabled = True
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, in the middle of a stage perhaps."""
         self._start, self._trained = time.perf_counter(), 0
         self._open()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Show the step, if the last drawing is a while ago."""
         self._trained += 1
         batch = step[2] + 1
@@ -109,18 +101,16 @@ class StageProgress(ProgressBar):
             self._numbers["loss"] = f"loss {loss:.3f}"
         self._draw()
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *step: Any) -> None:
         """Show how far validation is."""
-        self._evaluated("validation", step[2] + 1, trainer.num_val_batches)
+        self._evaluated("validation", step[3] + 1, trainer.num_val_batches)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training continues."""
         self._bars.pop("validation", None)
         self._draw()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the accuracies of the epoch from now on."""
         metrics: Mapping[str, Any] = trainer.callback_metrics
         for key, name in _ACCURACIES.items():
@@ -128,23 +118,17 @@ class StageProgress(ProgressBar):
                 self._numbers[key] = f"{name} {100 * float(metrics[key]):.1f} %"
         self._draw()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave nothing but what was logged; the test follows."""
-        self._close()
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the test."""
         self._bars, self._numbers = {}, {}
         self._open()
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Show how far the test is."""
         title = f"{self.title}: test" if self.throughput else self.title
         self._evaluated(title, step[2] + 1, trainer.num_test_batches)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the line of the stage."""
         self._close()
         if not self._enabled or self.throughput is None:
@@ -156,14 +140,15 @@ class StageProgress(ProgressBar):
             parts.append(f"{100 * stage.data_share:.0f} % of training waiting for data")
         top1 = trainer.callback_metrics.get("test/video/top1")
         if top1 is not None:
-            data: Any = getattr(trainer, "datamodule", None)
-            part = PARTS[getattr(data, "test_part", "test")]
+            part = PARTS[trainer.datamodule.test_part]  # type: ignore[attr-defined]
             parts.append(f"top-1 of {part} videos {100 * float(top1):.1f} %")
         self.console.print(Text(", ".join(parts), style="bold"))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave nothing but what was logged; the test follows."""
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
         """Leave the terminal as it was."""
         self._close()
 
@@ -198,22 +183,19 @@ class StageProgress(ProgressBar):
     def _open(self) -> None:
         if not self._enabled or self._live is not None:
             return
-        # What goes into a file stays in it.
-        out, err = (stream.isatty() for stream in (sys.stdout, sys.stderr))
-        written = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
+        before = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
         self._live = Live(
-            "",
             console=self.console,
             auto_refresh=False,
             transient=True,
-            redirect_stdout=out,
-            redirect_stderr=err,
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays in it
+            redirect_stderr=sys.stderr.isatty(),
         )
         self._live.start()
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in written:
+            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in before:
                 self._logs[handler] = handler.stream
-                handler.setStream(getattr(sys, written[id(handler.stream)]))
+                handler.setStream(getattr(sys, before[id(handler.stream)]))
 
     def _close(self) -> None:
         if self._live is None:

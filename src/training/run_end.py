@@ -52,27 +52,19 @@ def results_of_run(stages: Mapping[str, StageDir]) -> list[Result]:
 
 @rank_zero_only
 def end_run(
-    results: Sequence[Result],
-    config: StageConfig,
-    stages: Mapping[str, StageDir],
-    seconds: float,
+    results: list[Result], config: StageConfig, stages: Mapping[str, StageDir], seconds: float
 ) -> None:
     """Save the table of results, and print it with the run's files and the next commands.
 
-    Args:
-        results: of all finished stages; the last is what the run was for.
-        config: of any stage of the run.
-        stages: their directories.
-        seconds: that this call took.
+    The last result is what the run was for; the config is that of any of its stages.
     """
     run_dir = Path(config["paths"]["run_dir"])
     table = run_dir / "results.csv"
-    save_results(list(results), table)
-    title = f"{config['name']}, split {config['data']['split']}: video level"
-    show_results(list(results), title)
+    save_results(results, table)
+    show_results(results, f"{config['name']}, split {config['data']['split']}: video level")
     last = results[-1]
     shown = list(STREAMS) if last.stage == LATE_FUSION else [last.stage]
-    others = {n: one for n, one in stages.items() if n not in shown and one.finished()}
+    others = {name: s for name, s in stages.items() if name not in shown and s.finished()}
     if (late_fusion := late_fusion_dir(stages)) and late_fusion.finished():
         others[LATE_FUSION] = late_fusion
     lines = [
@@ -80,7 +72,7 @@ def end_run(
         f"{seconds:.0f} s in this call, peak memory {peak_memory_gib():.1f} GiB",
         "",
         "written:",
-        *_listed(_files([stages[name] for name in shown], table, others)),
+        *_files([stages[name] for name in shown], table, others),
         "",
         "next:",
         *_commands([stages[name].final for name in shown], run_dir),
@@ -88,25 +80,20 @@ def end_run(
     Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
-def _files(
-    stages: Sequence[StageDir], table: Path, others: Mapping[str, StageDir]
-) -> dict[str, list[Path]]:
-    """Of the stages that are shown, of the run, and the folders of its other stages."""
-    beside = {
-        title: [stage.path / name for stage in stages for name in names]
-        for title, names in _BESIDE.items()
-    }
+def _files(stages: Sequence[StageDir], table: Path, others: Mapping[str, StageDir]) -> list[str]:
+    """Those of the stages that are shown, of the run, and the folders of its other stages.
+
+    A line for each path, its title before the first of several.
+    """
     files = {
         "checkpoint": [stage.final for stage in stages],
         "scores": [stage.scores() for stage in stages],
-        **{title: [path for path in paths if path.exists()] for title, paths in beside.items()},
-        "table": [table],
     }
-    return files | {f"stage {name}": [one.path] for name, one in others.items()}
-
-
-def _listed(files: Mapping[str, Sequence[Path]]) -> list[str]:
-    """A line for each path, its title before the first of several."""
+    for title, names in _BESIDE.items():
+        paths = [stage.path / name for stage in stages for name in names]
+        files[title] = [path for path in paths if path.exists()]
+    files["table"] = [table]
+    files |= {f"stage {name}": [stage.path] for name, stage in others.items()}
     indent = max(map(len, files)) + 2
     return [
         f"  {'' if number else title:{indent}}{path}"
@@ -118,11 +105,9 @@ def _listed(files: Mapping[str, Sequence[Path]]) -> list[str]:
 def _commands(checkpoints: Sequence[Path], run_dir: Path) -> list[str]:
     """What to do next, to be copied."""
     last = ("ckpt_path", checkpoints[-1])
-    commands = (
-        shown_command("fuse", ("inputs", checkpoints), "average_over=probabilities")
-        if len(checkpoints) > 1
-        else shown_command("evaluate", last, "protocol=ten_crops"),
-        shown_command("predict", last, "input=video.mp4"),
-        shown_command("report", ("runs", run_dir)),
-    )
-    return [f"  {command}" for command in commands]
+    if len(checkpoints) > 1:
+        first = shown_command("fuse", ("inputs", checkpoints), "average_over=probabilities")
+    else:
+        first = shown_command("evaluate", last, "protocol=ten_crops")
+    predict = shown_command("predict", last, "input=video.mp4")
+    return [f"  {line}" for line in (first, predict, shown_command("report", ("runs", run_dir)))]

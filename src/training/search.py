@@ -4,7 +4,6 @@ The journal is a file that many processes may write to, network disks included.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,8 @@ PRUNED = "pruned"  # the epoch after which a trial was ended
 JOURNALS = "*.study"  # names of the files
 
 
-def open_study(journal: Path, create: bool = False, **options: Any) -> "optuna.Study":
-    """The only study in a journal file.
-
-    Args:
-        journal: the file, which is made if `create` says so.
-        create: whether the study is made where there is none.
-        options: a sampler, a pruner, the direction.
+def open_study(journal: Path, direction: str | None = None) -> "optuna.Study":
+    """The only study in a journal file; with a direction it is made if there is none.
 
     Raises:
         UserError: Optuna is not installed, or the file holds no study.
@@ -42,11 +36,12 @@ def open_study(journal: Path, create: bool = False, **options: Any) -> "optuna.S
         optuna.storages.journal.JournalFileBackend(str(journal))
     )
     name = journal.stem
-    if create:
-        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options)
-    options.pop("direction", None)
+    if direction:
+        return optuna.create_study(
+            storage=storage, study_name=name, direction=direction, load_if_exists=True
+        )
     try:
-        return optuna.load_study(storage=storage, study_name=name, **options)
+        return optuna.load_study(storage=storage, study_name=name)
     except (KeyError, ValueError) as error:  # of lines that are no journal, too
         raise UserError(f"{journal} holds no study of that name: {error}") from error
 
@@ -57,7 +52,7 @@ def choose(module: Any, name: str, options: Mapping[str, Any], key: str) -> Any:
     Raises:
         UserError: there is no such class, or it does not take these arguments.
     """
-    known = [one for one in module.__all__ if one[0].isupper() and not one.startswith("Base")]
+    known = [n for n in module.__all__ if n[0].isupper() and not n.startswith("Base")]
     if name not in known:
         raise UserError(f"{key}={name}: choose from {', '.join(known)}")
     try:
@@ -68,13 +63,8 @@ def choose(module: Any, name: str, options: Mapping[str, Any], key: str) -> Any:
 
 def values_of(params: Mapping[str, Any]) -> list[str]:
     """A trial's values as overrides; numbers are rounded, for the sake of directories' names."""
-    return [
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in params.items()
-    ]
-
-
-log = logging.getLogger(__name__)
+    texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in params.items()}
+    return [f"{key}={text}" for key, text in texts.items()]
 
 
 @contextlib.contextmanager

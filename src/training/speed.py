@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -17,13 +16,10 @@ MODES = ("default", *CUDA_GRAPHS)  # of torch.compile
 def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> None:
     """Check the choices, and compile next to nothing to find what is missing for it.
 
-    Args:
-        mode: of torch.compile; None for no compilation.
-        tf32: see `set_tf32`.
-        device: that the code would be for; on CPUs it needs a C++ compiler, on GPUs Triton.
+    Code for CPUs needs a C++ compiler, code for GPUs Triton.
 
     Raises:
-        UserError: there is no such choice, or this machine cannot compile.
+        UserError: there is no such choice, or this machine cannot compile for the device.
     """
     try:
         check_choice("compile", mode, (None, *MODES))
@@ -35,10 +31,9 @@ def check_speed(mode: str | None, tf32: bool | None, device: torch.device) -> No
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:  # of the compiler, its search, its libraries, Python's headers
-        reason = first_line(error)
         raise UserError(
-            f"compile={mode}: torch.compile does not work here ({reason}): install a C++ compiler "
-            "and Python's headers, or use compile=null"
+            f"compile={mode}: torch.compile does not work here ({first_line(error)}): install a "
+            "C++ compiler and Python's headers, or use compile=null"
         ) from error
 
 
@@ -54,40 +49,29 @@ def compile_nets(mode: str | None, *nets: nn.Module) -> None:
             net.compile(mode=mode, dynamic=False)
 
 
-def uncompiled(mode: str | None) -> AbstractContextManager[object]:
-    """Within it networks run as they are: full frames, of another size in almost every video.
-
-    Compiling for each size would take longer than the test; and no other test of a checkpoint is
-    compiled.
-    """
-    return contextlib.nullcontext() if mode is None else torch.compiler.set_stance("force_eager")
-
-
 @contextlib.contextmanager
-def convolutions_tried(wanted: bool | None) -> Iterator[None]:
+def convolutions_tried(benchmark: bool | None) -> Iterator[None]:
     """Within it cuDNN times its algorithms for each convolution and size, and keeps the fastest.
 
-    That is for training, whose clips have one size. Full frames have another in almost every
-    video.
+    That is for training, whose clips have one size.
 
     Args:
-        wanted: Lightning's `benchmark`; None: unless algorithms have to be deterministic.
+        benchmark: Lightning's; None: unless algorithms have to be deterministic.
     """
     before = torch.backends.cudnn.benchmark
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.backends.cudnn.benchmark = not deterministic if wanted is None else wanted
+    if benchmark is None:
+        benchmark = not torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = benchmark
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
 
 
-def set_tf32(wanted: bool | None) -> None:
-    """Whether GPUs may multiply 32-bit numbers with mantissas of 10 bits (TF32).
+def set_tf32(allowed: bool | None) -> None:
+    """Let GPUs multiply 32-bit numbers with mantissas of 10 bits (TF32), or not.
 
-    Args:
-        wanted: in convolutions and matrix products, or in neither; None as torch has it by itself,
-            in convolutions.
+    Both in convolutions and matrix products; None as torch has it by itself, in convolutions alone.
     """
-    torch.backends.cudnn.allow_tf32 = wanted is not False
-    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed is not False
+    torch.set_float32_matmul_precision("high" if allowed else "highest")

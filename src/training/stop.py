@@ -1,8 +1,7 @@
 """What SIGTERM, SIGUSR1, SIGHUP and Ctrl-C do to a process that trains: it ends, in good order.
 
 In training it ends as soon as it has saved where it is (`StageCheckpoint`), anywhere else at once,
-and anywhere at once at a second signal, later. Checkpoints and records are complete at any time
-(`checkpoint_io`): rerun the same command to resume from the last of them.
+and anywhere at once at a second signal, later. Checkpoints and records are complete at any time.
 """
 
 import contextlib
@@ -13,13 +12,12 @@ import threading
 import time
 from types import FrameType
 
-import pytorch_lightning as pl
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from src.utils.processes import SIGNALS
 from src.utils.ranks import own_rank
 
 TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
-NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
 
 
 def end_at_signals() -> None:
@@ -32,16 +30,7 @@ def ignore_signals() -> None:
     _handle_with(signal.SIG_IGN)
 
 
-def await_signals() -> None:
-    """Give signals the time to arrive, after an error that may come from the end of others.
-
-    When all processes are asked to end, one may first lose its connection to another, or a worker
-    that loads its data: that is no failure of the job.
-    """
-    time.sleep(NOTICE)
-
-
-class EndAtSignals(pl.Callback):
+class EndAtSignals(Callback):
     """Takes signals while a stage runs, in place of Lightning's own handler.
 
     Lightning's tells the other processes by a broadcast from within the handler: where one of them
@@ -52,17 +41,17 @@ class EndAtSignals(pl.Callback):
         self.asked: int | None = None  # the signal that asked to end after the step
         self._asked_at = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What has been trained is worth saving."""
         _handle_with(self._ask)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All of it is saved."""
         if self.asked is not None:
             self.end(self.asked)
         end_at_signals()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the handler, which Lightning has just set."""
         end_at_signals()
 

@@ -6,11 +6,9 @@ Nothing is read, computed or written.
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 
-import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from src.experiment.config import StageConfig
 from src.models.modules import VideoClassifier
@@ -24,21 +22,6 @@ GFLOP: of one clip, forwards; a product and a sum are 2; convolutions and
 classifiers alone (connections and pools have no parameters and next to none)."""
 
 
-class OneClip(pl.LightningModule):
-    """A stage's network with a training clip as its example, on the meta device."""
-
-    def __init__(self, module: VideoClassifier, batch: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.net = module.net
-        self._logits = module.logits
-        self.example_input_array = (batch,)
-        self.to("meta")
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of each stream."""
-        return self._logits(batch)
-
-
 def summarize(configs: Mapping[str, StageConfig], console: Console | None = None) -> None:
     """Print the network of every chosen stage, part by part, for the stage's own clips.
 
@@ -50,7 +33,9 @@ def summarize(configs: Mapping[str, StageConfig], console: Console | None = None
         module, batch = module_without_data(config)
         time, height, width = next(iter(batch.values())).shape[2:]
         title = f"{name}: {', '.join(batch)}, clips of {time} x {height} x {width}"
-        console.print(_table(title, OneClip(module, batch)))
+        module.example_input_array = (batch,)
+        module.forward = module.logits  # type: ignore[method-assign]
+        console.print(_table(title, module))
         for key in ("connection", "temporal_pool"):
             choice = getattr(module.net, key, None)
             if is_dataclass(choice) and not isinstance(choice, type):
@@ -60,15 +45,15 @@ def summarize(configs: Mapping[str, StageConfig], console: Console | None = None
     console.print(CONVENTION, highlight=False)
 
 
-def _table(title: str, clip: OneClip) -> Table:
-    summary = ModelSummary(clip, max_depth=-1)
+def _table(title: str, module: VideoClassifier) -> Table:
+    summary = ModelSummary(module, max_depth=-1)
     parents = {name.rpartition(".")[0] for name in summary.layer_names}
     leaves = {  # parts of joined streams are called one by one: their parents do not count them
         f"{name}.": sum(counts.values())
         for name, counts in summary.flop_counts.items()
         if name not in parents
     }
-    depth = 1 if isinstance(clip.net, ResNet) else 2  # net.layer1, net.appearance.layer1
+    depth = 1 if isinstance(module.net, ResNet) else 2  # net.layer1, net.appearance.layer1
     parts = zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True)
     rows = []
     for name, size, parameters in parts:

@@ -83,14 +83,14 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     for key, instead in OURS.items():
         if key in cfg:
             raise UserError(f"trainer.{key}={cfg[key]}: not for you to set: {instead}")
-    callbacks = options.get("callbacks") or ()
+    callbacks = options.get("callbacks", ())
     defaults = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,  # ours deals each video to one rank only
-        "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
+        "use_distributed_sampler": False,  # the data deal each video to one rank only
+        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
     }
     check_values(OmegaConf.to_container(cfg, resolve=True), _NEEDS, "trainer.")  # type: ignore[arg-type]
     try:
@@ -101,16 +101,8 @@ def instantiate_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         raise UserError(
             f"trainer.precision={cfg.precision} needs a GPU: choose bf16-mixed or 32-true on a CPU"
         )
-    _check_strategy(cfg, trainer)
-    return trainer
-
-
-def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
-    """Let devices share the work as conf/trainer/ddp.yaml says, or not at all."""
-    chosen = cfg.strategy
-    if trainer.world_size == 1:
-        return
-    if not (
+    chosen = cfg.strategy  # devices share the work as conf/trainer/ddp.yaml says, or not at all
+    if trainer.world_size > 1 and not (
         isinstance(chosen, DictConfig)
         and isinstance(trainer.strategy, DDPStrategy)
         and chosen.get("broadcast_buffers") is False
@@ -122,6 +114,7 @@ def _check_strategy(cfg: DictConfig, trainer: pl.Trainer) -> None:
             f"trainer.devices={trainer.num_devices}, whose options go with it, as in "
             "+trainer.strategy.find_unused_parameters=true"
         )
+    return trainer
 
 
 def build_trainer(
@@ -134,15 +127,19 @@ def build_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer for one stage: its length, its batch, its checkpoint."""
     chosen = build_callbacks(cfg)
-    finders = [one for one in chosen if isinstance(one, LearningRateFinder)]
-    if finders and resumes:
-        if cfg.resume == "force":
+    if resumes:  # the rate is in the checkpoint, and Lightning would begin the training anew
+        others = [callback for callback in chosen if not isinstance(callback, LearningRateFinder)]
+        if len(others) < len(chosen) and cfg.resume == "force":
             raise UserError(
                 "LearningRateFinder looks for a rate at the start of a training; resume=force "
                 f"would not follow it: give the rate as stages.{config['stage']}.optimizer.lr"
             )
-        # The rate that was found is in the checkpoint; Lightning would begin the training anew.
-        chosen = [one for one in chosen if one not in finders]
+        chosen = others
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if (group := Group.found()) and group.starter == "SLURM":
+        # Lightning would queue the job again at SIGUSR1, and save what it finds in the middle of a
+        # step. SLURM itself requeues what it preempts, submitit what comes to the end of its time.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     stop = EndAtSignals()
     checkpoints: list[pl.Callback] = [
         StageCheckpoint(stage_dir.checkpoint, cfg.checkpoint_minutes, stop)
@@ -154,7 +151,7 @@ def build_trainer(
         max_epochs=epochs(config),
         # Averaged weights have to be in place before statistics are shared.
         callbacks=[*callbacks, *chosen, OneSetOfStatistics(), stop, *checkpoints],
-        plugins=build_plugins(),
+        plugins=plugins,
         logger=loggers,
         default_root_dir=str(stage_dir.path),
         enable_checkpointing=True,
@@ -170,17 +167,6 @@ def epochs(config: StageConfig) -> int:
     """Epochs of a stage: its own, or fewer if the trainer is given fewer."""
     own, cap = config["max_epochs"], config["trainer"]["max_epochs"]
     return own if cap is None else min(own, cap)
-
-
-def build_plugins() -> list[Any]:
-    """How checkpoints are written, and what Lightning is to do in a job of SLURM."""
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    group = Group.found()
-    if group is not None and group.starter == "SLURM":
-        # Lightning would queue the job again at SIGUSR1, and save what it finds in the middle of a
-        # step. SLURM itself requeues what it preempts, submitit what comes to the end of its time.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
@@ -18,17 +18,13 @@ _DONE = {
 }
 
 
-class UnreadableVideos(pl.Callback):
-    """Lists the videos that could not be read, by name, and stops a run that has too many.
+class UnreadableVideos(Callback):
+    """Lists the videos that could not be read in a file, and stops a run that has too many.
 
     Every `log_every_n_steps` steps and after each epoch the ranks put together what each has met:
     all of them tell the same, and all of them stop. In validation such videos are skipped, because
     a replaced video would change the list from epoch to epoch; in the test they are not, see
     `CollectScores`.
-
-    Args:
-        data: that is trained on.
-        file: gets a line for each video as soon as it is known.
     """
 
     def __init__(self, data: VideoDataModule, file: Path) -> None:
@@ -45,8 +41,8 @@ class UnreadableVideos(pl.Callback):
     def faults(self) -> list[Faults]:
         """What was wrong with training and validation videos, for the record."""
         parts = [part for part in ("train", "val") if part != self.data.test_part]  # as the test's
-        left_out = [one for part in parts for one in self.data.errors.left_out(part)]
-        return [*left_out, *self.replaced]
+        missing = [faults for part in parts for faults in self.data.errors.left_out(part)]
+        return [*missing, *self.replaced]
 
     def state_dict(self) -> dict[str, Any]:
         """What is known, so that a run that continues still knows it."""
@@ -59,22 +55,20 @@ class UnreadableVideos(pl.Callback):
         """Remember what an earlier start has found out."""
         self.known = {phase: dict(known) for phase, known in state_dict.items()}
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Agree where metrics are logged, too."""
-        *_, index = step
-        if (index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        _, _, batch_idx = step
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._agree(trainer)
             pl_module.log("data/replaced_videos", float(len(self.known["train"])))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree, and log how many there are; validation of this epoch is over by now."""
         self._agree(trainer)
         for phase, known in self.known.items():
             pl_module.log(f"{phase}/skipped_videos", float(len(known)), sync_dist=True)
 
-    def _agree(self, trainer: pl.Trainer) -> None:
+    def _agree(self, trainer: Trainer) -> None:
         met, news = self.data.errors.of_all_ranks(*self.known), False
         for phase, known in self.known.items():
             everywhere = met[phase]
@@ -93,7 +87,7 @@ class UnreadableVideos(pl.Callback):
                 f"{allowed:g} is let pass: python -m src.verify_data tells what is wrong with them"
             )
 
-    def _tell(self, trainer: pl.Trainer) -> None:
+    def _tell(self, trainer: Trainer) -> None:
         lines = [
             visible(f"{phase} {name}: {reason}")
             for phase, known in self.known.items()

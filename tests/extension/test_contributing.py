@@ -10,7 +10,8 @@ from markdown_it import MarkdownIt
 import src.data
 import src.models
 from src import evaluate, extract_flow, train, verify_data
-from tests.test_documentation import CPU, FLOW, ROOT, SMALL, moving
+from tests.documents import ROOT
+from tests.test_documentation import CPU, FLOW, SMALL, moving
 
 FILE = re.compile(r"# ((?:src|conf)/\S+)\n+(.*)", re.DOTALL)  # a block of code that is a file
 

@@ -297,7 +297,7 @@ def children(parent: int) -> list[int]:
             environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if int(stat[1]) == parent and b"src.training.rank" in command:
+        if int(stat[1]) == parent and b"src.training.launch" in command:
             rank = next(e for e in environment if e.startswith(b"LOCAL_RANK="))
             found.append((int(rank.partition(b"=")[2]), int(process.name)))
     return [process for _, process in sorted(found)]

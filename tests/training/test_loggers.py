@@ -16,7 +16,7 @@ from src import train
 from src.evaluation.samples import save_samples
 from src.reporting.report import make_report
 from src.training import pipeline
-from src.training.loggers import LONGEST, Guarded, Loggers, artifact_name, attempt, guarded
+from src.training.loggers import LONGEST, Guarded, Loggers, artifact_name, guarded
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
 from tests.conftest import compose_config
@@ -114,7 +114,7 @@ def test_no_call_of_a_logger_fails(method: str, tmp_path: Path) -> None:
     assert isinstance(logger, CSVLogger)
     for _ in range(2):
         getattr(logger, method)({})
-    attempt(logger, fail)
+    logger.attempt(fail, logger)
     assert calls == [method]
     assert failed == {"broken"}
 
@@ -125,7 +125,7 @@ def test_a_stop_by_hand_is_no_failure_of_a_logger(tmp_path: Path) -> None:
 
     logger = guarded(CSVLogger(tmp_path), "csv", set())
     with pytest.raises(KeyboardInterrupt):
-        attempt(logger, stop)
+        logger.attempt(stop, logger)
     assert not logger.failed
 
 
