@@ -3,32 +3,23 @@
 import contextlib
 import functools
 import logging
-import netrc
-import os
-import re
-import secrets
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from wandb.env import DATA_DIR, get_data_dir
 
 from src import __version__
 from src.experiment.config import StageConfig
-from src.utils.errors import UserError, short_name
-from src.utils.files import atomic_write
+from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake
-from src.utils.ranks import of_all_ranks, own_rank
+from src.utils.ranks import of_all_ranks
 
 log = logging.getLogger(__name__)
-LONGEST = 128  # characters of a name on W&B
 
 
 class Guarded(Logger):
@@ -150,16 +141,14 @@ class Loggers:
 
 def _close(logger: Guarded, status: str) -> None:
     logger.finalize(status)
-    if isinstance(logger, WandbLogger) and wandb.run is not None:
+    if isinstance(logger, WandbLogger):
+        from src.training import wandb_run  # here: others do not wait for W&B
+
         try:  # also if it has failed: the next would write into its run
-            wandb.run.finish(exit_code=0 if status == "success" else 1)
+            wandb_run.finish(status)
         except Exception as error:
             drop(logger.entry, logger.failed, f"{type(error).__name__}: {error}")
-            with contextlib.suppress(Exception, SystemExit):
-                wandb.run._restore()  # what is printed is no longer copied to it
-            wandb.run = None  # or the next run, and the end of this process, fail as well
-            with contextlib.suppress(Exception, SystemExit):
-                wandb.teardown()
+            wandb_run.abandon()
 
 
 def code_version() -> dict[str, str | None]:
@@ -170,101 +159,3 @@ def code_version() -> dict[str, str | None]:
     except (OSError, subprocess.SubprocessError):  # no git, or no clone
         return {"version": __version__, "commit": None}
     return {"version": __version__, "commit": commit.strip()}
-
-
-class StageRun(WandbLogger):
-    """A W&B run for one stage; offline, without a prompt, if no key is set.
-
-    A stage that continues after a stop continues with its run.
-
-    Args:
-        save_dir: the stage's folder; its name is the job type.
-        name, group: of the run, before its stage, and of the runs of all stages.
-        checkpoints: whether the final checkpoint becomes an artifact.
-        project, tags, entity: W&B's.
-
-    Raises:
-        UserError: W&B takes no such project, or cannot write its files.
-    """
-
-    def __init__(
-        self,
-        save_dir: str,
-        project: str,
-        group: str,
-        name: str,
-        tags: Sequence[str] | None,
-        checkpoints: bool,
-        entity: str | None = None,
-    ) -> None:
-        if len(project) > LONGEST or re.search(r"[/\\#?%:]", project):
-            raise UserError(
-                f"project={project}: a project of W&B has at most {LONGEST} characters, and none "
-                "of / \\ # ? % : among them"
-            )
-        if own_rank() == 0:
-            _check_data_dir()
-        logging.getLogger("wandb").propagate = False  # its failures are reported once, not by line
-        stage = Path(save_dir).name
-        if offline := not _has_wandb_key():
-            log.info(
-                "W&B: no API key, so this run is written to %s/wandb; wandb sync uploads", save_dir
-            )
-        super().__init__(
-            save_dir=save_dir,
-            project=project,
-            entity=entity,
-            name=short_name(f"{name}/{stage}", name, LONGEST),
-            group=short_name(group, group, LONGEST),
-            job_type=stage,
-            tags=tags,
-            offline=offline,
-            id=_run_id(Path(save_dir) / "wandb_id"),
-            resume=None if offline else "allow",
-            settings=wandb.Settings(quiet=True),
-        )
-        self.keeps_checkpoints = checkpoints
-
-
-def artifact_name(name: str, longest: int = LONGEST) -> str:
-    """A name with the characters and of the length that W&B allows for artifacts."""
-    return short_name(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name, longest)
-
-
-def _check_data_dir() -> None:
-    """Find out now whether W&B can write what it uploads; it does so after the test."""
-    folder = Path(get_data_dir(), "artifacts", "staging")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(
-            f"W&B cannot write to {folder} ({error.strerror}): set {DATA_DIR} to a folder that it "
-            "can write to"
-        ) from error
-
-
-def _run_id(file: Path) -> str:
-    """The id that the stage's earlier runs had, else a new one; in a W&B sweep the agent's."""
-    given = os.environ.get("WANDB_RUN_ID")
-    if given and os.environ.get("WANDB_SWEEP_ID"):
-        return given
-    if file.is_file():
-        return file.read_text().strip()
-    run_id = secrets.token_hex(4)
-    if own_rank() == 0:  # whose run it is
-        with atomic_write(file) as draft:
-            draft.write_text(run_id)
-    return run_id
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
-        return False
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1]
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

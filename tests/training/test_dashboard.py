@@ -16,8 +16,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.compose import CONF_DIR
-from src.training.loggers import Loggers, StageRun, code_version
+from src.training.loggers import Loggers, code_version
 from src.training.pipeline import run_experiment
+from src.training.wandb_run import StageRun
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun

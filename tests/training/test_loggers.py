@@ -16,8 +16,9 @@ from src import train
 from src.evaluation.samples import save_samples
 from src.reporting.report import make_report
 from src.training import pipeline
-from src.training.loggers import LONGEST, Guarded, Loggers, artifact_name, guarded
+from src.training.loggers import Guarded, Loggers, guarded
 from src.training.pipeline import run_experiment
+from src.training.wandb_run import LONGEST, artifact_name
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.training.wandb_file import OfflineRun
