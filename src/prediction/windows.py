@@ -89,8 +89,8 @@ def _within(held: Iterable[Frame], start: float) -> list[Frame]:
 class HeldFrames:
     """Frames in memory as the frames of one video."""
 
-    def __init__(self, images: Sequence[Uint8], fps: float) -> None:
-        self.images, self.num_frames, self.fps = images, len(images), fps
+    def __init__(self, images: Sequence[Uint8]) -> None:
+        self.images, self.num_frames = images, len(images)
 
     @property
     def size(self) -> Size:
