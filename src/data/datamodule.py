@@ -67,13 +67,7 @@ _LOADER_NEEDS = {
 
 @dataclass(frozen=True)
 class VideoTest:
-    """What a test sees of videos.
-
-    Args:
-        frames: of a video, evenly spaced.
-        batch_size: videos per step; videos of different size need 1.
-        part: "test" or "val", the part that is tested on.
-    """
+    """What a test sees of videos: evenly spaced frames of each, of the part "test" or "val"."""
 
     frames: int
     batch_size: int = 1
@@ -95,10 +89,8 @@ class VideoReading:
             such file or one for other places is none.
         missing: what to do with videos that are not there. "error" refuses lists that name some;
             "skip" leaves them out of all parts; "count_as_wrong" out of training, and counts those
-            of the tested part as wrong. Videos of it that are there but cannot be read when it
-            comes to testing are wrong as well under "count_as_wrong", else an error.
-        max_unreadable_fraction: of the training list, that may turn out unreadable before the run
-            stops, 0..1.
+            of the tested part as wrong, as well as those that turn out unreadable in the test.
+        max_unreadable_fraction: of the training list, 0..1; with more the run stops.
     """
 
     decoder: str = "auto"
@@ -122,24 +114,18 @@ class VideoDataModule(pl.LightningDataModule):
     """Clips of a dataset's split as uint8 batches.
 
     A batch holds "rgb" (B, 3, T, H, W) and/or "flow" (B, 2L, T, H, W), "label" (B,) and "video"
-    (names).
-
-    `errors` tells which videos could not be read so far, or were not there.
+    (names). `errors` tells which videos could not be read so far, or were not there.
 
     Args:
         dataset: a call that returns the split, making or checking the data where that is needed.
         rgb: where frames lie: "videos" for the dataset's video files, or a folder or zip archive
             of JPEG frames.
         flow: where flow lies: a folder or zip archive of JPEG images, or "on_the_fly".
-        split: the number of the split, for checkpoints.
-        num_classes: what networks are built for; checked against the split.
+        split, num_classes: the split's number, for checkpoints, and what it must have.
         modalities: "rgb", "flow" or both.
-        frames: T of a training clip.
-        flow_stack: flow fields around a frame (L).
+        frames, flow_stack: of a training clip (T), and flow fields around each (L).
         short_side: smaller side that crops are chosen at and test frames are resized to.
-        crop: how a training clip is cut out of a frame.
-        crop_size: side of a training clip.
-        hflip: whether a mirrored video keeps its label.
+        crop, crop_size, hflip: how a training clip is cut, its side, whether it may be mirrored.
         test: what a test sees.
         batch_size: clips per step and device.
         seed: of all random choices.
@@ -152,9 +138,8 @@ class VideoDataModule(pl.LightningDataModule):
             there is a GPU), and timeout, the seconds to wait for a batch before the videos under
             way are named; 0 waits on. A video that takes half of it cannot be read, see
             `SkipBrokenVideos`.
-        videos: how they are read, and what is done about those that cannot be.
-        val_fraction: of the training list, not trained on but validated on, see
-            `src.data.splits`; None validates on the test list.
+        videos: how they are read.
+        val_fraction: of the training list, validated on in its place; None takes the test list.
         overfit_batches: how many batches of every device are trained on over and over, the same
             clips each time; None trains on the full list.
     """
@@ -247,7 +232,7 @@ class VideoDataModule(pl.LightningDataModule):
         reads = {self._reads(modality) for modality in self.modalities}
         self._known = Manifest.fitting(
             self.reading.manifest,
-            {one: places[one] for one in reads},
+            {modality: places[modality] for modality in reads},
             (*listed.train, *listed.val, *listed.test),
         )
         frames, cache_dir = None, self.reading.cache_dir
@@ -258,47 +243,46 @@ class VideoDataModule(pl.LightningDataModule):
             if self.flow_settings:
                 self._flow_after_transfer = FlowAfterTransfer(self.flow_settings)
             self.flow = open_flow(self.flow_place, frames, self.flow_settings, cache_dir)
-        found = {part: self._find(part, getattr(listed, part)) for part in PARTS}
-        self.listed, self.videos = listed, Split(listed.classes, **found)
+        usable = {part: self._find(part, getattr(listed, part)) for part in PARTS}
+        self.listed, self.videos = listed, Split(listed.classes, **usable)
 
     def _reads(self, modality: str) -> Modality:
         """Where a modality's images come from."""
         return "rgb" if modality == "rgb" or self.flow_place == ON_THE_FLY else "flow"
 
     def _find(self, part: str, videos: Sequence[Video]) -> tuple[Video, ...]:
-        """The videos that can be read from all libraries in use; of others `errors` has why not."""
-        found: list[Video | None] = list(videos)
-        for modality, library in (("rgb", self.rgb), ("flow", self.flow)):
-            if library is None:
+        """The videos that can be read from all stores in use; of others `errors` has why not."""
+        usable: list[Video | None] = list(videos)
+        for modality, store in (("rgb", self.rgb), ("flow", self.flow)):
+            if store is None:
                 continue
             reads, broken = self._reads(modality), {}
-            files = library.find(videos)
-            for place, (video, file) in enumerate(zip(videos, files, strict=True)):
+            for place, (video, stored) in enumerate(zip(videos, store.find(videos), strict=True)):
                 known = self._known.reason(video, reads) if self._known else None
-                if file is None or known:
-                    broken[video.name] = known or f"missing in {library.place}"
-                    found[place] = None
-                elif reads == "rgb" and found[place]:  # the file's name has its case on disk
-                    found[place] = file
+                if stored is None or known:
+                    broken[video.name] = known or f"missing in {store.place}"
+                    usable[place] = None
+                elif reads == "rgb" and usable[place]:  # the file's name has its case on disk
+                    usable[place] = stored
             if broken and (self.reading.missing == "error" or len(broken) == len(videos)):
                 name, reason = next(iter(broken.items()))
                 raise UserError(
                     f"{len(broken)} of {len(videos)} listed videos are missing or broken in "
-                    f"{library.place}, the first is {name} ({reason}): python -m src.verify_data "
+                    f"{store.place}, the first is {name} ({reason}): python -m src.verify_data "
                     "lists them, data/README.md shows how folders look; data.videos.missing=skip "
                     "skips them, data.videos.missing=count_as_wrong counts those of the "
                     "tested list as wrong"
                 )
             self.errors.missing[part] = broken | self.errors.missing[part]
         self.errors.listed[part] = len(videos)
-        return tuple(video for video in found if video is not None)
+        return tuple(video for video in usable if video is not None)
 
     @property
     def flow_made_by(self) -> FlowSettings:
         """How the flow was made; without a flow.json it is taken for the released TV-L1."""
         if self.flow_place == ON_THE_FLY:
             return self.flow_settings or FlowSettings()
-        return FlowSettings.beside(Path(self.flow_place)) or FlowSettings()
+        return FlowSettings.load(Path(self.flow_place)) or FlowSettings()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Compute the flow on the device, if that is where it is computed."""
@@ -342,23 +326,22 @@ class VideoDataModule(pl.LightningDataModule):
         Raises:
             UserError: there is no such video. Whatever reading raises is raised as it is.
         """
-        places = {video.name: place for place, video in enumerate(self.tested)}
-        if name not in places:
+        named = [video for video in self.tested if video.name == name]
+        if not named:
             raise UserError(f"{name} is not on the {self.test_part} list")
+        # Nothing in it is drawn, so that it does not depend on the place in the list.
         dataset = VideoDataset(
-            self.tested, self.rgb, self.flow, self.test_view, self.flow_stack, self.seed
+            named, self.rgb, self.flow, self.test_view, self.flow_stack, self.seed
         )
-        batch = self.ready(collate([dataset[places[name], 0]]), device)
+        batch = self.ready(collate([dataset[0, 0]]), device)
         return {key: values[0] for key, values in batch.items()}
 
     def _loader(
         self, phase: str, videos: Sequence[Video], view: View, batch_size: int
     ) -> DataLoader[Sample]:
         training = phase == "train"
-        over_and_over = self.overfit_batches * batch_size if self.overfit_batches else None
-        sampler = EpochSampler(
-            len(videos), self.seed, shuffle=training, repeat=over_and_over if training else None
-        )
+        repeat = self.overfit_batches * batch_size if training and self.overfit_batches else None
+        sampler = EpochSampler(len(videos), self.seed, shuffle=training, repeat=repeat)
         if not training and len(videos) < sampler.ranks:  # Lightning skips a rank without batches
             raise UserError(
                 f"{len(videos)} videos to test on are not one for each of {sampler.ranks} devices: "

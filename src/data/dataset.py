@@ -6,6 +6,7 @@ A view is what a network gets to see: which frames, cut how, at what size, mirro
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from src.data.sampling import (
     valid_range,
 )
 from src.data.splits import Video
-from src.data.stores import FlowStore, FrameStore
+from src.data.stores import FlowStore, FramesForFlow, FrameStore
 from src.data.transforms import (
     WHOLE_FRAME,
     CenterCrop,
@@ -33,7 +34,6 @@ from src.data.transforms import (
     flow_clip,
     rgb_clip,
 )
-from src.flow.after_transfer import FramesForFlow
 from src.media.sources import FlowSource, RGBSource, Size, size_at
 from src.utils.errors import UserError
 
@@ -50,11 +50,9 @@ class View(Protocol):
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> Indices:
         """Frames out of the valid range first..last."""
-        ...
 
     def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """The cut for frames of the size (height, width)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,9 @@ def read_view(
     """Read one view of a video from its sources, uint8.
 
     Args:
-        rgb: where frames come from, None if the network sees none.
-        flow: where flow comes from, None if the network sees none.
-        view: chooses frames and geometry.
+        rgb, flow: where frames and flow come from, None if the network sees none.
+        view: chooses frames and geometry, by chance from `rng`.
         stack: flow fields around a frame (L).
-        rng: for the view's random choices.
         name: for messages.
 
     Returns:
@@ -144,15 +140,16 @@ def read_view(
         UserError: the flow cannot belong to the frames.
     """
     num_frames = rgb.num_frames if rgb else flow.num_fields + 1 if flow else 0
-    num_fields = flow.num_fields if flow else None
-    if num_fields is not None and num_fields != num_frames - 1:
+    # Without flow the room for it is left all the same, so that streams see one range.
+    num_fields = flow.num_fields if flow else num_frames - 1
+    if num_fields != num_frames - 1:
         message = f"video {name} has {num_frames} frames and {num_fields} flow fields"
         if abs(num_fields - (num_frames - 1)) > COUNT_TOLERANCE:
             raise UserError(
                 f"{message}, not one fewer: they are not of the same video; extract its flow again"
             )
         _warn_once(f"{message}, not one fewer: frames beyond the shorter are not used")
-    if flow and min(num_frames, flow.num_fields + 1) <= stack:
+    if flow and min(num_frames, num_fields + 1) <= stack:
         _warn_once(
             f"video {name} has {num_frames} frames, too few for a stack of {stack} flow fields: "
             "its first and last fields are repeated"
@@ -181,13 +178,9 @@ def read_view(
     return sample
 
 
-_warned: set[str] = set()
-
-
+@cache
 def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        log.warning(message)
+    log.warning(message)
 
 
 class VideoDataset(Dataset[Sample]):
@@ -197,11 +190,9 @@ class VideoDataset(Dataset[Sample]):
     clips come out whatever the number and the order of worker processes.
 
     Args:
-        videos: what to read, as the libraries have found them.
-        rgb: where frames lie, None if the network sees none.
-        flow: where flow lies, None if the network sees none.
-        view: frames and geometry.
-        stack: flow fields around a frame (L).
+        videos: what to read, as the stores have found them.
+        rgb, flow: where frames and flow lie, None if the network sees none.
+        view, stack: see `read_view`.
         seed: of all random choices.
         augment: what more is done to the colors of a clip; flow has none.
     """

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -34,17 +34,11 @@ _IDLE = -1
 
 @dataclass(frozen=True)
 class Faults:
-    """Videos of a list with which something is wrong.
+    """Videos of a list with which something is wrong."""
 
-    Args:
-        what: is wrong with them, and what was done about it.
-        of: how many videos the list has.
-        videos: the reason for each, by name.
-    """
-
-    what: str
-    of: int
-    videos: Mapping[str, str]
+    what: str  # is wrong with them, and what was done about it
+    of: int  # how many videos the list has
+    videos: Mapping[str, str]  # the reason for each, by name
 
     def __str__(self) -> str:
         """All in one line: how many, the first with its reason, and the names of the next."""
@@ -55,26 +49,19 @@ class Faults:
         return f"{len(names)} of {self.of} {self.what}: {', '.join(shown)}{more}"
 
 
-def _of_each_part() -> dict[str, dict[str, str]]:
-    return {part: {} for part in PARTS}
-
-
-@dataclass
 class VideoErrors:
     """The videos of one data module that cannot be used, and why, by name.
 
     In training others take their place; in evaluation nothing is replaced, and whoever counts has
-    to count them.
-
-    Args:
-        unreadable: of each phase "train", "val" and "test", what this process could not read.
-        missing: of each part "train", "val" and "test", what was not there from the beginning.
-        listed: how many videos each part has, with the missing ones.
+    to count them. By phase or part "train", "val" and "test", `unreadable` has what this process
+    could not read, `missing` what was not there from the beginning, and `listed` how many videos
+    there are with the missing ones.
     """
 
-    unreadable: dict[str, dict[str, str]] = field(default_factory=_of_each_part)
-    missing: dict[str, dict[str, str]] = field(default_factory=_of_each_part)
-    listed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+    def __init__(self) -> None:
+        self.unreadable: dict[str, dict[str, str]] = {phase: {} for phase in PARTS}
+        self.missing: dict[str, dict[str, str]] = {part: {} for part in PARTS}
+        self.listed = dict.fromkeys(PARTS, 0)
 
     def of_all_ranks(self, *phases: str) -> dict[str, dict[str, str]]:
         """What any rank could not read in some phases, sorted by name; all of them must ask."""
@@ -92,44 +79,6 @@ class VideoErrors:
     def left_out(self, part: str) -> tuple[Faults, ...]:
         """A record of what was not there from the beginning."""
         return self.faults(part, "are missing and were skipped", self.missing[part])
-
-
-class ReadTracker:
-    """What every process of a loader is reading, in memory that all of them share.
-
-    Args:
-        workers: number of reading processes.
-    """
-
-    def __init__(self, workers: int) -> None:
-        count = max(workers, 1)
-        self._reading = torch.full((count,), _IDLE).share_memory_()
-        self._since = torch.full((count,), -math.inf, dtype=torch.float64).share_memory_()
-
-    @contextmanager
-    def reading(self, index: int) -> Iterator[None]:
-        """This process reads the video `index`."""
-        info = get_worker_info()
-        worker = info.id if info else 0
-        self._note(worker, index)
-        try:
-            yield
-        finally:
-            self._note(worker, _IDLE)
-
-    def _note(self, worker: int, index: int) -> None:
-        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
-        self._reading[worker] = index
-
-    def under_way(self, seconds: float = 0) -> list[int]:
-        """The videos that have been read for so many seconds or more, and are still."""
-        long_enough = (time.monotonic() - self._since >= seconds).tolist()
-        reading = zip(self._reading.tolist(), long_enough, strict=True)
-        return [index for index, long in reading if long and index != _IDLE]
-
-    def quiet(self) -> float:
-        """Seconds since a video was last begun or ended."""
-        return time.monotonic() - float(self._since.max())
 
 
 class SkipBrokenVideos(Dataset[dict[str, Any]]):
@@ -155,13 +104,12 @@ class SkipBrokenVideos(Dataset[dict[str, Any]]):
         self, dataset: Any, workers: int, replace: bool, seed: int, time_limit: float = 0
     ) -> None:
         self.dataset, self.seed, self.time_limit = dataset, seed, time_limit
-        self.tracker, self._replace = ReadTracker(workers), replace
-
-    @property
-    def videos(self) -> Sequence[Video]:
-        """All that the dataset counts."""
-        videos: Sequence[Video] = self.dataset.videos
-        return videos
+        self.videos: Sequence[Video] = dataset.videos
+        self._replace = replace
+        # What every reading process is at, and since when, in memory that all of them share.
+        count = max(workers, 1)
+        self._reading = torch.full((count,), _IDLE).share_memory_()
+        self._since = torch.full((count,), -math.inf, dtype=torch.float64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -176,13 +124,16 @@ class SkipBrokenVideos(Dataset[dict[str, Any]]):
         for index in self._tries(*draw):
             video = self.videos[index]
             try:
-                with time_limit(self.time_limit, video), self.tracker.reading(index):
+                self._note(index)
+                with time_limit(self.time_limit, video):
                     sample: dict[str, Any] = self.dataset[index, draw[1]]
                 return sample | {FAILED: failed} if failed else sample
             except UNREADABLE as error:
                 if _no_more_files(error):
                     raise too_many_files(f"read {video.path}") from error
                 failed[video.name] = " ".join(str(error).split()) or type(error).__name__
+            finally:
+                self._note(_IDLE)
         if self._replace:
             faults = Faults("videos drawn in one's place could be read", len(failed), failed)
             raise UserError(f"none of {faults}: python -m src.verify_data looks at all of them")
@@ -194,9 +145,22 @@ class SkipBrokenVideos(Dataset[dict[str, Any]]):
             others = np.random.default_rng((self.seed, epoch, index, 1)).permutation(len(self))
             yield from [int(other) for other in others if other != index][: TRIES - 1]
 
+    def _note(self, index: int) -> None:
+        """Let all processes know that this one reads the video `index`, or none."""
+        info = get_worker_info()
+        worker = info.id if info else 0
+        self._since[worker] = time.monotonic()  # the machine's: one clock for all processes
+        self._reading[worker] = index
+
     def under_way(self, seconds: float = 0) -> list[Video]:
         """The videos that have been read for so many seconds or more, and are still."""
-        return [self.videos[index] for index in self.tracker.under_way(seconds)]
+        reading = self._reading.clone()  # it changes meanwhile
+        long = (time.monotonic() - self._since >= seconds) & (reading != _IDLE)
+        return [self.videos[index] for index in reading[long].tolist()]
+
+    def quiet(self) -> float:
+        """Seconds since a video was last begun or ended."""
+        return time.monotonic() - float(self._since.max())
 
 
 def too_many_files(to: str) -> UserError:

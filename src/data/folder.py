@@ -15,26 +15,24 @@ from pathlib import Path, PurePosixPath
 from src.data.splits import Split, Video, fold_of_groups
 from src.media.find_videos import ENDINGS, check_names, videos_below
 from src.utils.errors import UserError
+from src.utils.values import check_values, integer, number
 
 _COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
+_NEEDS = {
+    "test_share": number("a share above 0, below 1", lambda share: 0 < share < 1),
+    "seed": integer(0),
+}
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
 
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """One video.
+    """One video."""
 
-    Args:
-        path: of its file, relative to the root.
-        label: name of its class.
-        group: never divided between training and test.
-        part: "train" or "test" where the CSV file says so, else "".
-    """
-
-    path: str
-    label: str
-    group: str
-    part: str = ""
+    path: str  # of its file, relative to the root
+    label: str  # name of its class
+    group: str  # never divided between training and test
+    part: str = ""  # "train" or "test" where the CSV file says so
 
 
 def read_folder(
@@ -50,10 +48,8 @@ def read_folder(
 
     Classes are in alphabetical order. Without a CSV file the first folder of a video's path is its
     class. Without a column `split` in that file the splits are made here: as many as have test
-    lists of that share without a common video, so that the shares 0.2 and 0.3 make 5 and 3 splits.
-    Groups stay together, classes are divided in equal shares as far as groups allow. A group that
-    a class has nothing beside is always trained on; what a class of fewer groups than splits has
-    is tested in the first splits. All that depends on the paths and the seed alone.
+    lists of that share without a common video, so that the shares 0.2 and 0.3 make 5 and 3 splits,
+    see `fold_of_groups`. All that depends on the paths and the seed alone.
 
     Args:
         root: the folder.
@@ -87,32 +83,27 @@ def read_folder(
             f"data.split={split} does not exist: {made} split 1{f' to {last}' if last > 1 else ''}"
         )
     classes = tuple(sorted({entry.label for entry in entries}))
-    train = [entry for entry in entries if folds[entry.path] != split]
-    test = [entry for entry in entries if folds[entry.path] == split]
-    untrained = set(classes) - {entry.label for entry in train}
+    videos = {
+        entry.path: Video(
+            name=Path(entry.path).stem,
+            path=Path(root, entry.path),
+            label=classes.index(entry.label),
+            group=entry.group,
+        )
+        for entry in entries
+    }
+    train = tuple(video for path, video in videos.items() if folds[path] != split)
+    test = tuple(video for path, video in videos.items() if folds[path] == split)
+    untrained = set(range(len(classes))) - {video.label for video in train}
     if untrained or not test:
-        lacking = f"training video of class {min(untrained)}" if untrained else "test video"
-        raise UserError(
-            f"split {split} of {root} has no {lacking}: "
-            + (
-                f"change {lists}"
-                if entries[0].part
-                else "give another data.dataset.test_share, data.dataset.seed or data.dataset.group"
-            )
+        lacking = (
+            f"training video of class {classes[min(untrained)]}" if untrained else "test video"
         )
-
-    def videos(part: Iterable[ListedVideo]) -> tuple[Video, ...]:
-        return tuple(
-            Video(
-                name=Path(entry.path).stem,
-                path=Path(root, entry.path),
-                label=classes.index(entry.label),
-                group=entry.group,
-            )
-            for entry in part
-        )
-
-    return Split(classes, videos(train), videos(test))
+        change = "give another data.dataset.test_share, data.dataset.seed or data.dataset.group"
+        if entries[0].part:
+            change = f"change {lists}"
+        raise UserError(f"split {split} of {root} has no {lacking}: {change}")
+    return Split(classes, train, test)
 
 
 def count_classes(root: str, lists: str | None = None) -> int:
@@ -137,10 +128,7 @@ def lists_of(
 
     Args and errors are those of `read_folder`.
     """
-    if not (isinstance(test_share, int | float) and 0 < test_share < 1):
-        raise UserError(f"data.dataset.test_share={test_share}: needs a share above 0, below 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"data.dataset.seed={seed}: needs an integer from 0")
+    check_values({"test_share": test_share, "seed": seed}, _NEEDS, "data.dataset.")
     entries = _entries(root, lists)
     if group is not None:
         entries = _grouped(entries, group)
@@ -200,50 +188,37 @@ def _in_class_folders(root: Path) -> list[ListedVideo]:
 
 
 def _listed(file: Path) -> list[ListedVideo]:
-    rows = _rows(file)
-    for row, columns in rows.items():
-        path = PurePosixPath(columns["path"])
-        if not path.name or path.is_absolute() or ".." in path.parts or "\0" in columns["path"]:
-            raise UserError(
-                f"{file}, line {row}: {columns['path']!r} is no path below data.dataset.root"
-            )
-        columns["path"] = path.as_posix()
-        for column, value in columns.items():
-            if not value:
-                raise UserError(f"{file}, line {row}: no {column}")
-        if columns.get("split", "train") not in ("train", "test"):
-            raise UserError(f"{file}, line {row}: split is train or test, not {columns['split']}")
-    return [
-        ListedVideo(
-            columns["path"],
-            columns["class"],
-            columns.get("group", columns["path"]),
-            columns.get("split", ""),
-        )
-        for columns in rows.values()
-    ]
-
-
-def _rows(file: Path) -> dict[int, dict[str, str]]:
-    """The columns that are known, by the line that they end in."""
+    listed = []
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            names = reader.fieldnames or ()
-            known = [name for name in _COLUMNS if name in names]
-            rows = {}
-            for row in reader:
-                rows[reader.line_num] = {name: (row[name] or "").strip() for name in known}
+            if {"path", "class"} <= set(reader.fieldnames or ()):
+                for row in reader:
+                    listed.append(_listed_video(row, f"{file}, line {reader.line_num}"))
     except FileNotFoundError as error:
         raise UserError(f"data.dataset.lists={file} does not exist: give a CSV file") from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"data.dataset.lists={file} cannot be read: {error}") from error
-    if not {"path", "class"} <= set(names) or not rows:
+    if not listed:
         raise UserError(
             f"data.dataset.lists={file} names no videos: its first "
             "line names the columns, path,class and maybe split and group, one video on each other"
         )
-    return rows
+    return listed
+
+
+def _listed_video(row: Mapping[str, str | None], where: str) -> ListedVideo:
+    values = {column: (row[column] or "").strip() for column in _COLUMNS if column in row}
+    path = PurePosixPath(values["path"])
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in values["path"]:
+        raise UserError(f"{where}: {values['path']!r} is no path below data.dataset.root")
+    for column, value in values.items():
+        if not value:
+            raise UserError(f"{where}: no {column}")
+    part = values.get("split", "")
+    if part not in ("train", "test", ""):
+        raise UserError(f"{where}: split is train or test, not {part}")
+    return ListedVideo(path.as_posix(), values["class"], values.get("group", path.as_posix()), part)
 
 
 # --- what is trained and what is tested ----------------------------------------------------------

@@ -6,7 +6,6 @@ import multiprocessing
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from itertools import cycle, islice
 from multiprocessing.util import Finalize
 from typing import Any
@@ -57,8 +56,14 @@ class VideoLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Any:
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
         starts_workers = self.num_workers and self._iterator is None
-        with _garbage_stays_here() if starts_workers else nullcontext():
+        if starts_workers:
+            # Forked processes then never collect what this one has left lying about: to free a
+            # decoder is to wait for the end of its threads, and they have none of them.
+            gc.freeze()
+        try:
             batches = super().__iter__()
+        finally:
+            gc.unfreeze()
         # Not kept: with one that knew the other, workers would stay until garbage is collected.
         return _Named(batches, self)
 
@@ -71,9 +76,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         """Whether no batch came in time although no video hangs: several of it took long."""
         if _TIMED_OUT not in str(error):
             return False
-        return self.dataset.tracker.quiet() < self.timeout and not self.dataset.under_way(
-            self.timeout
-        )
+        return self.dataset.quiet() < self.timeout and not self.dataset.under_way(self.timeout)
 
     def explain(self, error: RuntimeError) -> UserError | None:
         """The line for an error that tells of the workers, None for another.
@@ -112,11 +115,11 @@ class VideoLoader(DataLoader[dict[str, Any]]):
                     f"training was stopped within an epoch with {key} {state[key]}, not {value}: "
                     f"keep {state[key]} until the epoch is over"
                 )
-        if (before := state.get("videos", len(self.dataset))) != len(self.dataset):
+        if state["videos"] != len(self.dataset):
             log.warning(
                 "this epoch was begun with %d training videos, now there are %d: the rest of it is "
                 "drawn from another order",
-                before,
+                state["videos"],
                 len(self.dataset),
             )
         self.sampler.skip = state["batches"] * (self.batch_size or 1)  # type: ignore[attr-defined]
@@ -126,19 +129,6 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             "data.batch_size": self.batch_size or 1,
             "devices": getattr(self.sampler, "ranks", 1),
         }
-
-
-@contextmanager
-def _garbage_stays_here() -> Iterator[None]:
-    """Processes that are forked meanwhile never collect what this one has left lying about.
-
-    To free a decoder is to wait for the end of its threads, and a forked process has none of them.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _start_worker(_: int) -> None:
@@ -223,11 +213,11 @@ class EpochSampler(Sampler[VideoAndEpoch]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.count, generator=generator).tolist()
             order = (order * self.ranks)[: len(self) * self.ranks]
-        ours = order[self.rank :: self.ranks]
+        dealt = order[self.rank :: self.ranks]
         if self.repeat is not None:
-            ours = list(islice(cycle(ours[: self.repeat]), len(ours)))
-        ours, self.skip = ours[self.skip :], 0
-        return ((index, self.epoch) for index in ours)
+            dealt = list(islice(cycle(dealt[: self.repeat]), len(dealt)))
+        dealt, self.skip = dealt[self.skip :], 0
+        return ((index, self.epoch) for index in dealt)
 
 
 def collate(samples: list[Sample]) -> Sample:
@@ -238,9 +228,9 @@ def collate(samples: list[Sample]) -> Sample:
     """
     failed: dict[str, str] = {}
     for sample in samples:
-        failed |= sample.get(FAILED, {})
+        failed |= sample.pop(FAILED, {})
     failures = {FAILED: failed} if failed else {}
-    samples = [{k: v for k, v in s.items() if k != FAILED} for s in samples if "label" in s]
+    samples = [sample for sample in samples if sample]
     if not samples:
         return failures
     for modality in MODALITIES:

@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 Stride = tuple[int, int]  # smallest and largest tau
 
 
-def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[int, int]:
+def valid_range(num_frames: int, num_fields: int, stack: int) -> tuple[int, int]:
     """First and last frame with a complete flow stack around it.
 
     A video too short to have one gives its middle frame: `stack_indices` then repeats border
@@ -24,12 +24,10 @@ def valid_range(num_frames: int, num_fields: int | None, stack: int) -> tuple[in
 
     Args:
         num_frames: RGB frames, or the number that the flow implies.
-        num_fields: flow fields, normally num_frames - 1; None if no flow is read.
+        num_fields: flow fields, normally num_frames - 1.
         stack: flow fields around a frame (the papers' L), even.
     """
     half = stack // 2
-    if num_fields is None:  # the room for flow is left all the same, so that streams see one range
-        num_fields = num_frames - 1
     first, last = half, min(num_fields - half, num_frames - 1)
     if first > last:
         return (num_frames - 1) // 2, (num_frames - 1) // 2
@@ -54,7 +52,6 @@ class ClipSampler(Protocol):
         self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
     ) -> Indices:
         """Choose the frames of one clip."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -104,18 +104,14 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
     A line of a list is `<file>.avi <flag>` with flag 1 = train, 2 = test, 0 = in neither.
 
     Args:
-        root: where the dataset lies.
-        split: 1, 2 or 3.
+        root, split: where the dataset lies; 1, 2 or 3.
         videos: folder with one folder of .avi files per class, relative to root.
         lists: folder of the official `<class>_test_split<n>.txt`, relative to root.
 
     Raises:
         UserError: the lists or the split do not exist.
     """
-    _check_split(split, "HMDB51")
-    videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
-    tree = HMDB51_TREE.format(videos=videos_dir, lists=lists_dir)
-    _check_lists("HMDB51", lists_dir, tree)
+    videos_dir, lists_dir, tree = _folders("HMDB51", root, split, videos, lists, HMDB51_TREE)
     ending = f"_test_split{split}.txt"
     # By class, not by file name, where "kick_ball_..." comes before "kick_test_...".
     file_of = {file.name.removesuffix(ending): file for file in lists_dir.glob(f"*{ending}")}
@@ -130,7 +126,8 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
                 if flag not in marked:
                     raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
                 marked[flag].append((f"{name}/{video.strip()}", label))
-    return _split(lists_dir, videos_dir, classes, marked["1"], marked["2"])
+    train, test = (_videos(lists_dir, videos_dir, marked[flag]) for flag in "12")
+    return Split(classes, train, test)
 
 
 def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
@@ -140,10 +137,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
     classInd.txt. Labels come from the class folder in the lists, which the 1-based labels of the
     train list are checked against.
     """
-    _check_split(split, "UCF101")
-    videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
-    tree = UCF101_TREE.format(videos=videos_dir, lists=lists_dir)
-    _check_lists("UCF101", lists_dir, tree)
+    videos_dir, lists_dir, tree = _folders("UCF101", root, split, videos, lists, UCF101_TREE)
     parts = {}
     for part in ("classInd.txt", f"trainlist0{split}.txt", f"testlist0{split}.txt"):
         file = lists_dir / part
@@ -162,21 +156,24 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
             entries.append((path, label))
         return entries
 
-    train, test = labelled(parts["train"]), labelled(parts["testl"])
-    return _split(lists_dir, videos_dir, classes, train, test)
+    train, test = (_videos(lists_dir, videos_dir, labelled(parts[p])) for p in ("train", "testl"))
+    return Split(classes, train, test)
 
 
-def _check_split(split: int, dataset: str) -> None:
+def _folders(
+    dataset: str, root: str, split: int, videos: str, lists: str, tree: str
+) -> tuple[Path, Path, str]:
+    """The folders of videos and of lists, and the tree that is expected, with their places."""
     if split not in (1, 2, 3):
         raise UserError(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
-
-
-def _check_lists(dataset: str, lists: Path, tree: str) -> None:
-    if not lists.is_dir():
+    videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
+    tree = tree.format(videos=videos_dir, lists=lists_dir)
+    if not lists_dir.is_dir():
         raise UserError(
-            f"{dataset} is not here: {lists} missing; expected {tree}; "
+            f"{dataset} is not here: {lists_dir} missing; expected {tree}; "
             "other places are given by data.dataset.root, .videos and .lists"
         )
+    return videos_dir, lists_dir, tree
 
 
 def _lines(file: Path) -> list[str]:
@@ -186,20 +183,12 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"list {file} cannot be read ({error}): download it again") from error
 
 
-def _split(
-    lists: Path,
-    videos: Path,
-    classes: tuple[str, ...],
-    train: Iterable[tuple[str, int]],
-    test: Iterable[tuple[str, int]],
-) -> Split:
-    def listed(entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
-        inside = ((_inside(path, lists), label) for path, label in entries)
-        return tuple(
-            Video(path.stem, videos / path, label, group_of(path.stem)) for path, label in inside
-        )
-
-    return Split(classes, listed(train), listed(test))
+def _videos(lists: Path, videos: Path, entries: Iterable[tuple[str, int]]) -> tuple[Video, ...]:
+    """The videos of a list's entries `<class>/<file>` and their labels."""
+    paths = [(_inside(entry, lists), label) for entry, label in entries]
+    return tuple(
+        Video(path.stem, videos / path, label, group_of(path.stem)) for path, label in paths
+    )
 
 
 def group_of(name: str) -> str | None:
@@ -268,20 +257,13 @@ def with_validation(split: Split, fraction: float) -> Split:
     """Move a part of the training list to the validation part; the test list stays as it is.
 
     Of each class complete groups are moved, those of one film or scene, as near to this fraction of
-    its videos as they allow; one group is always trained on.
-
-    Args:
-        split: of a dataset.
-        fraction: of each class's training videos, in 0..1.
+    its videos, in 0..1, as they allow; one group is always trained on.
     """
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for video in split.train:
         counts[_group(video)][video.label] += 1
-    moved = {
-        group
-        for group, fold in fold_of_groups(counts, fraction, _VALIDATION_SEED).items()
-        if fold == 1
-    }
+    folds = fold_of_groups(counts, fraction, _VALIDATION_SEED)
+    moved = {group for group, fold in folds.items() if fold == 1}
     for label in range(len(split.classes)):
         own = sorted(group for group in counts if label in counts[group])
         if own and moved.issuperset(own):  # of a fraction near 1

@@ -1,45 +1,32 @@
 """Where the frames and the flow of a dataset's videos lie: files, folders, archives, or nowhere.
 
-A library finds the listed videos among what is there, and opens one at a time. Any two can be put
-together: RGB from videos with flow from an archive, or everything from archives.
+A store finds the listed videos among what is there, and opens one at a time; its `place` says
+where, for messages. Any two can be put together: RGB from videos with flow from an archive, or
+everything from archives.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
 
+import numpy as np
+import torch
+
+from src.data.sampling import Indices
 from src.data.splits import Video
-from src.flow.after_transfer import FramesForFlow
+from src.data.transforms import CropResizeFlip
+from src.flow.after_transfer import FRAMES, LENGTHS, Batch
+from src.flow.algorithm import prepare
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import FlowImages, FrameImages, ImageIndex, open_images
-from src.media.sources import FlowSource, RGBSource
+from src.media.sources import RGBSource, size_at
 from src.media.video_file import VideoFile
 from src.utils.commands import shown_override
 from src.utils.errors import UserError
 
 VIDEOS = "videos"  # data.rgb: the dataset's own video files
 ON_THE_FLY = "on_the_fly"  # data.flow: computed from the frames
-Source = TypeVar("Source", covariant=True)
-
-
-class Store(Protocol[Source]):
-    """Frames or flow of many videos; `place` says where, for messages."""
-
-    place: str
-
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos as they are there, None for those that are not."""
-        ...
-
-    def open(self, video: Video) -> Source:
-        """The frames or the flow of one of the videos found."""
-        ...
-
-
-FrameStore = Store[RGBSource]
-FlowStore = Store[FlowSource | FramesForFlow]  # or what it is computed from on the device
 
 
 class VideoFiles:
@@ -74,12 +61,14 @@ class ImageStore:
 
     component: str  # that a video must have
 
-    def __init__(self, tree: ImageIndex) -> None:
-        self.tree, self.place = tree, str(tree.root)
+    def __init__(self, index: ImageIndex) -> None:
+        self.index, self.place = index, str(index.root)
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
         """The videos that have images."""
-        return [video if self.tree.images(self.component, video.name) else None for video in videos]
+        return [
+            video if self.index.images(self.component, video.name) else None for video in videos
+        ]
 
 
 class FrameFolders(ImageStore):
@@ -89,7 +78,7 @@ class FrameFolders(ImageStore):
 
     def open(self, video: Video) -> FrameImages:
         """The frames of a video."""
-        return FrameImages(self.tree, video.name)
+        return FrameImages(self.index, video.name)
 
 
 class FlowFolders(ImageStore):
@@ -99,13 +88,48 @@ class FlowFolders(ImageStore):
 
     def open(self, video: Video) -> FlowImages:
         """The flow of a video."""
-        return FlowImages(self.tree, video.name)
+        return FlowImages(self.index, video.name)
+
+
+class FramesForFlow:
+    """The frames of one video that its flow is computed from later.
+
+    Raises:
+        UserError: the video has a single frame.
+    """
+
+    def __init__(self, frames: RGBSource, settings: FlowSettings) -> None:
+        if frames.num_frames < 2:
+            raise UserError("a video of a single frame has no optical flow")
+        self.frames, self.num_fields = frames, frames.num_frames - 1
+        self._short_side, self._color = settings.short_side, settings.color
+
+    def read(self, frames: Indices, stack: int, geometry: CropResizeFlip) -> Batch:
+        """Read what the flow of a clip's frames needs.
+
+        Returns:
+            "flow_frames", uint8 (T, L + 1, *size), or (T, L + 1, *size, 3) where the algorithm
+            sees colors; beyond the video's ends its first and last frames are repeated.
+            "flow_lengths", float32 (2,): what u and v of the cut are multiplied by.
+        """
+        around = frames[:, None] + np.arange(-(stack // 2), stack // 2 + 1)[None, :]  # (T, L + 1)
+        around = np.clip(around, 0, self.frames.num_frames - 1)
+        distinct, places = np.unique(around, return_inverse=True)
+        images = []
+        for image in self.frames.rgb(distinct.tolist()):
+            stored = size_at(image.shape[:2], self._short_side)
+            images.append(prepare(geometry.cut(image), min(geometry.size), self._color))
+        v, u = geometry.flow_lengths(stored)
+        return {
+            FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
+            LENGTHS: torch.tensor([u, v], dtype=torch.float32),
+        }
 
 
 class OnTheFlyFlowStore:
     """Flow computed from the frames when a clip asks for it: by the worker, or after transfer."""
 
-    def __init__(self, frames: FrameStore, settings: FlowSettings) -> None:
+    def __init__(self, frames: "FrameStore", settings: FlowSettings) -> None:
         self.frames, self.settings = frames, settings
         self.place = f"{frames.place} (computed on the fly)"
 
@@ -115,21 +139,18 @@ class OnTheFlyFlowStore:
 
     def open(self, video: Video) -> OnTheFlyFlow | FramesForFlow:
         """The flow of a video, or its frames if the device is to compute it."""
-        settings = self.settings
-        frames = self.frames.open(video)
+        settings, frames = self.settings, self.frames.open(video)
         if settings.uses_torch:
             return FramesForFlow(frames, settings)
         return OnTheFlyFlow(frames, settings.make(), settings.short_side, settings.bound)
 
 
-def open_rgb(place: str, decoder: str, cache_dir: str | None) -> FrameStore:
-    """Open where frames lie.
+FrameStore = VideoFiles | FrameFolders
+FlowStore = FlowFolders | OnTheFlyFlowStore
 
-    Args:
-        place: "videos" for the dataset's video files; or a folder of JPEG frames, a .zip or
-            .zip.001, or a folder of zips.
-        decoder: of video files, see `VideoFile`.
-        cache_dir: where indices of images are kept.
+
+def open_rgb(place: str, decoder: str, cache_dir: str | None) -> FrameStore:
+    """Open where frames lie: "videos" for the dataset's video files, else see `open_images`.
 
     Raises:
         UserError: there is nothing, or an archive is damaged.
@@ -142,13 +163,7 @@ def open_rgb(place: str, decoder: str, cache_dir: str | None) -> FrameStore:
 def open_flow(
     place: str, frames: FrameStore | None, settings: FlowSettings | None, cache_dir: str | None
 ) -> FlowStore:
-    """Open where flow lies.
-
-    Args:
-        place: a folder of JPEG images, a .zip or .zip.001, or a folder of zips; or "on_the_fly".
-        frames: what flow is computed from, if it is.
-        settings: how it is computed, if it is.
-        cache_dir: where indices of images are kept.
+    """Open where flow lies: "on_the_fly" computes it from `frames`, else see `open_images`.
 
     Raises:
         UserError: there is nothing, an archive is damaged, or nothing says how to compute flow.

@@ -127,7 +127,7 @@ class CropResizeFlip:
     hflip: bool = False
 
     def flow(self, u: Uint8, v: Uint8, out: Uint8 | None = None) -> Uint8:
-        """ClipTransform a quantized field, u and v (H, W), into `out` (2, *size) or a new array."""
+        """Cut a quantized field, u and v (H, W), into `out` (2, *size) or a new array."""
         field = np.empty((2, *self.size), dtype=np.uint8) if out is None else out
         self.cut(u, field[0])
         self.cut(v, field[1])
@@ -136,7 +136,7 @@ class CropResizeFlip:
         return field
 
     def cut(self, image: Uint8, out: Uint8 | None = None) -> Uint8:
-        """ClipTransform an image (H, W) or (H, W, C) into `out`: crop, resize once, mirror."""
+        """Cut an image (H, W) or (H, W, C) into `out`: crop, resize once, mirror."""
         height, width = image.shape[:2]
         top, left = round(self.box.top * height), round(self.box.left * width)
         bottom = max(round((self.box.top + self.box.height) * height), top + 1)
@@ -145,19 +145,13 @@ class CropResizeFlip:
         return cv2.flip(cut, 1, dst=out) if self.hflip else cut
 
     def flow_lengths(self, stored: Size) -> tuple[float, float]:
-        """What v and u seen in the cut are multiplied by to be those of stored flow.
-
-        Args:
-            stored: the size of stored flow of the same video.
-        """
-        return (
-            self.box.height * stored[0] / self.size[0],
-            self.box.width * stored[1] / self.size[1],
-        )
+        """What v and u seen in the cut are multiplied by to be those of flow stored at a size."""
+        height, width = stored
+        return self.box.height * height / self.size[0], self.box.width * width / self.size[1]
 
 
 def rgb_clip(frames: Iterable[Uint8], count: int, geometry: CropResizeFlip) -> Tensor:
-    """ClipTransform `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
+    """Cut `count` frames (H, W, 3) into a clip (3, count, *size), one frame at a time."""
     clip = np.empty((3, count, *geometry.size), dtype=np.uint8)
     for t, frame in enumerate(frames):
         image = geometry.cut(frame)
@@ -171,7 +165,7 @@ def flow_clip(
     shape: tuple[int, int],
     geometry: CropResizeFlip,
 ) -> Tensor:
-    """ClipTransform fields u, v (H, W) into a clip of flow stacks, one field at a time.
+    """Cut fields u, v (H, W) into a clip of flow stacks, one field at a time.
 
     Args:
         fields: each field once.
@@ -212,8 +206,7 @@ def check_colors(transform: ColorTransform) -> None:
     Raises:
         UserError: names the transform, or what it makes of a clip.
     """
-    for part in _parts(transform):
-        kind = type(part)
+    for kind in map(type, _parts(transform)):
         if kind.__module__.endswith(("._geometry", "._auto_augment")):
             raise UserError(
                 f"data.augment={kind.__name__}: moves pixels, which flow would not follow: give a "
@@ -236,12 +229,9 @@ def _parts(transform: ColorTransform) -> Iterator[object]:
 
 
 def augment_colors(clip: Tensor, transform: ColorTransform, rng: np.random.Generator) -> Tensor:
-    """Change the colors of a clip (3, T, H, W) by one draw, the same for all of its frames.
+    """Change the colors of a uint8 clip (3, T, H, W) by one draw, the same for all of its frames.
 
-    Args:
-        clip: uint8.
-        transform: one of torchvision's, of images (T, 3, H, W).
-        rng: what the draw follows from.
+    The transform is one of torchvision's, of images (T, 3, H, W).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**63)))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
@@ -139,7 +138,7 @@ def _make(folder: Path, recipe: dict[str, int], workers: int | None) -> None:
     with exclusive_lock(place.with_name(f".{place.name}.two_movers.lock"), wait=True):
         if _is_complete(folder, recipe):
             return
-        # An interrupted making of the same recipe left its own: what is full_frame there is used.
+        # An interrupted making of the same recipe left its own: what is complete in it is used.
         made_from = "-".join(map(str, recipe.values()))
         draft = place.with_name(f".{place.name}.two_movers-{made_from}.part")
         train, test = _jobs(draft, recipe)
@@ -186,15 +185,8 @@ def _make_video(job: _Job) -> None:
     path = job.video.path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")  # of this name, so that the next making reuses it
-    _encode(clip.frames, part)
-    part.replace(path)
-
-
-def _encode(frames: npt.NDArray[np.uint8], path: Path) -> None:
-    """Write RGB frames (T, H, W, 3) as mp4.
-
-    Every frame is a key frame: one predicted from others could show traces of the motion.
-    """
-    with VideoWriter(path, frames.shape[1:3], FPS, crf=12, key_frames_only=True) as video:
-        for frame in frames:
+    # Every frame is a key frame: one predicted from others could show traces of the motion.
+    with VideoWriter(part, (SIZE, SIZE), FPS, crf=12, key_frames_only=True) as video:
+        for frame in clip.frames:
             video.write(frame)
+    part.replace(path)

@@ -29,21 +29,13 @@ ALL = Shard()
 
 @dataclass(frozen=True)
 class Extraction:
-    """What `extract_flow` did.
+    """What `extract_flow` did."""
 
-    Args:
-        done: videos extracted now.
-        reused: videos whose flow was already there.
-        failed: the reason for each video, by name, that has no flow.
-        frames: frames read for the videos extracted now.
-        seconds: wall-clock time it took.
-    """
-
-    done: int
-    reused: int
-    failed: dict[str, str]
-    frames: int
-    seconds: float
+    done: int  # videos extracted now
+    reused: int  # videos whose flow was already there
+    failed: dict[str, str]  # why videos have no flow, by name
+    frames: int  # read for the videos extracted now
+    seconds: float  # of wall-clock time
 
     @property
     def frames_per_second(self) -> float:
@@ -72,13 +64,10 @@ def extract_flow(
         videos: video files; their stems must differ.
         output: the folder to write to, made if need be.
         settings: algorithm, size and quantization.
-        workers: processes; None for one per GPU if the algorithm runs on GPUs and there are some,
-            else for every core that this process may use.
+        workers, device: see `worker_devices`.
         format: jpeg for files in `output`, zip for files in archives of 200 videos,
             `<output>/flow.zip`, `flow-2.zip`, ....
         shard: the part of the videos to do; all shards share `output`.
-        device: of an algorithm that can run on one: cpu, cuda:1, cuda for all GPUs, or None for
-            the GPUs if there are any.
 
     Raises:
         UserError: two videos of one stem, wrong settings, an output that holds other flow,
@@ -96,8 +85,8 @@ def extract_flow(
         label = shard.label("flow")
         with _working_folder(output, label) as work:
             target = FORMATS[format](output, work, label)
-            there = target.videos()
-            todo = {video.stem: video for video in own if video.stem not in there}
+            extracted = target.videos()
+            todo = {video.stem: video for video in own if video.stem not in extracted}
             frames, failed = _run(todo, work, target, settings, devices) if todo else (0, {})
             target.finish()
             reasons = {todo[name]: reason for name, reason in failed.items()}
@@ -124,22 +113,21 @@ def claim(output: Path, settings: FlowSettings, format: str) -> None:
         "jpeg": bool(contents & {"u", "v"}),
         "zip": any(".zip" in name for name in contents),  # .zip.001, too
     }
-    there = [name for name, is_there in formats.items() if is_there]
-    if there and FILE_NAME not in contents:
+    held = [name for name, is_held in formats.items() if is_held]
+    if held and FILE_NAME not in contents:
         raise UserError(
             f"{output} holds flow without {FILE_NAME}, so made in an unknown way: "
             "give another output folder"
         )
-    if there and there != [format]:
+    if held and held != [format]:
         raise UserError(
-            f"{output} holds flow in format {there[0]}, not {format}: continue with "
-            f"format={there[0]}, or give another output folder"
+            f"{output} holds flow in format {held[0]}, not {format}: continue with "
+            f"format={held[0]}, or give another output folder"
         )
     output.mkdir(parents=True, exist_ok=True)
     settings.save(output)
     existing = FlowSettings.load(output)  # another shard may have been faster
-    differences = _differences(existing, settings) if existing else []
-    if differences:
+    if existing and (differences := _differences(existing, settings)):
         raise UserError(
             f"{output} holds flow made with other settings ({'; '.join(differences)}): give "
             f"another output folder, or the settings of {output / FILE_NAME}"
@@ -147,15 +135,15 @@ def claim(output: Path, settings: FlowSettings, format: str) -> None:
 
 
 def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:
-    there, here = asdict(existing), asdict(settings)
-    parameters_there, parameters_here = there.pop("parameters"), here.pop("parameters")
-    if existing.algorithm == settings.algorithm:  # of two algorithms they have nothing in common
-        there |= parameters_there
-        here |= parameters_here
+    before, now = asdict(existing), asdict(settings)
+    for record in (before, now):
+        parameters = record.pop("parameters")
+        if existing.algorithm == settings.algorithm:  # else they have nothing in common
+            record |= parameters
     return [
-        f"{key} {there.get(key)} there, {here.get(key)} now"
-        for key in here | there
-        if there.get(key) != here.get(key)
+        f"{key} {before.get(key)} there, {now.get(key)} now"
+        for key in now | before
+        if before.get(key) != now.get(key)
     ]
 
 
@@ -234,12 +222,7 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
 
 
 class Display:
-    """A bar on a terminal, elsewhere a line of log at every tenth; the time left is by bytes.
-
-    Args:
-        videos: how many there are to do.
-        size: bytes of all of them.
-    """
+    """A bar on a terminal, elsewhere a line of log at every tenth; the time left is by bytes."""
 
     def __init__(self, videos: int, size: int) -> None:
         self.videos, self.size = videos, size

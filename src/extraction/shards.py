@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TypeVar
@@ -10,8 +10,8 @@ from typing import TypeVar
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
+from src.utils.values import NULL, check_values, integer
 
-SLURM = "slurm"
 _VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
 Item = TypeVar("Item")
 
@@ -44,30 +44,30 @@ class Shard:
         return f"{name}-{self.index:0{len(str(self.count))}d}-of-{self.count}"
 
 
-def read_shard(value: object, environment: Mapping[str, str] = os.environ) -> Shard:
+def read_shard(value: object) -> Shard:
     """Understand the setting `shard`.
 
     Args:
-        value: None for everything, a text such as 3/64, or slurm for this task of a job array.
-        environment: where Slurm describes the job array, one without gaps.
+        value: None for everything, a text such as 3/64, or slurm for this task of a job array
+            without gaps.
 
     Raises:
         UserError: anything else, or slurm outside of a job array.
     """
     if value is None:
         return Shard()
-    if value == SLURM:
-        return _slurm(environment)
+    if value == "slurm":
+        return _slurm()
     match = re.fullmatch(r"(\d+)/(\d+)", str(value))
     if not match:
         raise UserError(f"shard={value} is not a part: give one such as shard=3/64, or shard=slurm")
     return Shard(int(match[1]), int(match[2]))
 
 
-def _slurm(environment: Mapping[str, str]) -> Shard:
+def _slurm() -> Shard:
     hint = "start it with sbatch --array=1-64, or give shard=3/64"
     try:
-        task, first, count = (int(environment[name]) for name in _VARIABLES)
+        task, first, count = (int(os.environ[name]) for name in _VARIABLES)
     except (KeyError, ValueError) as error:
         raise UserError(f"shard=slurm without a job array ({error}): {hint}") from error
     if not 0 <= task - first < count:
@@ -86,8 +86,7 @@ def worker_devices(settings: FlowSettings, device: str | None, workers: int | No
     Raises:
         UserError: a wrong number, or a device for an algorithm that cannot run on it.
     """
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise UserError(f"workers={workers} is not a number of processes, 1 or more")
+    check_values({"workers": workers}, {"workers": integer(1) | NULL})
     if not settings.uses_torch and device not in (None, "cpu"):
         raise UserError(
             f"flow algorithm {settings.algorithm} runs on the CPU only: leave out device={device}"

@@ -7,7 +7,6 @@ Whenever either is killed, a video is there completely or not at all.
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -27,10 +26,7 @@ Fields = Iterable[tuple[bytes, bytes]]  # JPEG images u, v in order
 class JpegFolders:
     """`<output>/{u,v}/<video>/frame%06d.jpg`.
 
-    Args:
-        output: the folder of flow.
-        work: a working folder, which does not outlive the run.
-        label: of the run, which distinguishes its own files from those of other shards.
+    `work` is a folder that does not outlive the run, `label` tells its files from other shards'.
     """
 
     def __init__(self, output: Path, work: Path, label: str) -> None:
@@ -120,14 +116,7 @@ Format = JpegFolders | ZipArchives
 FORMATS: dict[str, type[Format]] = {"jpeg": JpegFolders, "zip": ZipArchives}
 
 
-@dataclass(frozen=True)
-class _Worker:
-    settings: FlowSettings
-    algorithm: FlowAlgorithm
-    format: type[Format]
-
-
-_worker: _Worker
+_worker: tuple[FlowSettings, FlowAlgorithm, type[Format]]  # what this process works with
 
 
 def setup(
@@ -141,7 +130,7 @@ def setup(
         import torch
 
         torch.set_num_threads(1)
-    _worker = _Worker(settings, algorithm, format)
+    _worker = settings, algorithm, format
 
 
 def extract_video(video: Path, part: Path) -> int:
@@ -150,13 +139,13 @@ def extract_video(video: Path, part: Path) -> int:
     Raises:
         UserError: the video is broken or has no flow.
     """
-    settings = _worker.settings
+    settings, algorithm, format = _worker
     try:
         frames = VideoFile(video)
-        source = OnTheFlyFlow(frames, _worker.algorithm, settings.short_side, settings.bound)
+        source = OnTheFlyFlow(frames, algorithm, settings.short_side, settings.bound)
         fields = source.flow(range(source.num_fields))
         encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
-        _worker.format.write(part, video.stem, encoded)
+        format.write(part, video.stem, encoded)
         return frames.num_frames
     except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
         reason = first_line(error)

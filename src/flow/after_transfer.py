@@ -6,75 +6,15 @@ vectors are brought to the length that they have in stored flow. What stored flo
 does not is the image beyond the cut's border.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from src.flow.algorithm import levels, prepare
+from src.flow.algorithm import levels
 from src.flow.settings import FlowSettings
-from src.media.sources import RGBSource, Size, Uint8, size_at
-from src.utils.errors import UserError
 
 FRAMES, LENGTHS = "flow_frames", "flow_lengths"  # of a sample, beside rgb and label
 Batch = dict[str, Any]
-
-
-class ClipTransform(Protocol):
-    """How all frames of a clip are cut."""
-
-    @property
-    def size(self) -> Size:
-        """Height and width of what comes out."""
-        ...
-
-    def cut(self, image: Uint8) -> Uint8:
-        """ClipTransform a frame (H, W, 3)."""
-        ...
-
-    def flow_lengths(self, stored: Size) -> tuple[float, float]:
-        """What v and u seen in the cut are multiplied by to be those of flow of this size."""
-        ...
-
-
-class FramesForFlow:
-    """The frames of one video that its flow is computed from later.
-
-    Args:
-        frames: where they come from.
-        settings: of the flow.
-
-    Raises:
-        UserError: the video has a single frame.
-    """
-
-    def __init__(self, frames: RGBSource, settings: FlowSettings) -> None:
-        if frames.num_frames < 2:
-            raise UserError("a video of a single frame has no optical flow")
-        self.frames, self.num_fields = frames, frames.num_frames - 1
-        self._short_side, self._color = settings.short_side, settings.color
-
-    def read(self, frames: npt.NDArray[np.int64], stack: int, geometry: ClipTransform) -> Batch:
-        """Read what the flow of a clip's frames needs.
-
-        Returns:
-            "flow_frames", uint8 (T, L + 1, *size), or (T, L + 1, *size, 3) where the algorithm
-            sees colors; beyond the video's ends its first and last frames are repeated.
-            "flow_lengths", float32 (2,): what u and v of the cut are multiplied by.
-        """
-        around = frames[:, None] + np.arange(-(stack // 2), stack // 2 + 1)[None, :]  # (T, L + 1)
-        around = np.clip(around, 0, self.frames.num_frames - 1)
-        wanted, places = np.unique(around, return_inverse=True)
-        images = []
-        for image in self.frames.rgb(wanted.tolist()):
-            stored = size_at(image.shape[:2], self._short_side)
-            images.append(prepare(geometry.cut(image), min(geometry.size), self._color))
-        v, u = geometry.flow_lengths(stored)
-        return {
-            FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
-            LENGTHS: torch.tensor([u, v], dtype=torch.float32),
-        }
 
 
 class FlowAfterTransfer:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from src.media.sources import resize, size_at
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:  # torch is imported where it is used: who computes with OpenCV does not wait
     from torch import Tensor
@@ -45,6 +45,7 @@ class FlowAlgorithm:
 class TVL1Parameters:
     """The parameters of TV-L1, with the names and defaults of OpenCV's DualTVL1."""
 
+    color: ClassVar[bool] = False
     tau: float = 0.25
     lambda_: float = 0.15
     theta: float = 0.3
@@ -67,7 +68,7 @@ def prepare(image: Frames, short_side: int, color: bool) -> Frames:
 def on_device(
     flow: "Callable[[Tensor, Tensor], Tensor]",
     device: str,
-    batches: dict[str, int],
+    batch_on_gpu: int,
     color: bool = False,
 ) -> FlowAlgorithm:
     """Wrap a function of tensors that runs on `device`.
@@ -75,7 +76,8 @@ def on_device(
     Args:
         flow: from uint8 frames (N, H, W), or (N, 3, H, W) if `color`, to (N, 2, H, W) in pixels.
         device: such as cpu or cuda:1.
-        batches: pairs given to it together at most, by type of device; 1 for others.
+        batch_on_gpu: pairs given to it together at most. A CPU is fastest when one pair's arrays
+            stay in its cache.
         color: whether it sees colors.
 
     Raises:
@@ -86,9 +88,9 @@ def on_device(
     try:
         where = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise UserError(f"no flow on device {device}: {reason}; cpu works everywhere") from error
-    batch = batches.get(where.type, 1)
+    batch = batch_on_gpu if where.type == "cuda" else 1
 
     def tensor(frames: Frames) -> "Tensor":
         return torch.from_numpy(np.moveaxis(frames, -1, 1) if color else frames).to(where)

@@ -25,7 +25,6 @@ class TVL1(TVL1Parameters):
     """TV-L1 (Zach, Pock, Bischof 2007) by OpenCV, the papers' flow; slow."""
 
     uses_torch: ClassVar[bool] = False
-    color: ClassVar[bool] = False
 
     def make(self, device: str) -> FlowAlgorithm:
         """OpenCV's, on the CPU."""
@@ -40,16 +39,34 @@ class TVL1(TVL1Parameters):
 
 @dataclass(frozen=True)
 class TVL1Torch(TVL1Parameters):
-    """TV-L1 in PyTorch, made for GPUs, with the results of `TVL1`; see `src.flow.tvl1_torch`."""
+    """TV-L1 in PyTorch, made for GPUs, with the results of `TVL1`; see `src.flow.tvl1_torch`.
+
+    Raises:
+        UserError: a value without a meaning, or gamma (changes of light), which is not supported.
+    """
 
     uses_torch: ClassVar[bool] = True
-    color: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.gamma != 0:
+            reason = f"gamma={self.gamma} is not supported: set it to 0, or use algorithm tvl1"
+        elif self.medianFiltering > 1 and self.medianFiltering not in (3, 5):
+            reason = f"medianFiltering={self.medianFiltering}: give 3 or 5 pixels, or 1 for none"
+        elif not 0 < self.scaleStep < 1:
+            reason = f"scaleStep={self.scaleStep}: give a number between 0 and 1"
+        elif min(self.tau, self.lambda_, self.theta) <= 0:
+            reason = f"tau={self.tau}, lambda_={self.lambda_}, theta={self.theta}: all must be > 0"
+        elif self.nscales < 1:
+            reason = f"nscales={self.nscales}: there must be at least 1 scale"
+        else:
+            return
+        raise UserError(f"flow algorithm tvl1_torch with {reason}")
 
     def make(self, device: str) -> FlowAlgorithm:
-        """Ours, on any device."""
+        """On any device."""
         from src.flow import tvl1_torch
 
-        return tvl1_torch.algorithm(tvl1_torch.Parameters(**asdict(self)), device)
+        return tvl1_torch.algorithm(self, device)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from src.utils.errors import UserError, first_line
 class OnTheFlyFlow:
     """Flow computed from the frames of an RGB source when it is asked for.
 
-    Args:
-        frames: where the frames come from.
-        algorithm: the algorithm, with its parameters.
-        short_side: the frames are resized to this smaller side first.
-        bound: quantization range in pixels, see `src.flow.algorithm`.
+    Frames are resized to the smaller side `short_side` first, and flow is quantized within `bound`
+    pixels, see `src.flow.algorithm`.
+
+    Raises:
+        UserError: the video has a single frame.
     """
 
     def __init__(

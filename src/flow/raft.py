@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import optical_flow
 
 from src.flow.algorithm import FlowAlgorithm, on_device
-from src.utils.errors import UserError
+from src.utils.errors import UserError, first_line
 
 MODELS = {
     "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights),
@@ -18,7 +18,7 @@ MODELS = {
 }
 MULTIPLE = 8  # of the sides: features are at an eighth of the resolution,
 SMALLEST = 128  # and their correlations halve it three times more
-BATCHES = {"cuda": 16}
+BATCH_ON_GPU = 16  # pairs
 
 
 def algorithm(model: str, weights: str | None, iterations: int, device: str) -> FlowAlgorithm:
@@ -45,7 +45,7 @@ def algorithm(model: str, weights: str | None, iterations: int, device: str) -> 
         field: Tensor = net(*pair, num_flow_updates=iterations)[-1]  # (N, 2, H, W)
         return field[..., top : top + height, left : left + width]
 
-    result = on_device(flow, device, BATCHES, color=True)
+    result = on_device(flow, device, BATCH_ON_GPU, color=True)
     net.to(device)
     return result
 
@@ -63,7 +63,7 @@ def _load(net: nn.Module, model: str, weights: str) -> None:
             state: Any = known[weights].get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError, HTTPException) as error:
             raise UserError(
-                f"RAFT weights {weights} cannot be downloaded ({_line(error)}): connect this "
+                f"RAFT weights {weights} cannot be downloaded ({first_line(error)}): connect this "
                 "machine, or give the path of a file of them as weights"
             ) from error
     elif Path(weights).is_file():
@@ -71,7 +71,7 @@ def _load(net: nn.Module, model: str, weights: str) -> None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's loader fails in a dozen ways on other files
             raise UserError(
-                f"RAFT weights {weights} cannot be read ({_line(error)}): give a file made by "
+                f"RAFT weights {weights} cannot be read ({first_line(error)}): give a file made by "
                 "torch.save of a state dict"
             ) from error
     else:
@@ -87,10 +87,6 @@ def _load(net: nn.Module, model: str, weights: str) -> None:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"RAFT weights {weights} do not fit model={model} ({_line(error)}): give weights of "
-            f"torchvision's raft_{model}, or the other model"
+            f"RAFT weights {weights} do not fit model={model} ({first_line(error)}): give "
+            f"weights of torchvision's raft_{model}, or the other model"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -85,14 +85,9 @@ class FlowSettings:
             part.unlink(missing_ok=True)
 
     @classmethod
-    def beside(cls, place: Path) -> Self | None:
-        """The flow.json in a folder of flow, or in the folder that an archive of flow lies in."""
-        return cls.load(place if place.is_dir() else place.parent)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self | None:
-        """Read flow.json, None where there is none (flow downloaded as the release has it)."""
-        file = Path(folder) / FILE_NAME
+    def load(cls, place: Path) -> Self | None:
+        """Read flow.json in a folder of flow, or beside an archive; None where there is none."""
+        file = (place if place.is_dir() else place.parent) / FILE_NAME
         if not file.is_file():
             return None
         try:

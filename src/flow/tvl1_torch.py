@@ -19,8 +19,7 @@ Now and then u goes through a median filter. A pair stops when its u changes by 
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -28,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.flow.algorithm import FlowAlgorithm, TVL1Parameters, on_device
-from src.utils.errors import UserError
+from src.media.sources import Size
+from src.utils.errors import first_line
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -38,46 +38,11 @@ SMALLEST = 16  # pixels: no coarser scale has a smaller side
 FLAT = torch.finfo(torch.float32).eps  # squared gradients below this say nothing about motion
 # Iterations in one call on a GPU, where each is so short that calling it would take longer.
 UNROLLED = 10
-# Pairs computed together. A CPU is fastest when one pair's arrays stay in its cache.
-BATCHES = {"cuda": 32}
+BATCH_ON_GPU = 32  # pairs
 COMPILED = {"cuda"}  # types of devices
 
 
-@dataclass(frozen=True)
-class Parameters(TVL1Parameters):
-    """The parameters that are supported here.
-
-    Raises:
-        UserError: a value without a meaning, or gamma (changes of light), which is not supported.
-    """
-
-    def __post_init__(self) -> None:
-        if self.gamma != 0:
-            reason = f"gamma={self.gamma} is not supported: set it to 0, or use algorithm tvl1"
-        elif self.medianFiltering > 1 and self.medianFiltering not in (3, 5):
-            reason = f"medianFiltering={self.medianFiltering}: give 3 or 5 pixels, or 1 for none"
-        elif not 0 < self.scaleStep < 1:
-            reason = f"scaleStep={self.scaleStep}: give a number between 0 and 1"
-        elif min(self.tau, self.lambda_, self.theta) <= 0:
-            reason = f"tau={self.tau}, lambda_={self.lambda_}, theta={self.theta}: all must be > 0"
-        elif self.nscales < 1:
-            reason = f"nscales={self.nscales}: there must be at least 1 scale"
-        else:
-            return
-        raise UserError(f"flow algorithm tvl1_torch with {reason}")
-
-    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The sizes (height, width) of the pyramid's scales, the finest first."""
-        sizes = [(height, width)]
-        for _ in range(1, self.nscales):
-            height, width = round(height * self.scaleStep), round(width * self.scaleStep)
-            if min(height, width) < SMALLEST:
-                break
-            sizes.append((height, width))
-        return sizes
-
-
-DEFAULTS = Parameters()
+DEFAULTS = TVL1Parameters()
 
 
 class State(NamedTuple):
@@ -100,13 +65,13 @@ class Residual(NamedTuple):
 
 
 @torch.no_grad()
-def tvl1_flow(first: Tensor, second: Tensor, parameters: Parameters = DEFAULTS) -> Tensor:
+def tvl1_flow(first: Tensor, second: Tensor, parameters: TVL1Parameters = DEFAULTS) -> Tensor:
     """Compute the flow from the images `first` to the images `second`, on their device.
 
     Args:
         first: grey images (N, H, W) of any dtype, from 0 to 255.
         second: as many of the same size.
-        parameters: see `Parameters`.
+        parameters: valid ones of `src.flow.algorithms.TVL1Torch`.
 
     Returns:
         float32 (N, 2, H, W), channels u (right) and v (down) in pixels. Each pair's is the same
@@ -115,7 +80,7 @@ def tvl1_flow(first: Tensor, second: Tensor, parameters: Parameters = DEFAULTS) 
     if len(first) == 1 and first.device.type in COMPILED:  # would be compiled apart
         return tvl1_flow(first.expand(2, -1, -1), second.expand(2, -1, -1), parameters)[:1]
     pyramid = [(first.float(), second.float())]
-    for size in parameters.sizes(*first.shape[-2:])[1:]:
+    for size in _sizes((first.shape[-2], first.shape[-1]), parameters)[1:]:
         step = (1 / parameters.scaleStep,) * 2
         pyramid.append((_resize(pyramid[-1][0], size, step), _resize(pyramid[-1][1], size, step)))
     u = v = torch.zeros_like(pyramid[-1][0])
@@ -128,13 +93,23 @@ def tvl1_flow(first: Tensor, second: Tensor, parameters: Parameters = DEFAULTS) 
     return torch.stack([u, v], dim=1)  # (N, 2, H, W)
 
 
+def _sizes(size: Size, parameters: TVL1Parameters) -> list[Size]:
+    """The sizes (height, width) of the pyramid's scales, the finest first."""
+    sizes = [size]
+    for _ in range(1, parameters.nscales):
+        size = round(size[0] * parameters.scaleStep), round(size[1] * parameters.scaleStep)
+        if min(size) < SMALLEST:
+            break
+        sizes.append(size)
+    return sizes
+
+
 def _one_scale(
-    first: Tensor, second: Tensor, u: Tensor, v: Tensor, parameters: Parameters
+    first: Tensor, second: Tensor, u: Tensor, v: Tensor, parameters: TVL1Parameters
 ) -> tuple[Tensor, Tensor]:
     """Refine the flow (N, H, W) at one scale."""
     on_host = first.device.type == "cpu"  # so that looking at a result is not waiting for it
-    size = parameters.medianFiltering
-    median = _filter(size) if size > 1 else None
+    median = _filter(parameters.medianFiltering) if parameters.medianFiltering > 1 else None
     images = torch.stack([second, *_centered_gradient(second)], dim=1)  # (N, 3, H, W)
     state = State(u, v, *(torch.zeros_like(u) for _ in range(4)))
     for _ in range(parameters.warps):
@@ -174,7 +149,7 @@ def _linearise(first: Tensor, images: Tensor, u: Tensor, v: Tensor) -> Residual:
 
 
 def _step(
-    state: State, residual: Residual, active: Tensor, parameters: Parameters
+    state: State, residual: Residual, active: Tensor, parameters: TVL1Parameters
 ) -> tuple[State, Tensor]:
     """One iteration, and which pairs have changed enough to continue; `active` is (N, 1, 1)."""
     u, v, ux, uy, vx, vy = state
@@ -217,7 +192,7 @@ def _pad(images: Tensor, border: int) -> Tensor:
     return F.pad(images[:, None], (border,) * 4, mode="replicate")[:, 0]
 
 
-def _resize(images: Tensor, size: tuple[int, int], step: tuple[float, float]) -> Tensor:
+def _resize(images: Tensor, size: Size, step: tuple[float, float]) -> Tensor:
     """Interpolate (N, H, W) linearly at centers `step` pixels apart, as cv2.resize does.
 
     Not F.interpolate: with a given step that rounds the size down, and OpenCV to the nearest.
@@ -266,9 +241,8 @@ def _median(images: Tensor, size: int) -> Tensor:
     return pool[0]
 
 
-def _sort(images: Sequence[Tensor]) -> list[Tensor]:
-    """Sort a few images pixel by pixel, the smallest first."""
-    images = list(images)
+def _sort(images: list[Tensor]) -> list[Tensor]:
+    """Sort a few images pixel by pixel, the smallest first, in place."""
     for end in range(len(images) - 1, 0, -1):
         for i in range(end):
             images[i], images[i + 1] = _in_order(images[i], images[i + 1])
@@ -281,7 +255,7 @@ def _in_order(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _iterations(
-    parameters: Parameters, count: int
+    parameters: TVL1Parameters, count: int
 ) -> Callable[[State, Residual, Tensor], tuple[State, Tensor]]:
     """`count` iterations; a pair that is not `active` (N, 1, 1) has converged and stays."""
 
@@ -319,13 +293,14 @@ def _fused(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             except Exception as error:  # of any kind: no Triton, no compiler, a driver too old
                 COMPILED.clear()
-                reason = str(error).strip().partition("\n")[0]
-                log.warning("TV-L1 is not compiled, which takes several times longer: %s", reason)
+                log.warning(
+                    "TV-L1 is not compiled, which takes several times longer: %s", first_line(error)
+                )
         return function(*args, **kwargs)
 
     return call
 
 
-def algorithm(parameters: Parameters, device: str) -> FlowAlgorithm:
+def algorithm(parameters: TVL1Parameters, device: str) -> FlowAlgorithm:
     """Make `tvl1_flow` a flow algorithm that computes on `device`."""
-    return on_device(functools.partial(tvl1_flow, parameters=parameters), device, BATCHES)
+    return on_device(functools.partial(tvl1_flow, parameters=parameters), device, BATCH_ON_GPU)

@@ -49,9 +49,9 @@ def parts_of(path: Path) -> list[Path]:
         stem = path.name[:-3]
         parts = sorted(path.parent.glob(f"{glob.escape(stem)}[0-9][0-9][0-9]"))
         numbers = [int(part.suffix[1:]) for part in parts]
-        absent = set(range(1, max(numbers, default=1) + 1)) - set(numbers)
-        if absent:
-            names = ", ".join(f"{stem}{number:03d}" for number in sorted(absent))
+        missing = set(range(1, max(numbers, default=1) + 1)) - set(numbers)
+        if missing:
+            names = ", ".join(f"{stem}{number:03d}" for number in sorted(missing))
             raise UserError(f"archive {path} is incomplete: {names} missing beside it")
     for part in parts:
         if not part.is_file():
@@ -85,11 +85,6 @@ class Archive:
     def __del__(self) -> None:
         for file in getattr(self, "_files", []):
             os.close(file)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all pieces together."""
-        return self._starts[-1]
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """Names and places of all files, from the central directory; nothing is unpacked.
@@ -126,8 +121,9 @@ class Archive:
 
     def _directory(self) -> tuple[int, int]:
         """First byte of the central directory, and the byte after its last."""
-        begin = max(0, self.size - 2**16 - _END.size)
-        tail = self._at(begin, self.size - begin)
+        size = self._starts[-1]
+        begin = max(0, size - 2**16 - _END.size)
+        tail = self._at(begin, size - begin)
         at = tail.rfind(b"PK\x05\x06")
         if at < 0 or at + _END.size > len(tail):
             raise self._damaged("no end of a zip archive in it")
@@ -157,37 +153,35 @@ class Archive:
         Raises:
             UserError: the archive is damaged there.
         """
+        damaged = UserError(
+            f"archive {self.path} is damaged at byte {entry.offset}: download it again"
+        )
         block = self._at(entry.offset, _LOCAL.size + _SLACK + entry.size)
         if block[:4] != b"PK\x03\x04" or len(block) < _LOCAL.size:
-            raise self._damaged_at(entry)
+            raise damaged
         _, flags, checksum, name_length, extra_length = _LOCAL.unpack_from(block)
         start = _LOCAL.size + name_length + extra_length
         if start + entry.size > len(block):
             block = self._at(entry.offset, start + entry.size)
         data = block[start : start + entry.size]
         if len(data) < entry.size:
-            raise self._damaged_at(entry)
+            raise damaged
         if entry.method == zipfile.ZIP_DEFLATED:
             unpacker = zlib.decompressobj(wbits=-15)
             try:
                 data = unpacker.decompress(data, _LARGEST)
             except zlib.error as error:
-                raise self._damaged_at(entry) from error
+                raise damaged from error
             if not unpacker.eof:
-                raise self._damaged_at(entry)
+                raise damaged
         elif entry.method != zipfile.ZIP_STORED:
             raise UserError(
                 f"archive {self.path} is compressed by method {entry.method}: "
                 "unpack it and zip it by the usual one, or not at all"
             )
         if not flags & _CHECKSUM_FOLLOWS and zlib.crc32(data) != checksum:
-            raise self._damaged_at(entry)
+            raise damaged
         return data
-
-    def _damaged_at(self, entry: Entry) -> UserError:
-        return UserError(
-            f"archive {self.path} is damaged at byte {entry.offset}: download it again"
-        )
 
     def _at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, across pieces."""

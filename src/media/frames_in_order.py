@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from src.media.sources import Size, Uint8, resize
-from src.media.video_file import VideoFile, open_container, stream_of
+from src.media.video_file import VideoFile, open_video, rate_of
 from src.utils.errors import UserError, first_line
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
@@ -19,10 +19,10 @@ PATIENCE = 30.0  # seconds to wait for a stream's next packet
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A frame, its place in the video from 0, and when it is shown, in seconds.
+    """A frame and when it is shown, in seconds.
 
     Args:
-        index: place in the video.
+        index: place in the video, from 0.
         time: by the file's own time stamps.
         duration: as the file states it, else by the frame rate.
         image: RGB (H, W, 3), upright; every frame has the size of the first.
@@ -37,8 +37,8 @@ class TimedFrame:
 def is_stream(source: str) -> bool:
     """Whether it is a URL, a pipe or a device: read once, and nobody knows where it ends."""
     path = Path(source)
-    there = path.exists() and not (path.is_file() or path.is_dir())
-    return "://" in source or source.startswith("pipe:") or there
+    special = path.exists() and not (path.is_file() or path.is_dir())
+    return "://" in source or source.startswith("pipe:") or special
 
 
 def read_in_order(source: str) -> Iterator[TimedFrame]:
@@ -55,8 +55,9 @@ def read_in_order(source: str) -> Iterator[TimedFrame]:
 def duration_of(path: str) -> float | None:
     """Seconds that a file states to last; None if it does not."""
     try:
-        with open_container(path) as container:
-            return container.duration / av.time_base if container.duration else None
+        with open_video(path) as stream:
+            duration = stream.container.duration
+            return duration / av.time_base if duration else None
     except (av.FFmpegError, ValueError):
         return None
 
@@ -65,42 +66,36 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
     index, now, size, reformatter = 0, 0.0, (0, 0), VideoReformatter()
     patience = PATIENCE if is_stream(source) else None
     try:
-        with open_container(source, timeout=patience) as container:
-            stream = stream_of(container)
-            if stream is None:
-                raise UserError(f"{source} cannot be decoded (no video in it): give another file")
-            stream.codec_context.thread_count = 1  # with more, PyAV may hang on a broken file
-            usual = float(1 / (stream.average_rate or 25))
-            for frame in container.decode(stream):
+        with open_video(source, timeout=patience) as stream:
+            usual = float(1 / rate_of(stream))
+            for frame in stream.container.decode(stream):
                 image = reformatter.reformat(frame, format="rgb24").to_ndarray()
                 image = upright(image, quarter_turns(frame))
                 size = size if index else image.shape[:2]
-                stated = frame.duration and frame.time_base
-                duration = float(frame.duration * frame.time_base) if stated else usual
-                stated = frame.time
-                if stated is None or (index and stated < now):  # no times, or they begin again
-                    stated = now + usual if index else 0.0
-                now = stated
+                duration = float((frame.duration or 0) * (frame.time_base or 0)) or usual
+                before, now = now, frame.time
+                if now is None or (index and now < before):  # no times, or they begin again
+                    now = before + usual if index else 0.0
                 yield TimedFrame(index, round(now, 6), duration, resize(image, size))
                 index += 1
+            if not index:
+                raise ValueError("no frame in it")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = first_line(error)
         if index:
             raise UserError(f"{source} breaks off at {now:.2f} s ({reason})") from error
-        raise UserError(f"{source} cannot be opened ({reason}): give another input") from error
-    if not index:
-        raise UserError(f"{source} cannot be decoded (no frame in it): give another file")
+        failed = "opened" if isinstance(error, av.FFmpegError | OSError) else "decoded"
+        raise UserError(f"{source} cannot be {failed} ({reason}): give another input") from error
 
 
 def _camera(device: str) -> Iterator[TimedFrame]:
     """OpenCV reads cameras; PyAV as it is installed from its wheel does not."""
     capture = cv2.VideoCapture(device)
     try:
-        start, size = time.monotonic(), (0, 0)
-        index = 0
+        start, size, index = time.monotonic(), (0, 0), 0
         while True:
-            there, image = capture.read()
-            if not there:
+            success, image = capture.read()
+            if not success:
                 break
             size = size if index else image.shape[:2]
             now = round(time.monotonic() - start, 6)
@@ -125,38 +120,27 @@ def upright(image: Uint8, turns: int) -> Uint8:
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-class Upright:
-    """A video file's frames as they are to be looked at, which `VideoFile` leaves as stored.
-
-    Args:
-        path: the file.
-
-    Raises:
-        UserError: no frame can be decoded.
-    """
+class Upright(VideoFile):
+    """A video file's frames as they are to be looked at, which `VideoFile` leaves as stored."""
 
     def __init__(self, path: str | Path) -> None:
-        self._file, self._turns = VideoFile(path), _turns_of(path)
-        self.num_frames, self.fps = self._file.num_frames, self._file.fps
+        super().__init__(path)
+        self._turns = _turns_of(path)
 
     @property
     def size(self) -> Size:
         """Height and width of a frame."""
-        height, width = self._file.size
+        height, width = super().size
         return (width, height) if self._turns % 2 else (height, width)
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
-        return (upright(image, self._turns) for image in self._file.rgb(indices))
+        return (upright(image, self._turns) for image in super().rgb(indices))
 
 
 def _turns_of(path: str | Path) -> int:
     try:
-        with open_container(str(path)) as container:
-            stream = stream_of(container)
-            if stream is None:
-                return 0
-            stream.codec_context.thread_count = 1
-            return quarter_turns(next(container.decode(stream)))
+        with open_video(str(path)) as stream:
+            return quarter_turns(next(stream.container.decode(stream)))
     except (av.FFmpegError, ValueError, StopIteration):
         return 0  # `VideoFile` tells what is wrong, or reads it another way

@@ -1,14 +1,7 @@
 """Indices of numbered JPEG images: what places and names tell, and how indices are kept.
 
-Place and name tell the video, the component and the number:
-
-    jpegs_256/<video>/frame000001.jpg             RGB of the released archives
-    tvl1_flow/{u,v}/<video>/frame000001.jpg       their flow
-    <video>/img_00001.jpg                         RGB of denseflow and mmaction2
-    <video>/{flow_x,flow_y}_00001.jpg             their flow, in the same folder
-
-What lies above or between these folders (an archive's top folder, a folder per class) does not
-matter.
+Folder and name of an image tell its video, component and number; data/README.md shows how. What
+lies above or between these folders (an archive's top folder, a folder per class) does not matter.
 
 Small files keep an index between runs; where they cannot be written, it is made anew.
 """
@@ -17,7 +10,6 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +22,7 @@ log = logging.getLogger(__name__)
 _warned: set[Path] = set()
 # Files that begin with a dot are a Mac's notes on others. A number has to fit 64 bits.
 NUMBERED = re.compile(r"(?P<prefix>(?!\.).*?)(?P<number>\d{1,18})\.jpe?g", re.IGNORECASE)
-_FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}
+_FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}  # of denseflow, mmaction2
 
 
 def component_of(folder: str, prefix: str) -> tuple[str, str]:
@@ -54,41 +46,30 @@ def unbroken(numbers: npt.NDArray[np.int64]) -> int:
 
 
 def load_json(file: Path | None) -> dict[str, Any]:
-    """Read a file of `save_json`; empty if there is none."""
+    """Read a file of `save`; empty if there is none."""
     try:
         return dict(json.loads(file.read_text())) if file else {}
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
-def save_json(file: Path, content: dict[str, Any]) -> bool:
-    """Write a file completely or not at all; tells whether it could be written."""
-    return _save(file, lambda part: part.write_text(json.dumps(content)))
-
-
 def load_array(file: Path) -> npt.NDArray | None:
-    """Map a file of `save_array` into memory, which processes share; None if there is none."""
+    """Map a file of `save` into memory, which processes share; None if there is none."""
     try:
         return np.load(file, mmap_mode="r")
     except Exception:  # numpy's reader fails in a dozen ways on a file that is not its own
         return None
 
 
-def save_array(file: Path, array: npt.NDArray) -> bool:
-    """Write a file completely or not at all; tells whether it could be written."""
-
-    def write(part: Path) -> None:
-        with part.open("wb") as open_file:
-            np.save(open_file, array)
-
-    return _save(file, write)
-
-
-def _save(file: Path, write: Callable[[Path], object]) -> bool:
+def save(file: Path, content: dict[str, Any] | npt.NDArray) -> bool:
+    """Write JSON or an array completely or not at all; tells whether it could be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as draft:
-            write(draft)
+        with atomic_write(file) as draft, draft.open("wb") as open_file:
+            if isinstance(content, dict):
+                open_file.write(json.dumps(content).encode())
+            else:
+                np.save(open_file, content)
     except OSError as error:
         if file.parent not in _warned:
             _warned.add(file.parent)

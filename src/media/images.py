@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from src.media.image_archives import ArchiveTree
-from src.media.image_folders import FolderTree
-from src.media.sources import Size, Uint8, in_order
+from src.media.image_archives import ArchiveImages, images_in_archive
+from src.media.image_folders import FolderImages, images_in_folders
+from src.media.sources import Size, Uint8
 from src.utils.errors import UserError
 
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a gray
@@ -19,63 +18,43 @@ from src.utils.errors import UserError
 JPEG_QUALITY = 95
 
 
-class Images(Protocol):
-    """The images of one component of one video, in the order of their numbers."""
-
-    @property
-    def beyond(self) -> int:
-        """How many images after a gap in the numbers are not counted."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> bytes:
-        """The JPEG file `index`, from 0."""
-        ...
-
-    def where(self, index: int) -> str:
-        """Where it lies, for messages."""
-        ...
-
-    def state(self) -> list[Any]:
-        """What changes with the images."""
-        ...
+Images = ArchiveImages | FolderImages  # of one component of one video, by their numbers
 
 
-class ImageIndex(Protocol):
-    """Images of many videos; `root` is the folder or archive."""
-
-    root: Path
-
-    def videos(self, component: str) -> dict[str, int]:
-        """Number of images of each video, by its name as it is written there."""
-        ...
-
-    def images(self, component: str, video: str) -> Images | None:
-        """The images of a video, whatever the case of its name; None if there are none."""
-        ...
-
-
-class JoinedTree:
-    """Several trees as one: the shards of a dataset; a video of two of them comes from the first.
+class ImageIndex:
+    """Images of many videos.
 
     Args:
-        root: for messages.
-        trees: the shards.
+        root: the folder or archive, for messages.
+        images: of each component of each video.
+
+    Raises:
+        UserError: a component of a video is there twice.
     """
 
-    def __init__(self, root: Path, trees: Iterable[ImageIndex]) -> None:
-        self.root, self.trees = root, tuple(trees)
+    def __init__(self, root: Path, images: Iterable[Images]) -> None:
+        self.root = root
+        self._images: dict[tuple[str, str], Images] = {}  # by component and lower-case video
+        for one_video in images:
+            component, video = one_video.component, one_video.video
+            twin = self._images.setdefault((component, video.lower()), one_video)
+            if twin is not one_video:
+                raise UserError(
+                    f"{root} holds {component} images of video {video} twice, {twin.where(0)} and "
+                    f"{one_video.where(0)}: take out one of them, or give the folder of one of them"
+                )
+
+    def add(self, other: "ImageIndex") -> None:
+        """Take what another index has and this one lacks."""
+        self._images = other._images | self._images
 
     def videos(self, component: str) -> dict[str, int]:
         """Number of images of each video, by its name as it is written there."""
-        backwards = reversed(self.trees)
-        return {name: n for tree in backwards for name, n in tree.videos(component).items()}
+        return {i.video: i.count for i in self._images.values() if i.component == component}
 
     def images(self, component: str, video: str) -> Images | None:
         """The images of a video, whatever the case of its name; None if there are none."""
-        found = (tree.images(component, video) for tree in self.trees)
-        return next((images for images in found if images is not None), None)
+        return self._images.get((component, video.lower()))
 
 
 def is_archive(path: Path) -> bool:
@@ -85,6 +64,8 @@ def is_archive(path: Path) -> bool:
 
 def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageIndex:
     """Open a folder of images, a zip archive of them, or a folder of such archives.
+
+    A video in two archives of a folder comes from the first.
 
     Args:
         path: the folder; the .zip, or the .zip.001 of one in pieces.
@@ -103,36 +84,28 @@ def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageI
         return Path(cache_dir) / f"{of.name[:100]}-{sha256(place.encode()).hexdigest()[:16]}.index"
 
     if is_archive(root):
-        return ArchiveTree(root, cache(root))
-    shards = sorted(_archives_in(root)) if root.is_dir() else []
-    if shards:
-        return JoinedTree(root, [ArchiveTree(shard, cache(shard)) for shard in shards])
-    return FolderTree(root, cache(root))
-
-
-def _archives_in(folder: Path) -> Iterator[Path]:
-    for file in folder.iterdir():
-        if file.suffix.lower() == ".zip" or file.name.lower().endswith(".zip.001"):
-            yield file
+        return ImageIndex(root, images_in_archive(root, cache(root)))
+    shards = [f for f in root.glob("*") if f.name.lower().endswith((".zip", ".zip.001"))]
+    if not shards:
+        return ImageIndex(root, images_in_folders(root, cache(root)))
+    index = ImageIndex(root, ())
+    for shard in sorted(shards):
+        index.add(ImageIndex(shard, images_in_archive(shard, cache(shard))))
+    return index
 
 
 class FrameImages:
     """The frames of one video as JPEG images.
 
-    Args:
-        tree: where they lie.
-        video: the video's name.
-        fps: frames per second, which images do not tell.
-
     Raises:
         UserError: there are no frames of this video.
     """
 
-    def __init__(self, tree: ImageIndex, video: str, fps: float = 25.0) -> None:
-        images = tree.images("rgb", video)
+    def __init__(self, index: ImageIndex, video: str) -> None:
+        images = index.images("rgb", video)
         if not images:
-            raise UserError(f"no frames of video {video} in {tree.root}")
-        self._images, self.num_frames, self.fps = images, len(images), fps
+            raise UserError(f"no frames of video {video} in {index.root}")
+        self._images, self.num_frames = images, len(images)
 
     @property
     def size(self) -> Size:
@@ -142,29 +115,22 @@ class FrameImages:
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
-        return in_order(indices, self._ascending)
-
-    def _ascending(self, indices: Sequence[int]) -> Iterator[Uint8]:
         return (_decode(self._images, index, cv2.IMREAD_COLOR_RGB) for index in indices)
 
 
 class FlowImages:
     """The flow of one video as JPEG images, 8-bit grey, one for u and one for v.
 
-    Args:
-        tree: where they lie.
-        video: the video's name.
-
     Raises:
         UserError: there is no flow of this video, or u and v differ in number.
     """
 
-    def __init__(self, tree: ImageIndex, video: str) -> None:
-        u, v = tree.images("u", video), tree.images("v", video)
+    def __init__(self, index: ImageIndex, video: str) -> None:
+        u, v = index.images("u", video), index.images("v", video)
         if not u or not v or len(u) != len(v):
             raise UserError(
                 f"flow of video {video}: {len(u or [])} u and {len(v or [])} v images in "
-                f"{tree.root}; make it with "
+                f"{index.root}; make it with "
                 "python -m src.extract_flow input=<folder of videos> output=<folder>"
             )
         self._u, self._v, self.num_fields = u, v, len(u)
@@ -177,9 +143,6 @@ class FlowImages:
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""
-        return in_order(indices, self._ascending)
-
-    def _ascending(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         for index in indices:
             u = _decode(self._u, index, cv2.IMREAD_GRAYSCALE)
             v = _decode(self._v, index, cv2.IMREAD_GRAYSCALE)

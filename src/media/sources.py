@@ -23,16 +23,13 @@ class RGBSource(Protocol):
     """Frames of one video."""
 
     num_frames: int
-    fps: float
 
     @property
     def size(self) -> Size:
         """Height and width of a frame."""
-        ...
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
-        ...
 
 
 class FlowSource(Protocol):
@@ -43,11 +40,9 @@ class FlowSource(Protocol):
     @property
     def size(self) -> Size:
         """Height and width of a field."""
-        ...
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""
-        ...
 
 
 def in_order(

@@ -6,10 +6,11 @@ its frames, makes it read frame by frame from the beginning instead.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 from av.bitstream import BitStreamFilterContext
@@ -36,33 +37,30 @@ CHUNK = 8  # frames that decord decodes at once
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(source: str, **options: Any) -> av.container.InputContainer:
-    """Open a file, URL or device; `options` as of `av.open`."""
-    container: av.container.InputContainer = av.open(source, "r", **_LENIENT, **options)
-    return container
+@contextmanager
+def open_video(source: str, **options: Any) -> Iterator[av.VideoStream]:
+    """Open the video of a file, URL or device; `options` as of `av.open`.
+
+    Raises:
+        av.FFmpegError: it cannot be opened.
+        ValueError: there is no video in it, or one of an unknown codec.
+    """
+    with av.open(source, "r", **_LENIENT, **options) as container:
+        stream = container.streams.best("video")  # decord's choice among several, too
+        if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+            raise ValueError("no video in it")
+        # A loader has a process per core already, and with more PyAV may hang on a broken file.
+        stream.codec_context.thread_count = 1
+        yield stream
 
 
-def stream_of(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video of a file; None if there is none, or of an unknown codec."""
-    stream = container.streams.best("video")  # decord's choice among several, too
-    known = isinstance(stream, av.VideoStream) and stream.codec_context is not None
-    return stream if known else None
+def rate_of(stream: av.VideoStream) -> Fraction:
+    """Frames per second as the container states them, 25 where it does not."""
+    return Fraction(stream.average_rate or 25)
 
 
 class _Unsuitable(Exception):
     """This reader cannot read this file; another one may."""
-
-
-class _Reader(Protocol):
-    num_frames: int
-    fps: float
-
-    @property
-    def size(self) -> Size: ...
-
-    def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
-        """Frames of ascending indices."""
-        ...
 
 
 class VideoFile:
@@ -113,7 +111,7 @@ class VideoFile:
             self._reader, self.decoder = _InOrder(self.path), "pyav"
             yield from self._reader.rgb(indices[read:])
 
-    def _open(self, decoder: str) -> tuple[_Reader, str]:
+    def _open(self, decoder: str) -> "tuple[_Packets | _Decord | _InOrder, str]":
         if decoder == "decord":
             with suppress(_Unsuitable):
                 return _Decord(self.path), decoder
@@ -132,18 +130,16 @@ class _Packets:
     def __init__(self, path: Path) -> None:
         self._path, self._held = path, []
         try:
-            self._container = open_container(str(path))
-            stream = stream_of(self._container)
-            if stream is None or stream.codec_context.name not in _ONE_FRAME_PER_PACKET:
+            self._open = ExitStack()  # the codec needs the file
+            self._stream = stream = self._open.enter_context(open_video(str(path)))
+            self._codec, self.fps = stream.codec_context, float(rate_of(stream))
+            if self._codec.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
-            self._codec = stream.codec_context
-            self._codec.thread_count = 1  # a loader has a process per core already
-            self.fps = float(stream.average_rate or 25)
             self.size = (self._codec.height, self._codec.width)
             hold = path.stat().st_size <= LARGE
             self._keys: list[bool] = []
             kinds, times = [], []
-            for packet in _demux(self._container):
+            for packet in _demux(stream):
                 if packet.is_discard or packet.is_corrupt:
                     raise _Unsuitable
                 self._keys.append(packet.is_keyframe)
@@ -166,20 +162,20 @@ class _Packets:
 
     def can_jump(self) -> bool:
         """Whether nothing after a key frame refers to anything before, and times are exact."""
-        if self._codec.name not in ("h264", "vp9") or self._rotated():
+        if self._codec.name not in ("h264", "vp9") or self._stream.container.format.name not in (
+            "mov,mp4,m4a,3gp,3g2,mj2",
+            "matroska,webm",
+        ):
             return False
-        if self._container.format.name not in ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"):
-            return False
-        if self._codec.name == "vp9":
-            return True
-        return all(_has_idr(bytes(p)) for p in self._held or self._all() if p.is_keyframe)
-
-    def _rotated(self) -> bool:
         try:
             first = next(self._decode([0]), None)
         except (av.FFmpegError, ValueError) as error:
             raise _Unsuitable from error
-        return first is None or first.rotation != 0
+        if first is None or first.rotation != 0:
+            return False
+        if self._codec.name == "vp9":
+            return True
+        return all(_has_idr(bytes(p)) for p in self._held or self._all() if p.is_keyframe)
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         self._turn = turn = self._turn + 1
@@ -199,7 +195,7 @@ class _Packets:
 
     def _decode(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Frames from the last key frame on; `pts` is their index."""
-        wanted = set(indices)
+        asked = set(indices)
         begin = max(
             (i for i, key in enumerate(self._keys) if key and self._index[i] <= indices[0]),
             default=0,
@@ -208,20 +204,18 @@ class _Packets:
         self._codec.flush_buffers()
         for index, packet in zip(self._index[begin:], packets, strict=True):
             packet.pts = index
-            self._codec.skip_frame = "DEFAULT" if index in wanted else "NONREF"
+            self._codec.skip_frame = "DEFAULT" if index in asked else "NONREF"
             yield from self._codec.decode(packet)
         yield from self._codec.decode(None)
 
     def _all(self) -> Iterator[av.Packet]:
-        with open_container(str(self._path)) as container:
-            yield from _demux(container)
+        with open_video(str(self._path)) as stream:
+            yield from _demux(stream)
 
 
-def _demux(container: av.container.InputContainer) -> Iterator[av.Packet]:
+def _demux(stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of the video, one for each frame."""
-    stream = stream_of(container)
-    assert stream is not None
-    packets = (packet for packet in container.demux(stream) if packet.size)
+    packets = (packet for packet in stream.container.demux(stream) if packet.size)
     if stream.codec_context.name != "mpeg4":
         return packets
     # Undoes DivX's packing of a B frame into the packet of the frame before it.
@@ -309,26 +303,22 @@ class _InOrder:
     """PyAV from the first frame on: needs no seek table, which is what broken files lack."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self.size, self.fps = path, (0, 0), 25.0
-        reason, stated, count = "no frame in it", 0, 0
+        self._path, self._decodable, stated = path, 0, 0
         cause: Exception | None = None
         try:
-            with open_container(str(path)) as container:
-                stream = stream_of(container)
-                if stream:
-                    stated, self.fps = stream.frames, float(stream.average_rate or 25)
-                    stream.codec_context.thread_count = 1
-                    for frame in container.decode(stream):
-                        count, self.size = count + 1, (frame.height, frame.width)
+            with open_video(str(path)) as stream:
+                stated, self.fps = stream.frames, float(rate_of(stream))
+                for frame in stream.container.decode(stream):
+                    self._decodable, self.size = self._decodable + 1, (frame.height, frame.width)
         except (av.FFmpegError, ValueError) as error:
-            reason, cause = first_line(error), error
-        if not count:
+            cause = error
+        if not self._decodable:
+            reason = first_line(cause) if cause else "no frame in it"
             raise UserError(
                 f"video {path} cannot be decoded ({reason}): "
                 "replace the file or take it out of the list"
             ) from cause
-        self._decodable = count
-        self.num_frames = max(count, stated)  # `rgb` tells where it breaks off
+        self.num_frames = max(self._decodable, stated)  # `rgb` tells where it breaks off
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         if max(indices) >= self._decodable:
@@ -336,18 +326,15 @@ class _InOrder:
                 f"video {self._path} is broken: only {self._decodable} frames can be decoded; "
                 "replace the file or take it out of the list"
             )
-        wanted, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
+        asked, reformatter, reason = set(indices), VideoReformatter(), "it has become shorter"
         cause: Exception | None = None
         try:
-            with open_container(str(self._path)) as container:
-                stream = stream_of(container)
-                if stream:
-                    stream.codec_context.thread_count = 1
-                    for index, frame in enumerate(container.decode(stream)):
-                        if index in wanted:
-                            yield reformatter.reformat(frame, format="rgb24").to_ndarray()
-                            if index == indices[-1]:
-                                return
+            with open_video(str(self._path)) as stream:
+                for index, frame in enumerate(stream.container.decode(stream)):
+                    if index in asked:
+                        yield reformatter.reformat(frame, format="rgb24").to_ndarray()
+                        if index == indices[-1]:
+                            return
         except (av.FFmpegError, ValueError) as error:
             reason, cause = first_line(error), error
         raise UserError(f"video {self._path} changed while it was read ({reason})") from cause

@@ -85,10 +85,9 @@ class Predictor:
         frames, first = window.frames, window.frames[0].index
         for place in [place for place in memory if place < first]:
             del memory[place]
-        fps = len(frames) / (window.end - window.start)
-        fields = self._flow(HeldFrames([frame.moving for frame in frames], fps))
+        fields = self._flow(HeldFrames([frame.moving for frame in frames]))
         streams = self._streams(
-            HeldFrames([frame.seen for frame in frames], fps),
+            HeldFrames([frame.seen for frame in frames]),
             RememberedFlow(fields, first, memory) if fields else None,
             name,
         )

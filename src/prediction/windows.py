@@ -82,8 +82,8 @@ def _within(held: Iterable[HeldFrame], start: float) -> list[HeldFrame]:
 class HeldFrames:
     """Frames in memory as the frames of one video."""
 
-    def __init__(self, images: Sequence[Uint8], fps: float) -> None:
-        self.images, self.num_frames, self.fps = images, len(images), fps
+    def __init__(self, images: Sequence[Uint8]) -> None:
+        self.images, self.num_frames = images, len(images)
 
     @property
     def size(self) -> Size:

@@ -149,7 +149,7 @@ def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> Non
     data.setup()
     assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
     assert isinstance(data.flow, FlowFolders)
-    assert all(len(data.flow.tree.videos(component)) == videos for component in "uv")
+    assert all(len(data.flow.index.videos(component)) == videos for component in "uv")
 
 
 def test_no_such_target() -> None:

@@ -184,8 +184,8 @@ def test_both_modalities_show_the_same_pixels(tmp_path: Path) -> None:
 
 class TestFlowCount:
     @pytest.fixture(autouse=True)
-    def _forget_warnings(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(dataset, "_warned", set())
+    def _forget_warnings(self) -> None:
+        dataset._warn_once.cache_clear()
 
     def read(self, root: Path, video: Video) -> Sample:
         view = TestView(count=3, short_side=32)

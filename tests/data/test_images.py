@@ -17,6 +17,7 @@ import pytest
 
 from src.media import image_archives, image_folders, image_index
 from src.media.find_videos import videos_below
+from src.media.image_archives import ArchiveImages
 from src.media.images import FlowImages, FrameImages, ImageIndex, is_archive, open_images
 from src.media.sources import Uint8
 from src.utils.errors import UserError
@@ -249,7 +250,7 @@ class TestIndex:
         for tree in opened:
             assert tree.videos("u") == {video: n - 1 for video, n in VIDEOS.items()}
             assert frames_of(FrameImages(tree, "RUN #1 (A)"), [2])[0, 0, 0, 0] == 30
-            assert isinstance(tree._rows, np.memmap)  # type: ignore[attr-defined]
+            assert isinstance(rows_of(tree, "Jump&;[!"), np.memmap)
 
     def test_archive_that_changed(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
         path = pack(tmp_path / "a.zip", all_images(released))
@@ -343,7 +344,7 @@ class TestIndex:
         tree = open_images(pack(tmp_path / "a.zip", files), cache)
         content = pickle.dumps(tree)
         assert len(content) < 2000  # the index is not in it
-        assert isinstance(pickle.loads(content)._rows, np.memmap)
+        assert isinstance(rows_of(pickle.loads(content), "v"), np.memmap)
 
     def test_worker_without_an_index(self, tmp_path: Path, cache: Path) -> None:
         tree = open_images(pack(tmp_path / "a.zip", all_images(released)), cache)
@@ -358,6 +359,12 @@ class TestIndex:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             greys = pool.apply(first_greys, (tree,))
         assert greys == [grey("rgb", video, 1) for video in VIDEOS]
+
+
+def rows_of(tree: ImageIndex, video: str) -> Any:
+    images = tree.images("rgb", video)
+    assert isinstance(images, ArchiveImages)
+    return images.index.rows
 
 
 def first_greys(tree: ImageIndex) -> list[int]:
@@ -488,14 +495,14 @@ class TestHostile:
         assert found(root, index) == before
 
     @pytest.mark.parametrize(
-        "videos",
-        [3, {"rgb": {"a": 3}}, {"rgb": {"a": ["a", 10**6, 1]}}, {"rgb": {"a": ["a", 0, -1]}}],
+        "spans",
+        [3, {"a": 3}, [["a", "", 10**6, 1, 0]], [["a", "", 0, -1, 0]], [[5, 5, 0, 1, 0]], [[]]],
     )
-    def test_a_damaged_index_is_made_anew(self, videos: Any, tmp_path: Path) -> None:
+    def test_a_damaged_index_is_made_anew(self, spans: Any, tmp_path: Path) -> None:
         archive, index = pack(tmp_path / "a.zip", all_images(bare)), tmp_path / "index"
         open_images(archive, index)
         (kept,), (array,) = index.glob("*.json"), index.glob("*.npy")
-        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"videos": videos}))
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"spans": spans}))
         assert open_images(archive, index).videos("rgb") == VIDEOS
         kept.write_bytes(b"[" * 10**5)
         assert open_images(archive, index).videos("rgb") == VIDEOS

@@ -78,10 +78,6 @@ def test_valid_range_is_all_frames_with_a_whole_stack(
             assert first == last == (num_frames - 1) // 2
 
 
-def test_frames_alone_leave_the_room_of_the_flow() -> None:
-    assert valid_range(100, None, 10) == valid_range(100, 99, 10) == (5, 94)
-
-
 @pytest.mark.parametrize("num_frames", [1, 2, 4, 10])
 def test_short_video_repeats_border_fields(num_frames: int) -> None:
     num_fields = max(1, num_frames - 1)

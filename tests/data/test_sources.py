@@ -49,7 +49,7 @@ class Frames:
     """Frames in memory, with a record of which were read."""
 
     def __init__(self, frames: Uint8) -> None:
-        self.frames, self.num_frames, self.fps = frames, len(frames), 25.0
+        self.frames, self.num_frames = frames, len(frames)
         self.size = frames.shape[1:3]
         self.read: list[int] = []
 

@@ -357,8 +357,9 @@ def test_without_libx264_the_videos_are_mpeg4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
-    frames = make_clip(np.random.default_rng(0), 0).frames
-    two_movers._encode(frames, tmp_path / "clip.mp4")
-    file = VideoFile(tmp_path / "clip.mp4")
+    job = two_movers._job(tmp_path, (SEED, 0, 0), 0)
+    two_movers._make_video(job)
+    frames = make_clip(np.random.default_rng(job.seed), job.video.label).frames
+    file = VideoFile(job.video.path)
     assert file.num_frames == 32
     assert np.abs(frames_of(file, range(32)).astype(float) - frames).mean() < 6

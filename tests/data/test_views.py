@@ -111,7 +111,8 @@ def test_both_modalities_show_the_same_pixels(crop: CropPolicy) -> None:
 def test_same_for_any_number_of_workers() -> None:
     view = replace(VIEW, crop=RandomResizedCrop(), sampler=Segments())
     videos = [Video(f"v{number}", Scenes().place, number) for number in range(6)]  # type: ignore[arg-type]
-    data = VideoDataset(videos, Scenes(), Scenes(), view, STACK, 3, JITTER)
+    scenes: Any = Scenes()
+    data = VideoDataset(videos, scenes, scenes, view, STACK, 3, JITTER)
 
     def epoch(workers: int, number: int) -> Sample:
         sampler = EpochSampler(len(videos), seed=3, shuffle=False)

@@ -8,10 +8,10 @@ import torch
 
 from src.data.dataset import Sample, TestView, TrainView, VideoDataset, View
 from src.data.splits import Video
-from src.data.stores import FlowFolders, OnTheFlyFlowStore, VideoFiles
+from src.data.stores import FlowFolders, FramesForFlow, OnTheFlyFlowStore, VideoFiles
 from src.data.transforms import CornerJitterCrop
 from src.extraction.extract import extract_flow
-from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer, FramesForFlow
+from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.media.images import open_images
 from src.utils.errors import UserError

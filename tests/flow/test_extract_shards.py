@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -65,22 +66,32 @@ def test_settings_of_shards() -> None:
         assert "shard=3/64" in str(error.value)
 
 
-def slurm(task: int, first: int, count: int) -> dict[str, str]:
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int], Shard]:
+    """The part that Slurm gives a task of a job array."""
     keys = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
-    return dict(zip(keys, map(str, (task, first, count)), strict=True))
+    for key in keys:
+        monkeypatch.delenv(key, raising=False)
+
+    def shard(*values: int) -> Shard:
+        for key, value in zip(keys, values, strict=True):
+            monkeypatch.setenv(key, str(value))
+        return read_shard("slurm")
+
+    return shard
 
 
 @pytest.mark.parametrize("first", [0, 1, 17])
-def test_shards_of_a_job_array(first: int) -> None:
-    shards = [read_shard("slurm", slurm(task, first, 64)) for task in range(first, first + 64)]
+def test_shards_of_a_job_array(first: int, slurm: Callable[[int, int, int], Shard]) -> None:
+    shards = [slurm(task, first, 64) for task in range(first, first + 64)]
     assert shards == [Shard(index, 64) for index in range(1, 65)]
 
 
-def test_no_or_an_odd_job_array() -> None:
+def test_no_or_an_odd_job_array(slurm: Callable[[int, int, int], Shard]) -> None:
     with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID.*sbatch --array=1-64"):
-        read_shard("slurm", {})
+        read_shard("slurm")
     with pytest.raises(UserError, match="gaps"):
-        read_shard("slurm", slurm(9, 5, 2))  # --array=5,9
+        slurm(9, 5, 2)  # --array=5,9
 
 
 @pytest.mark.parametrize("format", ["jpeg", "zip"])

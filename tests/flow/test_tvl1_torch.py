@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from src.flow import tvl1_torch
-from src.flow.algorithm import Fields, Frames
+from src.flow.algorithm import Fields, Frames, TVL1Parameters
 from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
-from src.flow.tvl1_torch import DEFAULTS, Parameters, tvl1_flow
+from src.flow.tvl1_torch import DEFAULTS, tvl1_flow
 from src.media.sources import resize
 from src.utils.errors import UserError
 from tests.flow.textures import moving_texture
@@ -67,7 +67,7 @@ def test_same_parameters_as_opencvs_and_as_the_files() -> None:
     settings = [FlowSettings(name).parameters for name in names]
     assert settings[0] == settings[1]
     assert settings[0] == {name: getattr(DEFAULTS, name) for name in settings[0]}
-    assert len(inspect.signature(Parameters).parameters) == len(settings[0])
+    assert len(inspect.signature(TVL1Parameters).parameters) == len(settings[0])
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not part of the project")
@@ -171,8 +171,8 @@ def test_median_is_opencvs(size: int) -> None:
 
 def test_scales_are_opencvs() -> None:
     """Each has 0.8 x 0.8 of the pixels, sides rounded, and none is smaller than 16 pixels."""
-    assert Parameters(nscales=3).sizes(30, 41) == [(30, 41), (24, 33), (19, 26)]
-    assert Parameters(nscales=9).sizes(30, 41)[-1] == (19, 26)
+    assert tvl1_torch._sizes((30, 41), TVL1Parameters(nscales=3)) == [(30, 41), (24, 33), (19, 26)]
+    assert tvl1_torch._sizes((30, 41), TVL1Parameters(nscales=9))[-1] == (19, 26)
 
 
 @pytest.mark.parametrize(

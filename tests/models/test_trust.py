@@ -81,7 +81,7 @@ def test_hidden_calls_are_refused(where: str, tmp_path: Path) -> None:
         "src.evaluation.protocol.LogProtocol",
         "src.flow.settings.FlowSettings.load",
         "src.data.stores.Path",
-        "src.media.image_index.save_json",
+        "src.media.image_index.save",
         "src.media.image_index.load_json",
         "src.data.verification.look_cache.LookCache",
         "src.data.splits._split",

@@ -252,9 +252,11 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("share", "stops"), [(0.57, False), (0.56, True)])
 def test_as_many_as_are_let_pass_are_let_pass(share: float, stops: bool, tmp_path: Path) -> None:
     """57 of 100 are 0.57 of them, although 0.57 * 100 is less than 57."""
-    broken = {f"v{number}": "a reason" for number in range(57)}
+    errors = VideoErrors()
+    errors.unreadable["train"] = {f"v{number}": "a reason" for number in range(57)}
+    errors.listed["train"] = 100
     data: Any = SimpleNamespace(
-        errors=VideoErrors({"train": broken, "val": {}}, listed={"train": 100}),
+        errors=errors,
         videos=SimpleNamespace(train=range(100)),
         reading=VideoReading(max_unreadable_fraction=share),
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,40 @@ import numpy as np
 
 from src.data.dataset import COUNT_TOLERANCE
 from src.data.splits import Video
-from src.data.stores import FlowFolders, FlowStore, FrameFolders, FrameStore, VideoFiles
+from src.data.stores import FlowStore, FrameStore, ImageStore, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
-from src.media.image_folders import FolderImages
 from src.media.image_index import file_state
 from src.media.images import Images
 from src.media.sources import Size
-from src.media.video_file import VideoFile, open_container
+from src.media.video_file import VideoFile, open_video
 from src.utils.errors import UserError
 
 _JPEG_END = b"\xff\xd9"
 _PADDING = 64  # bytes that some writers add after the end
-Job = tuple[Modality, Video]  # which side to look at of a video, as a library has found it
+Job = tuple[Modality, Video]  # which side to look at of a video, as a store has found it
+Stores = dict[Modality, FrameStore | FlowStore]  # those that are there
+PARTS_OF: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "flow": ("u", "v")}
 
 
 @dataclass
 class VideoChecker:
-    """Looks at videos of two libraries; goes to worker processes.
+    """Looks at videos of a dataset's stores; goes to worker processes.
 
     Args:
-        rgb: where frames lie.
-        flow: where flow lies.
+        stores: where frames and flow lie.
         full: decode everything; else the first, the middle and the last image.
     """
 
-    rgb: FrameStore | None
-    flow: FlowStore | None
+    stores: Stores
     full: bool
 
     def __call__(self, job: Job) -> VideoCheck:
         """Look at one video; what is wrong with it is in the result, nothing is raised for it."""
         cv2.setNumThreads(1)  # a process per core already
         modality, video = job
-        if isinstance(self.rgb, VideoFiles) and modality == "rgb":
-            check = check_file(video.path, self.rgb.decoder, self.full)
+        store = self.stores[modality]
+        if isinstance(store, VideoFiles):
+            check = check_file(video.path, store.decoder, self.full)
         else:
             check = check_images(self._images(job), self.full)
         problems = {f"{modality}_{code}": what for code, what in check.problems.items()}
@@ -55,9 +56,10 @@ class VideoChecker:
     def state(self, job: Job) -> str:
         """What a check depends on: while it is the same, the check need not be repeated."""
         modality, video = job
+        store = self.stores[modality]
         try:
-            if isinstance(self.rgb, VideoFiles) and modality == "rgb":
-                state = [*file_state(video.path), self.rgb.decoder]
+            if isinstance(store, VideoFiles):
+                state = [*file_state(video.path), store.decoder]
             else:
                 state = [images.state() for images in self._images(job).values()]
         except OSError:  # what is not there, such as a link's file
@@ -67,21 +69,14 @@ class VideoChecker:
     def _images(self, job: Job) -> dict[str, Images]:
         """The images of a video by component."""
         modality, video = job
-        library = self.rgb if modality == "rgb" else self.flow
-        assert isinstance(library, FrameFolders | FlowFolders)
-        components = ("rgb",) if modality == "rgb" else ("u", "v")
-        found = {c: library.tree.images(c, video.name) for c in components}
-        return {c: images for c, images in found.items() if images is not None}
+        store = self.stores[modality]
+        assert isinstance(store, ImageStore)
+        images = {part: store.index.images(part, video.name) for part in PARTS_OF[modality]}
+        return {part: of_part for part, of_part in images.items() if of_part is not None}
 
 
 def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
-    """Look at a video file.
-
-    Args:
-        path: the file.
-        decoder: see `VideoFile`.
-        full: decode every frame; else the first, the middle and the last.
-    """
+    """Look at a video file: at every frame if `full`, else the first, the middle and the last."""
     if not path.stat().st_size:
         return VideoCheck(problems={"empty": f"{path} has no content"})
     with path.open("rb") as file:
@@ -102,23 +97,17 @@ def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
 def _packets(path: Path) -> tuple[int, int]:
     """Frames that the container states, 0 if it does not, and those that are in it."""
     try:
-        with open_container(str(path)) as container:
-            stream = container.streams.best("video")
-            if stream is None or not stream.frames:
+        with open_video(str(path)) as stream:
+            if not stream.frames:
                 return 0, 0
-            # The last packet is a mark of the end.
-            return stream.frames, sum(packet.dts is not None for packet in container.demux(stream))
+            packets = stream.container.demux(stream)  # the last is a mark of the end
+            return stream.frames, sum(packet.dts is not None for packet in packets)
     except (av.FFmpegError, ValueError):
         return 0, 0  # another library read it
 
 
 def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
-    """Look at the images of a video: its frames, or u and v of its flow.
-
-    Args:
-        parts: its images by component.
-        full: decode every image; else the first, the middle and the last.
-    """
+    """Look at the images of a video, by component: its frames, or u and v of its flow."""
     problems: dict[str, str] = {}
     digest = _digest()
     sizes: dict[str, list[Size]] = {}
@@ -129,28 +118,25 @@ def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
         sample = _chosen(count, full=False)
         for index in _chosen(count, full):
             data, problem = _read(images, index)
-            if problem:
-                problems.setdefault(*problem)
             if index in sample:
                 digest.update(data)
-            size = _decoded_size(data, component)
-            if size:
+            if size := _decoded_size(data, component):
                 sizes[component].append(size)
             elif not problem:
-                problems.setdefault("broken", f"{images.where(index)} cannot be decoded")
-        first = images.first if isinstance(images, FolderImages) else 1
-        if first > 1:
+                problem = ("broken", f"{images.where(index)} cannot be decoded")
+            if problem:
+                problems.setdefault(*problem)
+        if images.first > 1:
             problems.setdefault("gap", f"{images.where(0)} is the first image")
         if images.beyond:
             where = images.where(count - 1)
             problems.setdefault("gap", f"{images.beyond} images after a gap at {where}")
     problems |= _parts_problem(parts, sizes)
-    first_part = next(iter(parts))
-    if not problems.keys() & {"uv"}:
-        where = parts[first_part].where(0)
-        problems |= _sizes_problem(where, [size for part in sizes.values() for size in part])
-    first_size = (sizes[first_part] or [(0, 0)])[0]
-    return VideoCheck(len(parts[first_part]), first_size, 0.0, "jpeg", digest.hexdigest(), problems)
+    part, images = next(iter(parts.items()))
+    if "uv" not in problems:
+        problems |= _sizes_problem(images.where(0), list(chain.from_iterable(sizes.values())))
+    first_size = (sizes[part] or [(0, 0)])[0]
+    return VideoCheck(len(images), first_size, 0.0, "jpeg", digest.hexdigest(), problems)
 
 
 def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:

@@ -30,17 +30,11 @@ Modality = Literal["rgb", "flow"]
 
 @dataclass(frozen=True)
 class Problem:
-    """A kind of problem.
-
-    Args:
-        title: what is wrong.
-        hint: what to do about it; {flow} is its place, {extract} the command that makes it.
-        fatal: whether a video with it cannot be trained on.
-    """
+    """A kind of problem."""
 
     title: str
-    hint: str
-    fatal: bool = True
+    hint: str  # what to do; {flow} is the flow's place, {extract} the command that makes it
+    fatal: bool = True  # whether a video with it cannot be trained on
 
 
 _SKIP = "or train without them: data.videos.missing=skip"
@@ -96,29 +90,17 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What was seen of a video's frames or of its flow.
+    """What was seen of a video's frames or of its flow; problems are by code of `PROBLEMS`."""
 
-    Args:
-        count: frames or fields; numbers of what could not be read are 0.
-        size: height and width, of the first.
-        fps: frames per second, 0 where nobody knows.
-        decoder: what read it.
-        fingerprint: equal for equal content; "" where there is none.
-        problems: seen in it alone, by code of `PROBLEMS`: the first instance of each.
-        others: problems seen beside other videos, or beside its frames.
-        state: of its files, such as their size and time; "" is not to be relied on.
-        full: whether everything was decoded.
-    """
-
-    count: int = 0
-    size: Size = (0, 0)
-    fps: float = 0.0
-    decoder: str = ""
-    fingerprint: str = ""
-    problems: Mapping[str, str] = field(default_factory=dict)
-    others: Mapping[str, str] = field(default_factory=dict)
-    state: str = ""
-    full: bool = False
+    count: int = 0  # of frames or fields; numbers of what could not be read are 0
+    size: Size = (0, 0)  # of the first
+    fps: float = 0.0  # 0 where nobody knows
+    decoder: str = ""  # what read it
+    fingerprint: str = ""  # equal for equal content; "" where there is none
+    problems: Mapping[str, str] = field(default_factory=dict)  # seen in it alone, the first of each
+    others: Mapping[str, str] = field(default_factory=dict)  # seen beside its frames or others
+    state: str = ""  # of its files, such as their size and time; "" is not to be relied on
+    full: bool = False  # whether everything was decoded
 
     @property
     def fatal(self) -> list[str]:
@@ -132,19 +114,12 @@ Checks = dict[tuple[Modality, str], VideoCheck]  # of both sides of a video, by 
 
 @dataclass
 class Manifest:
-    """What is known of a dataset's videos.
-
-    Args:
-        file: where it is kept.
-        places: where "rgb" and "flow" lie, see `place_of`.
-        checks: by modality and video.
-        complete: whether it is of all videos.
-    """
+    """What is known of a dataset's videos."""
 
     file: Path
-    places: Mapping[Modality, str | None] = field(default_factory=dict)
+    places: Mapping[Modality, str] = field(default_factory=dict)  # see `place_of`
     checks: Checks = field(default_factory=dict)
-    complete: bool = False
+    complete: bool = False  # whether it is of all videos
 
     @classmethod
     def load(cls, file: Path) -> Self | None:
@@ -173,13 +148,7 @@ class Manifest:
     def fitting(
         cls, file: str | None, places: Mapping[Modality, str], videos: Sequence[Video]
     ) -> Self | None:
-        """Read a manifest if it speaks of these places and videos; else say so and go without.
-
-        Args:
-            file: of the manifest, None for none.
-            places: those in use, by "rgb" and "flow", as the config has them.
-            videos: all that are listed.
-        """
+        """Read a manifest if it speaks of these places and listed videos; else warn: None."""
         if not file or not videos or not Path(file).is_file():
             return None
         known = cls.load(Path(file))

@@ -14,12 +14,7 @@ _FEW = 5
 
 
 def report(verification: Verification, few: int | None = _FEW) -> str:
-    """Describe what was found.
-
-    Args:
-        verification: what was found.
-        few: names to show of each kind; None shows all.
-    """
+    """Describe what was found, with a few names of each kind; None shows all names."""
     blocks = [_summary(verification), *_problems(verification, few), *_lists(verification, few)]
     lines = [line for block in blocks for line in block]
     return "\n".join([*lines, *_verdict(verification)])
@@ -46,9 +41,9 @@ def _summary(found: Verification) -> list[str]:
         lines[0] += f"; {len(found.lists.unused)} more are listed for no split"
     names: dict[Modality, str] = {"rgb": "frames", "flow": "flow"}
     for modality, name in names.items():
-        place = found.places[modality]
+        place = found.places.get(modality)
         checks = [check for (which, _), check in found.manifest.checks.items() if which == modality]
-        there = sum(f"{modality}_missing" not in check.others for check in checks)
+        count = sum(f"{modality}_missing" not in check.others for check in checks)
         seen = [
             _counted(f"{check.size[1]}x{check.size[0]}" for check in checks if check.size[0]),
             _counted(f"{check.fps:g} fps" for check in checks if check.fps),
@@ -58,7 +53,7 @@ def _summary(found: Verification) -> list[str]:
             lines.append(f"no {name} yet" + (f": {_extract(found)}" if name == "flow" else ""))
         else:
             where = found.videos if place == "videos" else place
-            lines.append(f"{name} of {there} in {where}: {'; '.join(filter(None, seen))}")
+            lines.append(f"{name} of {count} in {where}: {'; '.join(filter(None, seen))}")
     how = "everything decoded" if found.full else "first, middle and last image of each decoded"
     lines.append(
         f"{found.checked} looked at now, {found.cached} known from before, "
@@ -104,10 +99,6 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
     ):
         if names:
             yield ["", f"{title}: {len(names)}", *_some(names, few), f"  hint: {hint}"]
-    shared = found.lists.shared_films()
-    if shared:
-        counts = ", ".join(f"{count} of split {number}" for number, count in shared.items())
-        yield ["", f"test videos of a film that trains other classes: {counts}"]
 
 
 def _across(found: Verification) -> list[str]:
@@ -128,6 +119,7 @@ def _some(names: Sequence[str], few: int | None) -> list[str]:
 
 def _verdict(found: Verification) -> list[str]:
     errors = {key for code, keys in found.details.items() if PROBLEMS[code].fatal for key in keys}
-    if not errors:
-        return ["", f"nothing that would stop training; manifest in {found.manifest.file}"]
-    return ["", f"{len(errors)} videos cannot be used; manifest in {found.manifest.file}"]
+    verdict = "nothing that would stop training"
+    if errors:
+        verdict = f"{len(errors)} videos cannot be used"
+    return ["", f"{verdict}; manifest in {found.manifest.file}"]

@@ -2,24 +2,15 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.data.splits import HMDB51_NAME, Split, Video, key_of
-from src.data.stores import (
-    ON_THE_FLY,
-    VIDEOS,
-    FlowFolders,
-    FlowStore,
-    FrameFolders,
-    FrameStore,
-    open_flow,
-    open_rgb,
-)
-from src.data.verification.inspection import Job, VideoChecker
+from src.data.splits import Split, Video, key_of
+from src.data.stores import ON_THE_FLY, VIDEOS, ImageStore, open_flow, open_rgb
+from src.data.verification.inspection import PARTS_OF, Job, Stores, VideoChecker
 from src.data.verification.manifest import (
     PROBLEMS,
     Details,
@@ -35,6 +26,7 @@ from src.utils.console import progress
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
 from src.utils.processes import WorkerCrashed, in_parallel
+from src.utils.values import NULL, check_values, integer
 
 _SPLITS = (1, 2, 3)
 _STATTERS = 16  # threads: a network file system answers slowly, but many at a time
@@ -42,17 +34,11 @@ _STATTERS = 16  # threads: a network file system answers slowly, but many at a t
 
 @dataclass(frozen=True)
 class Lists:
-    """All splits of a dataset.
+    """All splits of a dataset, by their numbers."""
 
-    Args:
-        videos: each that a split trains or tests on, once.
-        splits: by their numbers.
-        unused: names, in lower case, that the lists mention for no split.
-    """
-
-    videos: tuple[Video, ...]
+    videos: tuple[Video, ...]  # each that a split trains or tests on, once
     splits: dict[int, Split]
-    unused: frozenset[str]
+    unused: frozenset[str]  # names, in lower case, that the lists mention for no split
 
     def parts(self) -> dict[str, str]:
         """The splits that each video is in, such as "1:train 3:test", by its key."""
@@ -71,17 +57,6 @@ class Lists:
             for (number, label, group), parts in sides.items()
             if len(parts) > 1
         ]
-
-    def shared_films(self) -> dict[int, int]:
-        """HMDB51's test videos from a film that trains other classes, by split; none elsewhere.
-
-        The official lists keep a film's clips of one class together, those of two classes not.
-        """
-        shared = {}
-        for number, split in self.splits.items():
-            films = {film for video in split.train if (film := _film(video, split))}
-            shared[number] = sum(_film(video, split) in films for video in split.test)
-        return {number: count for number, count in shared.items() if count}
 
     def _members(self) -> Iterator[tuple[int, str, Video]]:
         for number, split in self.splits.items():
@@ -128,45 +103,30 @@ def _mentioned(dataset: Any) -> set[str]:
     }
 
 
-def _film(video: Video, split: Split) -> str | None:
-    match = HMDB51_NAME.fullmatch(video.name)
-    return match["group"].removesuffix(f"_{split.classes[video.label]}") if match else None
-
-
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` has found.
-
-    Args:
-        lists: the official lists.
-        places: of frames and flow as they were given, None where there is nothing.
-        videos: the folder of video files, for commands that make flow.
-        flow: where it lies or is to lie, None if that is not given.
-        manifest: a check of the frames and of the flow of every listed video.
-        details: by problem and video, what exactly.
-        extra: by "rgb" and "flow", what no list names.
-        checked: videos' frames or flow checked now.
-        cached: of which the manifest knew already.
-        seconds: wall-clock time of all of it.
-        full: whether everything was decoded.
-    """
+    """What `verify` has found."""
 
     lists: Lists
-    places: Mapping[Modality, str | None]
-    videos: Path
-    flow: str | None
-    manifest: Manifest
+    places: Mapping[Modality, str]  # of the frames and the flow that are there, as given
+    flow: str | None  # where it lies or is to lie
+    manifest: Manifest  # a check of the frames and of the flow of every listed video
     details: Details
-    extra: Mapping[Modality, Sequence[str]]
-    checked: int
-    cached: int
-    seconds: float
-    full: bool
+    extra: Mapping[Modality, Sequence[str]]  # what no list names
+    checked: int  # videos' frames or flow checked now
+    cached: int  # of which the manifest knew already
+    seconds: float  # wall-clock time of all of it
+    full: bool  # whether everything was decoded
 
     @property
     def failed(self) -> bool:
         """Whether a video cannot be trained on."""
         return any(PROBLEMS[code].fatal for code in self.details)
+
+    @property
+    def videos(self) -> Path:
+        """The folder of video files, for commands that make flow."""
+        return videos_folder(self.lists.videos)
 
 
 def verify(
@@ -199,31 +159,29 @@ def verify(
         UserError: there are no lists, neither frames nor flow, or the manifest cannot be written.
     """
     start = time.monotonic()
-    workers = usable_cores() if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers} is not a number of processes, 1 or more")
+    check_values({"workers": workers}, {"workers": integer(1) | NULL})
     if manifest is None:
         raise UserError("manifest=null: give a file to write: data.videos.manifest=manifest.jsonl")
     lists = read_lists(dataset)
     folder = videos_folder(lists.videos)
-    frames = None
+    stores: Stores = {}
+    places: dict[Modality, str] = {}
     if rgb and (folder if rgb == VIDEOS else Path(rgb)).exists():
-        frames = open_rgb(rgb, decoder, cache_dir)
-    fields = None
+        stores["rgb"], places["rgb"] = open_rgb(rgb, decoder, cache_dir), rgb
     if flow and flow != ON_THE_FLY and Path(flow).exists():
-        fields = open_flow(flow, None, None, cache_dir)
-    if frames is None and fields is None:
+        stores["flow"], places["flow"] = open_flow(flow, None, None, cache_dir), flow
+    if not stores:
         raise UserError(
             f"neither frames ({folder if rgb == VIDEOS else rgb}) nor flow ({flow}) are there: "
             "data/README.md shows where they belong; data.rgb and data.flow give other places"
         )
-    places: dict[Modality, str | None] = {
-        "rgb": rgb if frames else None,
-        "flow": flow if fields else None,
+    checker = VideoChecker(stores, full)
+    jobs = {  # what is there to look at, by the listed video's key
+        (modality, key_of(video)): (modality, stored)
+        for modality, store in stores.items()
+        for video, stored in zip(lists.videos, store.find(lists.videos), strict=True)
+        if stored
     }
-    absolute = {m: place_of(place, lists.videos) if place else None for m, place in places.items()}
-    checker = VideoChecker(frames, fields, full)
-    jobs = _jobs(lists.videos, frames, fields)
     with ThreadPoolExecutor(_STATTERS) as pool:
         states = dict(zip(jobs, pool.map(checker.state, jobs.values()), strict=True))
     before = None if recheck else Manifest.load(Path(manifest))
@@ -232,54 +190,34 @@ def verify(
         for key, check in (before.checks if before else {}).items()
         if check.state and check.state == states.get(key) and (check.full or not full)
     }
-    cached, known = len(still_true), Manifest(Path(manifest), absolute, still_true)
+    cached = len(still_true)
+    absolute = {modality: place_of(place, lists.videos) for modality, place in places.items()}
+    known = Manifest(Path(manifest), absolute, still_true)
     known.save()
     rest = {job: key for key, job in jobs.items() if key not in known.checks}
-    for job, result in _results(checker, [*rest], workers, timeout):
-        if isinstance(result, Exception):
-            check = _without_check(job, result)
-        else:
-            check = replace(result, state=states[rest[job]])
-        known.add(*rest[job], check)
-    details = complete(known, [m for m, place in places.items() if place], lists.videos, stack)
+    with progress() as bar:
+        task = bar.add_task("frames and flow of videos", total=len(rest))
+        for job, result in in_parallel(checker, [*rest], workers or usable_cores(), timeout):
+            key = rest[job]
+            if isinstance(result, Exception):
+                known.add(*key, _without_check(job, result))
+            else:
+                known.add(*key, replace(result, state=states[key]))
+            bar.advance(task)
+    details = complete(known, [*stores], lists.videos, stack)
     known.save()
     return Verification(
         lists=lists,
         places=places,
-        videos=folder,
         flow=None if flow == ON_THE_FLY else flow,
         manifest=known,
         details=details,
-        extra=_extra(lists, frames, fields),
+        extra=_extra(lists, stores),
         checked=len(jobs) - cached,
         cached=cached,
         seconds=time.monotonic() - start,
         full=full,
     )
-
-
-def _jobs(
-    videos: Sequence[Video], frames: FrameStore | None, fields: FlowStore | None
-) -> dict[tuple[Modality, str], Job]:
-    """What is there to look at, by the listed video's key."""
-    jobs: dict[tuple[Modality, str], Job] = {}
-    libraries: dict[Modality, FrameStore | FlowStore | None] = {"rgb": frames, "flow": fields}
-    for modality, library in libraries.items():
-        for video, found in zip(videos, library.find(videos) if library else (), strict=False):
-            if found:
-                jobs[modality, key_of(video)] = (modality, found)
-    return jobs
-
-
-def _results(
-    checker: VideoChecker, jobs: Sequence[Job], workers: int, timeout: float
-) -> Iterator[tuple[Job, VideoCheck | Exception]]:
-    """A check of each job, or what became of it, with a bar of progress."""
-    with progress() as bar:
-        task = bar.add_task("frames and flow of videos", total=len(jobs))
-        for result in in_parallel(checker, jobs, workers, timeout):
-            yield result
-            bar.advance(task)
 
 
 def _without_check(job: Job, error: Exception) -> VideoCheck:
@@ -291,28 +229,21 @@ def _without_check(job: Job, error: Exception) -> VideoCheck:
     return VideoCheck(problems={f"{modality}_broken": reason})
 
 
-def _extra(
-    lists: Lists, frames: FrameStore | None, fields: FlowStore | None
-) -> dict[Modality, list[str]]:
+def _extra(lists: Lists, stores: Stores) -> dict[Modality, list[str]]:
     """What is there and in no list."""
-    names = {video.name.lower() for video in lists.videos} | lists.unused
+    listed = {video.name.lower() for video in lists.videos} | lists.unused
     extra: dict[Modality, list[str]] = {"rgb": [], "flow": []}
-    if isinstance(frames, FrameFolders):
-        extra["rgb"] = _unlisted(frames.tree.videos("rgb"), names)
-    elif frames:
-        folder = videos_folder(lists.videos)
-        files = {video.path.relative_to(folder).as_posix().lower() for video in lists.videos}
-        extra["rgb"] = [
-            name
-            for file in videos_below(folder)
-            if (name := file.relative_to(folder).as_posix()).lower() not in files
-            and file.stem.lower() not in lists.unused
-        ]
-    if isinstance(fields, FlowFolders):
-        there = fields.tree.videos("u") | fields.tree.videos("v")
-        extra["flow"] = _unlisted(there, names)
+    for modality, store in stores.items():
+        if isinstance(store, ImageStore):
+            names = {name for part in PARTS_OF[modality] for name in store.index.videos(part)}
+            extra[modality] = sorted(name for name in names if name.lower() not in listed)
+        else:
+            folder = videos_folder(lists.videos)
+            files = {video.path.relative_to(folder).as_posix().lower() for video in lists.videos}
+            extra[modality] = [
+                name
+                for file in videos_below(folder)
+                if (name := file.relative_to(folder).as_posix()).lower() not in files
+                and file.stem.lower() not in lists.unused
+            ]
     return extra
-
-
-def _unlisted(there: Iterable[str], names: set[str]) -> list[str]:
-    return sorted(name for name in there if name.lower() not in names)
