@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from src.evaluation.analysis import Fusion, draw_scores
 from src.evaluation.samples import Sample
@@ -41,10 +41,8 @@ def show_test(loggers: Sequence[Guarded], tested: Tested) -> None:
 
 def _show(logger: Logger, tested: Tested) -> None:
     logger.log_metrics(_numbers(tested))
-    if isinstance(logger, WandbLogger):
-        from src.training.wandb_run import show_on_wandb  # here: others do not wait for W&B
-
-        show_on_wandb(logger, tested)
+    if hasattr(logger, "show_test"):  # W&B's, whose file is not imported for others
+        logger.show_test(tested)
     elif isinstance(logger, TensorBoardLogger):
         _show_on_tensorboard(logger.experiment, tested)
 

@@ -141,14 +141,20 @@ class Loggers:
 
 def _close(logger: Guarded, status: str) -> None:
     logger.finalize(status)
-    if isinstance(logger, WandbLogger):
-        from src.training import wandb_run  # here: others do not wait for W&B
+    if not isinstance(logger, WandbLogger):
+        return
+    import wandb  # here: others do not wait for it
 
+    if wandb.run is not None:
         try:  # also if it has failed: the next would write into its run
-            wandb_run.finish(status)
+            wandb.run.finish(exit_code=0 if status == "success" else 1)
         except Exception as error:
             drop(logger.entry, logger.failed, f"{type(error).__name__}: {error}")
-            wandb_run.abandon()
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.run._restore()  # what is printed is no longer copied to it
+            wandb.run = None  # or the next run, and the end of this process, fail as well
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.teardown()
 
 
 def code_version() -> dict[str, str | None]:

@@ -1,6 +1,5 @@
 """Weights & Biases: one run per stage, and what it shows of the stage's test."""
 
-import contextlib
 import logging
 import netrc
 import os
@@ -88,6 +87,49 @@ class StageRun(WandbLogger):
         )
         self.keeps_checkpoints = checkpoints
 
+    def show_test(self, tested: Tested) -> None:
+        """Log tables and pictures of a tested stage, and keep its files as artifacts."""
+        shown: dict[str, Any] = {"test/videos": _samples_table(tested.samples)}
+        for name, figure in draw_scores(tested.scores, tested.fused).items():
+            shown[f"test/{name}"] = wandb.Image(figure)
+        shown["test/hardest_confusions"] = wandb.Table(
+            ["label", "prediction", "videos", "of"],
+            [[c.label, c.prediction, c.videos, c.of] for c in hardest_confusions(tested.scores)],
+        )
+        bars = wandb.Table(
+            ["class", "accuracy", "videos"],
+            [[c.name, c.percent, c.videos] for c in class_accuracies(tested.scores)],
+        )
+        shown["test/class_accuracy_bars"] = wandb.plot.bar(
+            bars, "class", "accuracy", title="Videos of each class that are right, %"
+        )
+        if tested.fused:
+            shown[f"test/{fusion_key(tested.fused)}/changes"] = _changes_table(tested.fused)
+        self.experiment.log(shown)
+        self._keep_files(tested)
+
+    def _keep_files(self, tested: Tested) -> None:
+        metadata, config = tested.metadata, tested.metadata.config
+        name = f"{config['name']}-{config['stage']}-split{metadata.split}-seed{config['seed']}"
+        name = artifact_name(name, LONGEST - len("-scores"))
+        about = {
+            "version": metadata.version,
+            "split": metadata.split,
+            "protocol": tested.scores.protocol,
+            "top1": video_accuracies(tested.scores).top1,
+        }
+        scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=about)
+        for file in tested.score_files:
+            scores.add_file(str(file))
+        self.experiment.log_artifact(scores)
+        if self.keeps_checkpoints:
+            model = wandb.Artifact(name, type="model", metadata=about)
+            # immutable: not copied before it is uploaded; a finished stage's does not change
+            model.add_file(str(tested.checkpoint), policy="immutable")
+            with model.new_file("config.yaml", mode="w") as file:
+                file.write(OmegaConf.to_yaml(config))
+            self.experiment.log_artifact(model)
+
 
 def artifact_name(name: str, longest: int = LONGEST) -> str:
     """A name with the characters and of the length that W&B allows for artifacts."""
@@ -133,44 +175,6 @@ def _has_wandb_key() -> bool:
         return False
 
 
-def finish(status: str) -> None:
-    """End the run, with Lightning's status of the training."""
-    if wandb.run is not None:
-        wandb.run.finish(exit_code=0 if status == "success" else 1)
-
-
-def abandon() -> None:
-    """Forget a run that cannot be ended: the next run, and the end of this process, would fail."""
-    if wandb.run is not None:
-        with contextlib.suppress(Exception, SystemExit):
-            wandb.run._restore()  # what is printed is no longer copied to it
-        wandb.run = None
-    with contextlib.suppress(Exception, SystemExit):
-        wandb.teardown()
-
-
-def show_on_wandb(logger: WandbLogger, tested: Tested) -> None:
-    """Log tables and pictures of a tested stage, and keep its files as artifacts."""
-    shown: dict[str, Any] = {"test/videos": _samples_table(tested.samples)}
-    for name, figure in draw_scores(tested.scores, tested.fused).items():
-        shown[f"test/{name}"] = wandb.Image(figure)
-    shown["test/hardest_confusions"] = wandb.Table(
-        ["label", "prediction", "videos", "of"],
-        [[c.label, c.prediction, c.videos, c.of] for c in hardest_confusions(tested.scores)],
-    )
-    bars = wandb.Table(
-        ["class", "accuracy", "videos"],
-        [[c.name, c.percent, c.videos] for c in class_accuracies(tested.scores)],
-    )
-    shown["test/class_accuracy_bars"] = wandb.plot.bar(
-        bars, "class", "accuracy", title="Videos of each class that are right, %"
-    )
-    if tested.fused:
-        shown[f"test/{fusion_key(tested.fused)}/changes"] = _changes_table(tested.fused)
-    logger.experiment.log(shown)
-    _keep_files(logger, tested)
-
-
 def _samples_table(samples: Sequence[Sample]) -> wandb.Table:
     classifiers = list(samples[0].predictions) if samples else []
     columns = ["video", "clip", "frames and flow", "label", "right"]
@@ -205,26 +209,3 @@ def _changes_table(fused: Fusion) -> wandb.Table:
 def _predicted(scores: VideoScores) -> dict[str, str]:
     names = ("" if best < 0 else scores.classes[best] for best in predictions(scores).tolist())
     return dict(zip(scores.videos, names, strict=True))
-
-
-def _keep_files(logger: WandbLogger, tested: Tested) -> None:
-    metadata, config = tested.metadata, tested.metadata.config
-    name = f"{config['name']}-{config['stage']}-split{metadata.split}-seed{config['seed']}"
-    name = artifact_name(name, LONGEST - len("-scores"))
-    about = {
-        "version": metadata.version,
-        "split": metadata.split,
-        "protocol": tested.scores.protocol,
-        "top1": video_accuracies(tested.scores).top1,
-    }
-    scores = wandb.Artifact(f"{name}-scores", type="scores", metadata=about)
-    for file in tested.score_files:
-        scores.add_file(str(file))
-    logger.experiment.log_artifact(scores)
-    if getattr(logger, "keeps_checkpoints", True):  # of Lightning's own class, too
-        model = wandb.Artifact(name, type="model", metadata=about)
-        # immutable: not copied before it is uploaded; a finished stage's does not change
-        model.add_file(str(tested.checkpoint), policy="immutable")
-        with model.new_file("config.yaml", mode="w") as file:
-            file.write(OmegaConf.to_yaml(config))
-        logger.experiment.log_artifact(model)

@@ -26,7 +26,7 @@ from src.media.images import open_images
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.machine import usable_cores
-from tests.flow.test_extract_formats import images_in
+from tests.extraction.test_extract_formats import images_in
 from tests.flow.textures import moving_texture
 from tests.helpers import write_video
 

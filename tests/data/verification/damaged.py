@@ -3,7 +3,7 @@
 Every video is a stand-in with a few bytes of its own; images are hard links to a few files, so that
 a tree of the size of HMDB51 takes a minute and little room:
 
-    python -m tests.data.made_up /tmp/hmdb51 hmdb51 ../shared/data/hmdb51_splits clip.avi
+    python -m tests.data.verification.damaged /tmp/hmdb51 hmdb51 <lists> clip.avi
     python -m src.verify_data data=hmdb51 data.dataset.root=/tmp/hmdb51
 """
 

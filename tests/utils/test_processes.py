@@ -71,7 +71,7 @@ def test_workers_end_with_their_parent(how: signal.Signals) -> None:
         [sys.executable, "-c", SCRIPT],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         start_new_session=True,
     ) as process:
         try:

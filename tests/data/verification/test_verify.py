@@ -20,7 +20,7 @@ from src.data.verification.report import report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
 from src.utils.errors import UserError
 from src.utils.processes import WorkerCrashed, in_parallel
-from tests.data.made_up import (
+from tests.data.verification.damaged import (
     FRAMES,
     SMALL,
     CrashingChecker,
@@ -252,7 +252,7 @@ def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) 
     program = (
         "import signal\n"
         "from functools import partial\n"
-        "from tests.data.made_up import read_small, slow\n"
+        "from tests.data.verification.damaged import read_small, slow\n"
         "from src.data.verification import verify as module\n"
         "from src.data.verification.verify import verify\n"
         "if __name__ == '__main__':\n"

@@ -18,7 +18,7 @@ from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
 from tests.conftest import compose_config
-from tests.data.made_up import FRAMES, SMALL, MadeUp, fill, image, small_clip
+from tests.data.verification.damaged import FRAMES, SMALL, MadeUp, fill, image, small_clip
 from tests.helpers import small_datamodule
 
 # The lists' case differs from the files', as in UCF101.
