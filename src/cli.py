@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.experiment.compose import CONF_DIR, check_renamed, without_choice
+from src.experiment.compose import CONF_DIR, without_choice
 from src.utils.commands import expand_home
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake, one_line_errors, quieten
@@ -85,13 +85,11 @@ def command(
                     os.environ[FULL_ERROR] = "1"
 
             if asked_for_traceback:
-                check_renamed(sys.argv[1:])
                 task()
                 return
             os.environ[FULL_ERROR] = "1"  # so that mistakes in composing come as exceptions
             try:
                 with one_line_errors():
-                    check_renamed(sys.argv[1:])
                     task()
             finally:
                 os.environ.pop(FULL_ERROR, None)

@@ -66,13 +66,6 @@ MISTAKES = [
     (train.main, ["+data.loader.shuffle=1"], "data.loader.shuffle: not among those"),
     (
         train.main,
-        ["data.timeout=9"],
-        "data.timeout: is called data.loader.timeout now: give data.l",
-    ),
-    (train.main, ["stages.joint.data.test_frames=9"], "now: give stages.joint.data.test.frames=9"),
-    (evaluate.main, ["ckpt_path=x", "+data.cache_dir=y"], "now: give +data.videos.cache_dir=y"),
-    (
-        train.main,
         ["data.augment={_target_:torchvision.transforms.v2.RandomRotation,degrees:9}"],
         "data.augment=RandomRotation: moves pixels",
     ),

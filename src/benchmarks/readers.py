@@ -1,6 +1,6 @@
 """Clips per second out of JPEG images, archives and video files, on one core.
 
-The baselines are mmaction2's training pipelines where it is installed, and the same calls by hand.
+The baselines are the same calls by hand, in the order of mmaction2's training pipelines.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -100,8 +100,6 @@ def loader(fixtures: Fixtures, clips: int, rounds: int) -> Measurement:
         Candidate("ours, img_ folders", ours(rawframes, rawframes), "flow_x_ layout"),
         Candidate("ours, zip", ours(root / "jpegs_256.zip", root / "flow.zip")),
     ]
-    if find_spec("mmaction"):
-        candidates.insert(0, Candidate("mmaction2", _each(by_folder, mmaction2_images())))
     title = f"loader: {FRAMES} RGB frames + {FRAMES} x {STACK} flow fields to {CROP} x {CROP}"
     return measure(title, "clips", candidates, rounds, [_about(fixtures)])
 
@@ -116,8 +114,6 @@ def decode(fixtures: Fixtures, clips: int, rounds: int) -> Iterator[Measurement]
     """Clips of 5 RGB frames out of video files of both kinds."""
     chosen, decord = choose_clips(fixtures, clips), find_spec("decord")
     readers: dict[str, Callable[[Path, Clip], object]] = {}
-    if find_spec("mmaction"):
-        readers["mmaction2"] = mmaction2_video()
     if decord:
         readers["decord by hand"] = by_hand_video
     readers["ours, decoder=auto"] = partial(_our_video, "auto")
@@ -189,58 +185,3 @@ def _crop(images: Sequence[Uint8], rng: np.random.Generator) -> Uint8:
     top, left = (int(rng.integers(0, images[0].shape[axis] - sides[axis])) for axis in (0, 1))
     images = [image[top : top + sides[0], left : left + sides[1]] for image in images]
     return np.stack([cv2.resize(image, (CROP, CROP)) for image in images])
-
-
-def mmaction2_images() -> Callable[[Path, Clip], None]:
-    """Reads two-stream clips by mmaction2's training pipeline, which that takes twice."""
-    pipeline = _mmaction2("NCHW", "RawFrameDecode")
-
-    def read(rawframes: Path, clip: Clip) -> None:
-        for modality, template, indices, length in (
-            ("RGB", "img_{:05}.jpg", clip.frames, 1),
-            ("Flow", "flow_{}_{:05}.jpg", clip.fields, STACK),
-        ):
-            pipeline(
-                frame_dir=str(rawframes / clip.video),
-                modality=modality,
-                filename_tmpl=template,
-                frame_inds=np.array(indices) + 1,
-                clip_len=length,
-                num_clips=len(clip.frames),
-            )
-
-    return read
-
-
-def mmaction2_video() -> Callable[[Path, Clip], None]:
-    """Reads the frames of a video by mmaction2's training pipeline."""
-    pipeline = _mmaction2("NCTHW", "DecordInit", "DecordDecode")
-    about = {"modality": "RGB", "clip_len": FRAMES, "num_clips": 1}
-
-    def read(path: Path, clip: Clip) -> None:
-        pipeline(filename=str(path), frame_inds=np.array(clip.frames), **about)
-
-    return read
-
-
-def _mmaction2(layout: str, *decoding: str) -> Callable[..., None]:
-    """A pipeline as mmaction2's configs compose them."""
-    from mmaction.datasets import transforms
-
-    threads = {"DecordInit": {"num_threads": 1}}
-    steps = [
-        *(getattr(transforms, name)(**threads.get(name, {})) for name in decoding),
-        transforms.Resize(scale=(-1, SHORT_SIDE)),
-        transforms.RandomResizedCrop(),
-        transforms.Resize(scale=(CROP, CROP), keep_ratio=False),
-        transforms.Flip(flip_ratio=0.5),
-        transforms.FormatShape(input_format=layout),
-        transforms.PackActionInputs(),
-    ]
-
-    def run(**results: Any) -> None:
-        results["label"] = 0
-        for step in steps:
-            results = step(results)
-
-    return run

@@ -29,7 +29,7 @@ from src.utils.errors import UserError, first_line
 TARGETS = ("loader", "decode", "flow", "step", "startup")
 LIBRARIES = (
     *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord"),
-    *("av", "numpy", "mmaction2", "triton"),
+    *("av", "numpy", "triton"),
 )
 
 
