@@ -19,12 +19,6 @@ from av.video.reformatter import VideoReformatter
 from src.media.sources import Size, Uint8, in_order
 from src.utils.errors import UserError, first_line
 
-try:
-    import decord
-
-    decord.logging.set_level(decord.logging.FATAL)
-except ImportError:  # no wheel for this platform: PyAV reads everything
-    decord = None
 av.logging.set_level(av.logging.PANIC)
 
 DECODERS = ("auto", "pyav", "decord")
@@ -277,8 +271,12 @@ class _Decord:
     """
 
     def __init__(self, path: Path) -> None:
-        if decord is None:
-            raise _Unsuitable
+        try:
+            import decord
+        except ImportError as error:  # no wheel for this platform: PyAV reads everything
+            raise _Unsuitable from error
+        decord.logging.set_level(decord.logging.FATAL)
+        self._errors = (decord.DECORDError, RuntimeError)
         about = _Packets(path)
         if not about.can_jump():
             raise _Unsuitable
@@ -286,7 +284,7 @@ class _Decord:
         try:
             # One thread: a loader has a process per core already, and decord's threads hang.
             self._reader = decord.VideoReader(str(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
+        except self._errors as error:
             raise _Unsuitable from error
         if len(self._reader) != self.num_frames:
             raise _Unsuitable
@@ -295,7 +293,7 @@ class _Decord:
         try:
             for start in range(0, len(indices), CHUNK):
                 yield from self._reader.get_batch(indices[start : start + CHUNK]).asnumpy()
-        except (decord.DECORDError, RuntimeError) as error:
+        except self._errors as error:
             raise _Unsuitable from error
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -174,7 +175,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every choice of decoder, and decord where it cannot be installed."""
     if request.param == "without decord":
-        monkeypatch.setattr(video_file, "decord", None)
+        monkeypatch.setitem(sys.modules, "decord", None)  # it cannot be imported
         return "decord"
     return str(request.param)
 
