@@ -14,7 +14,7 @@ import torch
 from src import evaluate, extract_flow, fuse, predict, report, train, verify_data
 from src.experiment.compose import CONF_DIR
 from src.prediction.output import RankedClass, show_predictions
-from tests.helpers import CLIPS
+from tests.builders import CLIPS
 
 Main = Callable[[], None]
 

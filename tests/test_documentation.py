@@ -26,9 +26,9 @@ from src.experiment.config import stage_config, stage_configs
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake
 from tests import documents
+from tests.builders import write_flow, write_video
 from tests.conftest import TINY, compose_config
 from tests.documents import ROOT, Named
-from tests.helpers import write_flow, write_video
 from tests.importing.released_mat import base_stream, joined
 
 # What stands in a document for a name of the reader's: "ckpt_path=...", "<file>".

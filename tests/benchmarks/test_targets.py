@@ -19,8 +19,8 @@ from src.experiment.config import stage_config
 from src.media.images import FlowImages, FrameImages, open_images
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
+from tests.builders import frames_of
 from tests.conftest import compose_config
-from tests.helpers import frames_of
 
 
 @pytest.fixture(scope="module")

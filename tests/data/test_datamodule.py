@@ -23,8 +23,7 @@ from src.flow.settings import FlowSettings
 from src.media.images import FlowImages, FrameImages
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import small_datamodule, write_flow, write_video
+from tests.builders import moving_texture, small_datamodule, write_flow, write_video
 
 FRAMES, SIZE, STACK = 16, (36, 48), 4
 CLASSES = ("HandstandPushups", "Archery")

@@ -24,8 +24,7 @@ from src.flow.settings import FlowSettings
 from src.media.images import open_images
 from src.media.sources import Uint8
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import small_datamodule, write_flow, write_video
+from tests.builders import moving_texture, small_datamodule, write_flow, write_video
 
 FRAMES, SIZE = 24, (48, 64)
 U, V = 5.0, -3.0  # the constant flow of every video, in pixels

@@ -20,7 +20,7 @@ from src.data.splits import Video
 from src.media.images import FrameImages, open_images
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
-from tests.helpers import CLIPS, write_video
+from tests.builders import CLIPS, write_video
 
 COUNT = 12
 

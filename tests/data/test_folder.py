@@ -16,9 +16,9 @@ from src.data.splits import Video
 from src.reporting.collect import collect
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
+from tests.builders import write_video
 from tests.conftest import TINY, compose_config
 from tests.data.test_splits import touch
-from tests.helpers import write_video
 
 GROUP = r"_(g\d+)_"
 

@@ -23,7 +23,7 @@ from src.flow.algorithm import dequantize
 from src.flow.settings import FlowSettings
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
-from tests.helpers import fields_of, frames_of, stored_flow
+from tests.builders import fields_of, frames_of, stored_flow
 
 SEED, TRAIN, TEST = 3, 16, 8
 CONTENTS = {"videos", "flow", "train.csv", "test.csv", "two_movers.json"}

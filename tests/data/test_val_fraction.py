@@ -14,8 +14,8 @@ from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101, wi
 from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config
 from src.utils.errors import UserError
+from tests.builders import CLIPS
 from tests.conftest import compose_config
-from tests.helpers import CLIPS
 
 
 def split_of(groups: dict[str, int], classes: int = 2) -> Split:

@@ -26,7 +26,7 @@ from src.data.sampling import ClipSampler, Dense, Segments, StridedSampler
 from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
 from src.media.sources import Size, Uint8
-from tests.helpers import SMALL_DATA
+from tests.builders import SMALL_DATA
 
 STACK, SIZE = 4, (96, 128)
 JITTER = ColorJitter(0.4, 0.4, 0.4, 0.1)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from src.evaluation.fusion import aligned, fuse
 from src.evaluation.scores import VideoScores
 from src.utils.errors import UserError
-from tests.evaluation.made_up import CLASSES, PROTOCOL, VIDEOS, random_scores, reordered
+from tests.builders import CLASS_NAMES, PROTOCOL, VIDEO_NAMES, random_scores, reordered
 
 
 def test_fusion_is_the_mean_by_video() -> None:
@@ -31,7 +31,7 @@ def test_fusion_is_the_mean_by_video() -> None:
 def test_weights(weights: tuple[float, ...], average_over: str) -> None:
     parts = [random_scores(seed=seed) for seed in range(3)]
     fused = fuse(parts, weights, average_over)
-    for place in range(len(VIDEOS)):
+    for place in range(len(VIDEO_NAMES)):
         rows = [part.scores[place].double().numpy() for part in parts]
         if average_over == "probabilities":
             rows = [np.exp(row) / np.exp(row).sum() for row in rows]
@@ -43,7 +43,7 @@ def test_softmax_brings_scales_together() -> None:
     """A net whose logits are a hundred times the other's would have the only word."""
     scores = random_scores()
     loud, quiet = (
-        replace(scores, scores=scale * torch.eye(3)[[place] * len(VIDEOS)])
+        replace(scores, scores=scale * torch.eye(3)[[place] * len(VIDEO_NAMES)])
         for scale, place in ((500, 0), (5, 1))
     )
     by_logits, by_softmax = (fuse([loud, quiet], [1, 2], a) for a in ("logits", "probabilities"))
@@ -70,7 +70,7 @@ def test_the_fused_protocol_names_what_differs() -> None:
     assert fuse([ours, ours], [2, 2]).protocol == PROTOCOL
 
 
-@pytest.mark.parametrize("others", [VIDEOS[:3], [*VIDEOS, "d"], [*VIDEOS[:3], "d"]])
+@pytest.mark.parametrize("others", [VIDEO_NAMES[:3], [*VIDEO_NAMES, "d"], [*VIDEO_NAMES[:3], "d"]])
 def test_other_videos_are_not_fused(others: list[str]) -> None:
     with pytest.raises(UserError, match="different lists of videos"):
         fuse([random_scores(), random_scores(others)])
@@ -124,7 +124,7 @@ def test_scores_from_elsewhere_are_put_in_order() -> None:
         scores,
         [3, 1, 0, 2, 0],
         [2, 0, 1],
-        ["sword/ä.avi", "x\\b, with a comma.MP4", f"{VIDEOS[0]}", "c", "not among them"],
+        ["sword/ä.avi", "x\\b, with a comma.MP4", f"{VIDEO_NAMES[0]}", "c", "not among them"],
     )
     found = aligned(theirs, reference, "idt.csv", "a.ckpt")
     assert (found.videos, found.labels) == (reference.videos, reference.labels)
@@ -150,23 +150,23 @@ def scores_of(videos: list[str], classes: list[str], labels: list[int]) -> Video
     ("part", "message"),
     [
         (
-            scores_of(["x/b, with a comma", *VIDEOS[2:]], CLASSES, []),
+            scores_of(["x/b, with a comma", *VIDEO_NAMES[2:]], CLASS_NAMES, []),
             r"idt\.csv has no scores for 1 of the 4 videos of a\.ckpt, the first is a \"trick\"",
         ),
         (
-            scores_of(VIDEOS, [CLASSES[0], CLASSES[2]], []),
+            scores_of(VIDEO_NAMES, [CLASS_NAMES[0], CLASS_NAMES[2]], []),
             r"idt\.csv lacks 1 of the 3 classes of a\.ckpt, the first is kick, ball",
         ),
         (
-            scores_of(VIDEOS, [*CLASSES, "frames"], []),
+            scores_of(VIDEO_NAMES, [*CLASS_NAMES, "frames"], []),
             r"idt\.csv has 1 columns that are no class of a\.ckpt, the first is frames",
         ),
         (
-            scores_of([*VIDEOS, "sword/c.avi"], CLASSES, []),
+            scores_of([*VIDEO_NAMES, "sword/c.avi"], CLASS_NAMES, []),
             r"idt\.csv has two videos of the name c",
         ),
         (
-            scores_of(VIDEOS, CLASSES, [0, 1, 1, 0]),
+            scores_of(VIDEO_NAMES, CLASS_NAMES, [0, 1, 1, 0]),
             r"idt\.csv labels c as kick, ball, a\.ckpt as sword",
         ),
     ],

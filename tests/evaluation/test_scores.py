@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from src.evaluation.scores import EXTERNAL, VideoScores, video_accuracies
 from src.utils.errors import UserError
-from tests.evaluation.made_up import PROTOCOL, random_scores, reordered
+from tests.builders import PROTOCOL, random_scores, reordered
 
 
 def test_save_and_load(tmp_path: Path) -> None:

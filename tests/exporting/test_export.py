@@ -16,7 +16,7 @@ from src import __version__, export
 from src.evaluation.evaluate import load_module
 from src.exporting import network as exporting
 from src.exporting.network import Clips, ClipShape, compare, export_checkpoint
-from tests.exporting.made_up import made_up
+from tests.builders import random_checkpoint
 
 ort = pytest.importorskip("onnxruntime")
 Call = Callable[..., int]
@@ -59,7 +59,7 @@ NETWORKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     stage, least_frames, overrides = NETWORKS[request.param]
     folder = tmp_path_factory.mktemp("exported")
-    checkpoint = made_up(folder / "net.ckpt", stage, *overrides)
+    checkpoint = random_checkpoint(folder / "net.ckpt", stage, *overrides)
     result = export_checkpoint(str(checkpoint), folder, request.param)
     assert list(result.files) == ["torch", "onnx"]
     assert result.about["least_frames"] == least_frames
@@ -123,7 +123,7 @@ def test_metadata(exported: Exported) -> None:
 def test_size_and_type_can_be_chosen(
     tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = made_up(tmp_path / "net.ckpt", "appearance")
+    checkpoint = random_checkpoint(tmp_path / "net.ckpt", "appearance")
     chosen = ("format=onnx", "size=[40,72]", "dtype=float32", "opset=18", f"output={tmp_path}")
     assert call(export.main, f"ckpt_path={checkpoint}", *chosen) == 0
     printed = capfd.readouterr().out
@@ -150,7 +150,7 @@ def test_a_file_that_computes_something_else_gets_no_name(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checkpoint = made_up(tmp_path / "net.ckpt", "appearance")
+    checkpoint = random_checkpoint(tmp_path / "net.ckpt", "appearance")
     ending, save, load = exporting.FORMATS["torch"]
 
     def spoilt(path: Path) -> Callable[..., Clips]:

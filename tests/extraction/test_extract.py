@@ -18,8 +18,7 @@ from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
 from src.media.video_file import CHUNK, VideoFile
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, fields_of, stored_flow, write_video
+from tests.builders import CLIPS, fields_of, moving_texture, stored_flow, write_video
 
 DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 WORK = ".flow.partial"  # parts of videos under way

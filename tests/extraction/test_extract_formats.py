@@ -20,8 +20,7 @@ from src.media.archives import Archive
 from src.media.find_videos import find_videos
 from src.media.images import FlowImages, open_images
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import write_video
+from tests.builders import moving_texture, write_video
 
 FAST = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 SLOW = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)

@@ -26,9 +26,8 @@ from src.media.images import open_images
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.machine import usable_cores
+from tests.builders import moving_texture, write_video
 from tests.extraction.test_extract_formats import images_in
-from tests.flow.textures import moving_texture
-from tests.helpers import write_video
 
 DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 TORCH = FlowSettings("tvl1_torch", short_side=64)

@@ -15,8 +15,7 @@ from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.media.images import open_images
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import write_video
+from tests.builders import moving_texture, write_video
 
 STACK, SIZE = 4, (64, 96)
 # Few iterations: what is tested is what happens around them.

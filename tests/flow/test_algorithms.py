@@ -7,7 +7,7 @@ from src.flow.algorithm import Fields
 from src.flow.algorithms import ALGORITHMS, make_algorithm
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
+from tests.builders import moving_texture
 
 # Without its weights, which are not part of the project, RAFT finds no motion.
 PARAMETERS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
+from tests.builders import moving_texture
 
 SMALL: dict[str, Any] = {"model": "small", "weights": None, "iterations": 2}
 

@@ -17,8 +17,7 @@ from src.flow.settings import FlowSettings
 from src.flow.tvl1_torch import DEFAULTS, tvl1_flow
 from src.media.sources import resize
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS
+from tests.builders import CLIPS, moving_texture
 
 CV = make_algorithm("tvl1", {})
 OURS = make_algorithm("tvl1_torch", {})

@@ -14,7 +14,7 @@ from src.data.splits import HMDB51, UCF101, read_hmdb51, read_ucf101
 from src.evaluation.evaluate import load_module
 from src.importing.checkpoint import import_model, split_of
 from src.utils.errors import UserError
-from tests.helpers import CLIPS, write_flow, write_video
+from tests.builders import CLIPS, write_flow, write_video
 from tests.importing.released_mat import Net, base_stream, joined
 
 Call = Callable[..., tuple[int, str, str]]

@@ -14,7 +14,7 @@ from src.models.connection import Connection
 from src.models.modules import Batch, VideoClassifier
 from src.models.two_stream import TwoStreamResNet
 from src.utils.errors import UserError
-from tests.inspection.made_up import clips, module
+from tests.builders import random_batch, random_module
 
 
 def net_of(made: VideoClassifier) -> TwoStreamResNet:
@@ -29,7 +29,7 @@ def logits(made: VideoClassifier, batch: Batch) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["additive", "multiplicative"])
 def test_a_stage_switched_off_is_a_net_without_it(kind: str) -> None:
-    made, batch = module("joint", Connection(kind, stages=[2, 4])), clips(4)
+    made, batch = random_module("joint", Connection(kind, stages=[2, 4])), random_batch(4)
     found = contributions(made, [batch])
     assert [each.stage for each in found] == [2, 4]
     z, label = logits(made, batch), batch["label"]
@@ -47,7 +47,7 @@ def test_a_stage_switched_off_is_a_net_without_it(kind: str) -> None:
 
 def test_the_ratio_of_an_additive_signal() -> None:
     """|f(x_m)| / |x_a| of stage 1, from the blocks' outputs."""
-    made, batch = module("joint"), clips(3)
+    made, batch = random_module("joint"), random_batch(3)
     outputs: dict[str, Tensor] = {}
     for stream in ("appearance", "motion"):
         block = net_of(made).get_submodule(f"{stream}.layer1.0")
@@ -60,7 +60,7 @@ def test_the_ratio_of_an_additive_signal() -> None:
 
 
 def test_batches_make_one_mean() -> None:
-    made, batch = module("joint"), clips(3)
+    made, batch = random_module("joint"), random_batch(3)
     parts = [{name: x[some] for name, x in batch.items()} for some in (slice(2), slice(2, 3))]
     for one, other in zip(contributions(made, [batch]), contributions(made, parts), strict=True):
         assert_close(one.logit_change, other.logit_change)
@@ -81,8 +81,8 @@ def test_batches_make_one_mean() -> None:
     ],
 )
 def test_the_signal_is_measured_where_it_enters(direction: str, streams: set[str]) -> None:
-    made = module("joint", Connection(direction=direction))
-    for each in contributions(made, [clips()]):
+    made = random_module("joint", Connection(direction=direction))
+    for each in contributions(made, [random_batch()]):
         assert set(each.ratios) == streams
         assert all(ratio > 0 for ratio in each.ratios.values())
 
@@ -90,16 +90,16 @@ def test_the_signal_is_measured_where_it_enters(direction: str, streams: set[str
 def test_a_factor_of_one_contributes_no_signal() -> None:
     """Multiplied by ones a stream is unchanged, whatever the size of the ones."""
     connection = Connection("multiplicative", stages=[3])
-    made = module("joint", connection)
+    made = random_module("joint", connection)
     block = net_of(made).get_submodule("motion.layer3.0")
     block.register_forward_hook(lambda _m, _i, x: torch.ones_like(x))
-    (found,) = contributions(made, [clips()])
+    (found,) = contributions(made, [random_batch()])
     assert found.ratios == {"appearance": 0.0}
 
 
 def test_what_cannot_be_measured() -> None:
-    for made in (module("joint", replace(Connection(), stages=())), module("rgb")):
+    for made in (random_module("joint", replace(Connection(), stages=())), random_module("rgb")):
         with pytest.raises(UserError, match="connect"):
-            contributions(made, [clips()])
+            contributions(made, [random_batch()])
     with pytest.raises(UserError, match="no clip"):
-        contributions(module("joint"), [])
+        contributions(random_module("joint"), [])

@@ -11,7 +11,7 @@ from src.models.connection import Connection
 from src.models.modules import VideoClassifier
 from src.models.resnet import ResNet
 from src.models.temporal import TemporalPool
-from tests.inspection.made_up import CLASSES, FRAMES, SIDE, clips, module
+from tests.builders import FRAMES, NUM_CLASSES, SIDE, random_batch, random_module
 
 
 def upscaled(maps: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def by_place(found: list[HeatMaps]) -> dict[tuple[str, str], Tensor]:
 
 @pytest.mark.parametrize(("kind", "stream"), [("rgb", "appearance"), ("flow", "motion")])
 def test_a_stream_alone_is_explained_as_by_cam(kind: str, stream: str) -> None:
-    net, batch, classes = module(kind), clips(), torch.tensor([2, 0])
+    net, batch, classes = random_module(kind), random_batch(), torch.tensor([2, 0])
     (found,) = grad_cam(net, batch, classes)
     assert (found.stream, found.classifier) == (stream, stream)
     assert isinstance(net.net, ResNet)
@@ -59,7 +59,8 @@ def test_a_stream_alone_is_explained_as_by_cam(kind: str, stream: str) -> None:
 
 @pytest.mark.parametrize("kind", ["additive", "multiplicative"])
 def test_both_streams_of_a_joint_net_are_explained_as_by_cam(kind: str) -> None:
-    net, batch, classes = module("joint", Connection(kind)), clips(), torch.tensor([1, 2])
+    net, batch = random_module("joint", Connection(kind)), random_batch()
+    classes = torch.tensor([1, 2])
     maps = by_place(grad_cam(net, batch, classes))
     features = last_features(net, batch)
     for stream in ("appearance", "motion"):
@@ -71,7 +72,7 @@ def test_both_streams_of_a_joint_net_are_explained_as_by_cam(kind: str) -> None:
 
 
 def test_clips_of_a_batch_do_not_mix() -> None:
-    net, batch, classes = module("joint"), clips(), torch.tensor([0, 2])
+    net, batch, classes = random_module("joint"), random_batch(), torch.tensor([0, 2])
     together = by_place(grad_cam(net, batch, classes))
     alone = by_place(grad_cam(net, {name: x[1:] for name, x in batch.items()}, classes[1:]))
     for place, maps in together.items():
@@ -79,7 +80,7 @@ def test_clips_of_a_batch_do_not_mix() -> None:
 
 
 def test_the_class_is_what_the_whole_net_predicts() -> None:
-    net, batch = module("joint"), clips()
+    net, batch = random_module("joint"), random_batch()
     with torch.no_grad():
         logits = net.logits(batch)
     predicted = (logits["appearance"] + logits["motion"]).mean(1).argmax(1)
@@ -87,13 +88,14 @@ def test_the_class_is_what_the_whole_net_predicts() -> None:
     assert all(torch.equal(each.classes, predicted) for each in found)
     explained = by_place(grad_cam(net, batch, predicted))
     assert_close(by_place(found), explained)
-    other = by_place(grad_cam(net, batch, (predicted + 1) % CLASSES))
+    other = by_place(grad_cam(net, batch, (predicted + 1) % NUM_CLASSES))
     assert not torch.allclose(other["motion", "motion"], explained["motion", "motion"])
 
 
 def test_motion_that_reaches_the_appearance_classifier_is_what_the_connection_lets_in() -> None:
     """The gradient of each channel as a finite difference."""
-    net, batch, classes = module("joint", Connection(stages=[1])), clips(1), torch.tensor([1])
+    net, batch = random_module("joint", Connection(stages=[1])), random_batch(1)
+    classes = torch.tensor([1])
     block = net.net.get_submodule("motion.layer1.0")
     entered: list[Tensor] = []
     shifts: list[Tensor] = []
@@ -128,7 +130,7 @@ def test_motion_that_reaches_the_appearance_classifier_is_what_the_connection_le
     "connection", [Connection("none"), Connection(direction="appearance_to_motion")]
 )
 def test_without_a_way_in_no_motion_is_shown_to_reach_appearance(connection: Connection) -> None:
-    assert set(by_place(grad_cam(module("joint", connection), clips()))) == {
+    assert set(by_place(grad_cam(random_module("joint", connection), random_batch()))) == {
         ("appearance", "appearance"),
         ("motion", "motion"),
     }
@@ -136,14 +138,14 @@ def test_without_a_way_in_no_motion_is_shown_to_reach_appearance(connection: Con
 
 def test_temporal_pooling_leaves_a_map_for_every_frame() -> None:
     """The mean of a max pool's gradient over time still weights channels."""
-    net = module("joint", temporal_pool=TemporalPool(2, 1))
-    for each in grad_cam(net, clips()):
+    net = random_module("joint", temporal_pool=TemporalPool(2, 1))
+    for each in grad_cam(net, random_batch()):
         assert each.maps.shape == (2, FRAMES, SIDE, SIDE)
         assert each.maps.isfinite().all()
 
 
 def test_the_network_is_left_as_it_was() -> None:
-    net, batch = module("joint").train(), clips()
+    net, batch = random_module("joint").train(), random_batch()
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     net.net.get_submodule("motion").eval()

@@ -13,8 +13,7 @@ import pytest
 from src.media.frames_in_order import Upright, is_stream, read_in_order
 from src.media.video_writer import VideoWriter
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, frames_of, write_video
+from tests.builders import CLIPS, frames_of, moving_texture, write_video
 
 
 def test_frames_are_those_of_random_access(tmp_path: Path) -> None:

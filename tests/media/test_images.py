@@ -21,7 +21,7 @@ from src.media.image_archives import ArchiveImages
 from src.media.images import FlowImages, FrameImages, ImageIndex, is_archive, open_images
 from src.media.sources import Uint8
 from src.utils.errors import UserError
-from tests.helpers import fields_of, frames_of
+from tests.builders import fields_of, frames_of
 
 VIDEOS = {"run #1 (a)": 4, "Jump&;[!": 3, "v_HandStandPushups_g01_c01": 5}
 Layout = Callable[[str, str, int], str]  # component, video, number from 1: the image's path

@@ -11,8 +11,7 @@ from src.flow.algorithms import make_algorithm
 from src.flow.computed import OnTheFlyFlow
 from src.media.sources import Uint8, in_order
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import fields_of
+from tests.builders import fields_of, moving_texture
 
 
 def numbered(count: int, size: tuple[int, int] = (48, 64)) -> Uint8:

@@ -19,8 +19,7 @@ from src.media.frames_in_order import read_in_order
 from src.media.sources import Uint8
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
-from tests.flow.textures import moving_texture
-from tests.helpers import CLIPS, write_video
+from tests.builders import CLIPS, moving_texture, write_video
 
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 needs_decord = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")

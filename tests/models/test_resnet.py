@@ -12,7 +12,7 @@ from src.models.temporal import TemporalFilters
 from src.models.temporal_conv import SpatialConv, TemporalConv
 from src.models.two_stream import TwoStreamResNet
 from src.models.weights import load_weights
-from tests.helpers import randomise
+from tests.builders import randomise
 
 
 def torchvision_resnet26(num_classes: int) -> TorchvisionResNet:

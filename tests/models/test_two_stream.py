@@ -12,7 +12,7 @@ from src.models.connection import Connection
 from src.models.resnet import appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters, TemporalPool
 from src.models.two_stream import TwoStreamResNet
-from tests.helpers import randomise
+from tests.builders import randomise
 from tests.models.reference import Reference
 
 CLASSES, STACK = 5, 2

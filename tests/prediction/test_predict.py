@@ -16,7 +16,7 @@ from src.prediction import predict as prediction
 from src.prediction.inputs import find_inputs, output_names
 from src.prediction.output import draw, legible
 from src.prediction.windows import POINTS, Timeline
-from tests.helpers import write_video
+from tests.builders import write_video
 
 Call = Callable[..., int]
 

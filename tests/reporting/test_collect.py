@@ -11,7 +11,7 @@ import pytest
 
 from src.reporting.collect import collect
 from src.utils.errors import UserError
-from tests.reporting.made_up import config_of, write_stage
+from tests.builders import config_of, write_stage
 
 
 def test_everything_below_the_folders_is_found(tmp_path: Path) -> None:

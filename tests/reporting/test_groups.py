@@ -11,8 +11,8 @@ from src.experiment.config import stage_config
 from src.reporting.collect import collect
 from src.reporting.groups import MeanStd, ResultGroup, describe_runs, group_runs, pair_groups
 from src.utils.errors import UserError
+from tests.builders import config_of, write_stage
 from tests.conftest import compose_config
-from tests.reporting.made_up import config_of, write_stage
 
 
 def groups_below(folder: Path) -> dict[str, ResultGroup]:

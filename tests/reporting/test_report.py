@@ -20,8 +20,8 @@ from src.flow.settings import FlowSettings
 from src.reporting.groups import read_published
 from src.reporting.page import Cell, Column, Picture, Section, show, to_page
 from src.reporting.report import make_report
+from tests.builders import write_stage
 from tests.conftest import compose_config
-from tests.reporting.made_up import write_stage
 
 ODD = '<b onclick="x">&amp; a|b `c` [red]d[/red] *e* ü</b>'
 

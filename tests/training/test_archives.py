@@ -9,8 +9,8 @@ import numpy as np
 
 from src.media.sources import Uint8
 from src.training.pipeline import run_experiment
+from tests.builders import moving_texture
 from tests.conftest import compose_config
-from tests.flow.textures import moving_texture
 
 CLASSES = [f"Class{number:03d}" for number in range(1, 100)] + ["HandstandPushups", "YoYo"]
 USED = ("Class001", "HandstandPushups", "YoYo")

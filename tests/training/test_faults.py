@@ -27,8 +27,8 @@ from src.reporting.report import make_report
 from src.training.pipeline import run_experiment
 from src.training.unreadable import UnreadableVideos
 from src.utils.errors import UserError
+from tests.builders import CLIPS
 from tests.conftest import TINY, compose_config
-from tests.helpers import CLIPS
 
 TRAIN, TEST = 16, 8
 

@@ -12,8 +12,8 @@ from src.flow.settings import FlowSettings
 from src.media.find_videos import find_videos
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
+from tests.builders import CLIPS
 from tests.conftest import compose_config
-from tests.helpers import CLIPS
 
 LISTS = CLIPS.parent / "hmdb51_splits"
 # Names with #, (, & and ;, and classes whose names begin alike.

@@ -27,8 +27,7 @@ from src.media.sources import Size
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
 from src.utils.processes import in_parallel
-from tests.flow.textures import moving_texture
-from tests.helpers import write_video
+from tests.builders import moving_texture, write_video
 
 SMALL: Size = (48, 64)
 FRAMES = 14

@@ -17,9 +17,9 @@ from src.data.verification.verify import verify
 from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
+from tests.builders import small_datamodule
 from tests.conftest import compose_config
 from tests.data.verification.damaged import FRAMES, SMALL, MadeUp, fill, image, small_clip
-from tests.helpers import small_datamodule
 
 # The lists' case differs from the files', as in UCF101.
 NAMES = [f"v_HandstandPushups_g{n:02}_c01[HD]#(&;!" for n in range(6)]

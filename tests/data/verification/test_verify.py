@@ -20,6 +20,7 @@ from src.data.verification.report import report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
 from src.utils.errors import UserError
 from src.utils.processes import WorkerCrashed, in_parallel
+from tests.builders import CLIPS
 from tests.data.verification.damaged import (
     FRAMES,
     SMALL,
@@ -34,7 +35,6 @@ from tests.data.verification.damaged import (
     read_small,
     small_clip,
 )
-from tests.helpers import CLIPS
 
 OFFICIAL = CLIPS.parent
 needs_lists = pytest.mark.skipif(
