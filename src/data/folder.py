@@ -17,7 +17,7 @@ from src.media.find_videos import ENDINGS, check_names, videos_below
 from src.utils.errors import UserError
 from src.utils.values import check_values, integer, number
 
-_COLUMNS = ("path", "class", "split", "group")  # the last two may be left out
+_COLUMNS = ("path", "class", "split", "group")  # the last two are optional
 _NEEDS = {
     "test_share": number("a share above 0, below 1", lambda share: 0 < share < 1),
     "seed": integer(0),

@@ -84,7 +84,7 @@ class UnreadableVideos(Callback):
         if len(self.known["train"]) / len(self.data.videos.train) > allowed:
             raise UserError(
                 f"{self.replaced[0]}; all are in {self.file}. data.videos.max_unreadable_fraction="
-                f"{allowed:g} is let pass: python -m src.verify_data tells what is wrong with them"
+                f"{allowed:g} is allowed: python -m src.verify_data shows what is wrong with them"
             )
 
     def _tell(self, trainer: Trainer) -> None:
