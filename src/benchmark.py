@@ -12,7 +12,6 @@ from src.cli import command
 @command("benchmark")
 def main(cfg: DictConfig) -> None:
     """Compose, measure, print."""
-
     from src.benchmarks.run import run_benchmarks
 
     run_benchmarks(cfg)

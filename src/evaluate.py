@@ -18,7 +18,6 @@ from src.utils.values import NULL, PATH
 @command("evaluate", ckpt_path=PATH, output=PATH | NULL)
 def main(cfg: DictConfig) -> None:
     """Score the test videos, print the accuracies, write scores.csv."""
-
     from src.training.launch import run_on_all_devices
 
     run_on_all_devices(cfg, HydraConfig.get(), _score)

@@ -31,7 +31,6 @@ NEEDS = {
 @command("export", **NEEDS)
 def main(cfg: DictConfig) -> None:
     """Write the files, print how far they are from the checkpoint and what they need."""
-
     from src.exporting.network import export_checkpoint, show_export
 
     config: Any = OmegaConf.to_container(cfg, throw_on_missing=True)

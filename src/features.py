@@ -23,7 +23,6 @@ from src.utils.values import NAMES, NULL, PATH
 @command("features", ckpt_path=PATH, output=PATH, lists=NAMES, input=NAMES | NULL)
 def main(cfg: DictConfig) -> None:
     """Write the features, print their shapes and the protocol."""
-
     from src.training.launch import run_on_all_devices
 
     if cfg.input is None:

@@ -21,7 +21,6 @@ from src.utils.values import NAMES, PATH
 @command("fuse", inputs=NAMES, output=PATH)
 def main(cfg: DictConfig) -> None:
     """Score what is a checkpoint, print the accuracies, write the fused scores."""
-
     from src.training.launch import run_on_all_devices
 
     run_on_all_devices(cfg, HydraConfig.get(), _fuse)

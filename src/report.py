@@ -16,7 +16,6 @@ from src.utils.values import NAMES, NULL, PATH, TEXT, integer
 @command("report", runs=NAMES, output=PATH, details=integer(0), baseline=TEXT | NULL)
 def main(cfg: DictConfig) -> None:
     """Compose, collect, print and write."""
-
     from src.reporting.report import make_report
 
     runs = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)

@@ -24,7 +24,6 @@ from src.utils.errors import UserError
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimizes."""
-
     from src.training.launch import run_on_all_devices
     from src.training.search import fails_alone
 

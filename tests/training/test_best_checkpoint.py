@@ -22,8 +22,8 @@ from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from tests.conftest import compose_config
+from tests.training.several_ranks import run_as_ranks
 from tests.training.test_stop_and_go import STRIKE, Clips
-from tests.training.two_ranks import train_as_two
 
 HERE = "tests.training.test_best_checkpoint"
 # 2 updates of 4 clips in an epoch, and as many videos to validate on
@@ -230,7 +230,7 @@ def test_a_training_that_was_stopped_early_is_not_resumed(
 def test_two_processes_stop_early_and_test_the_best(tiny: tuple[str, ...], tmp_path: Path) -> None:
     overrides = [*tiny, *SHORT, *EARLY, "checkpoint=best", "stages.motion.data.batch_size=2"]
     overrides += [f"+callbacks.rig._target_={HERE}.Rigged", "+callbacks.rig.best=0"]
-    status, told = train_as_two([*overrides, f"paths.run_dir={tmp_path}"], tmp_path)
+    status, told = run_as_ranks([*overrides, f"paths.run_dir={tmp_path}"], tmp_path)
     assert status == [0, 0], told
     stage = StageDir(tmp_path / "motion")
     assert epochs(stage) == 2

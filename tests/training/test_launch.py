@@ -24,15 +24,17 @@ from src.evaluation.scores import VideoScores
 from src.training import launch
 from src.training.group import tell_lightning
 from src.training.launch import place_to_meet
+from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
 from src.utils.files import RETRY_AFTER, exclusive_lock
 from src.utils.ranks import own_rank
-from tests.conftest import TINY
+from tests.conftest import TINY, compose_config
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 BATCHES = ("stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4")
 
 
+HERE = "tests.training.test_launch"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
@@ -43,11 +45,8 @@ def start(
     name: str = "appearance",
     env: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
-    command = [sys.executable, *by, "-m", "src.train", f"experiment={name}_two_movers", *TINY]
-    command += [*ON_TWO, *BATCHES, *overrides]
-    command += [f"data.dataset.root={folder / 'data'}", f"paths.output_dir={folder / 'outputs'}"]
     return subprocess.Popen(
-        command,
+        [sys.executable, *by, "-m", "src.train", *arguments(folder, *overrides, name=name)],
         env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,20 +55,43 @@ def start(
     )
 
 
+def arguments(folder: Path, *overrides: str, name: str = "appearance") -> list[str]:
+    places = [f"data.dataset.root={folder / 'data'}", f"paths.output_dir={folder / 'outputs'}"]
+    return [f"experiment={name}_two_movers", *TINY, *ON_TWO, *BATCHES, *overrides, *places]
+
+
 def scored(stage: Path) -> list[str]:
     with (stage / "scores.csv").open() as file:
         return [row["video"] for row in csv.DictReader(file)]
 
 
+GROUP_LEFT = "group: False"
+
+
+class LastWords(pl.Callback):
+    """Writes at the very end of its process whether there is still a group."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        assert torch.distributed.is_initialized()
+        file = self.folder / f"last_words{trainer.global_rank}"
+        # Before the project registers its own, which is therefore called earlier.
+        atexit.register(lambda: file.write_text(f"group: {torch.distributed.is_initialized()}"))
+
+
 def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> None:
     """Jobs of two processes and two stages: a table and a record for each, its seed, its scores.
 
-    One fails: the others run all the same. What a shell has of other runs is of no account.
+    One fails: the others run all the same. What a shell has of other runs is of no account. The
+    processes leave their group: its threads may abort an interpreter that ends.
     """
     strays = {"RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "NODE_RANK": "1"}
     overrides = ["hydra.mode=MULTIRUN", "seed=3,-1,4", "label_smoothing=0.1"]
     overrides += [f"{batch.replace('appearance', 'motion')}" for batch in BATCHES]
     overrides += ["data.dataset.num_train=17", "data.dataset.num_test=9"]  # uneven for two
+    overrides += [f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"]
     run = start(tmp_path, *overrides, name="two_stream", env=strays)
     output, errors = run.communicate(timeout=240)
     assert run.returncode == 1
@@ -89,6 +111,7 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
         videos = scored(stage)
         assert len(videos) == len(set(videos)) == 9
     assert not any("rank" in path.name for path in tmp_path.rglob("*"))
+    assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
     stage, again = min(records), tmp_path / "again.csv"
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     evaluate_checkpoint(str(stage / "last.ckpt"), {}, trainer, str(again))
@@ -115,45 +138,30 @@ class Fails(pl.Callback):
     ],
 )
 def test_what_the_second_process_alone_meets_is_the_last_line(
-    mistake: bool, told: str, tmp_path: Path
+    mistake: bool,
+    told: str,
+    tmp_path: Path,
+    call: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The first only loses the connection."""
-    target = "tests.training.test_launch.Fails"
-    run = start(tmp_path, f"+callbacks.fails={{_target_:{target},mistake:{mistake}}}")
-    _, errors = run.communicate(timeout=120)
-    assert run.returncode == 1
+    fails = f"+callbacks.fails={{_target_:{HERE}.Fails,mistake:{mistake}}}"
+    assert call(train.main, *arguments(tmp_path, fails)) == 1
+    errors = capfd.readouterr().err
     assert errors.splitlines()[-1] == told
     assert ("in on_train_batch_start" in errors) != mistake  # the traceback
 
 
-class LastWords(pl.Callback):
-    """Writes at the very end of its process whether there is still a group."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        assert torch.distributed.is_initialized()
-        file = self.folder / f"last_words{trainer.global_rank}"
-        # Before the project registers its own, which is therefore called earlier.
-        atexit.register(lambda: file.write_text(f"group: {torch.distributed.is_initialized()}"))
-
-
-@pytest.mark.parametrize("by", [(), TORCHRUN], ids=["own", "torchrun"])
-def test_ranks_leave_their_group_when_all_jobs_are_done(by: Sequence[str], tmp_path: Path) -> None:
-    """Threads of a group that is still there when the interpreter ends may abort it.
-
-    Torchrun's processes do both jobs of the sweep, in one group.
-    """
-    last = f"+callbacks.last={{_target_:tests.training.test_launch.LastWords,folder:{tmp_path}}}"
-    run = start(tmp_path, last, *(["hydra.mode=MULTIRUN", "seed=3,4"] if by else []), by=by)
+def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
+    """And leave it when both are done."""
+    last = f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"
+    run = start(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4", by=TORCHRUN)
     output, errors = run.communicate(timeout=240)
     assert run.returncode == 0, errors[-2000:]
-    for rank in range(2):
-        assert (tmp_path / f"last_words{rank}").read_text() == "group: False"
+    assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
     stages = [file.parent for file in tmp_path.rglob("stage.json")]
-    assert len(stages) == (2 if by else 1)
-    assert output.count("appearance │") == output.count("epoch 1/1") == len(stages)
+    assert len(stages) == 2
+    assert output.count("appearance │") == output.count("epoch 1/1") == 2
     for stage in stages:
         videos = scored(stage)
         assert len(videos) == len(set(videos)) == 8
@@ -225,9 +233,9 @@ def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> N
         assert any(waits in line and "waiting for its end" in line for line in run.stdout)
         time.sleep(3 * RETRY_AFTER)
         assert run.poll() is None
-        first = start(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
-        _, errors = first.communicate(timeout=120)
-        assert first.returncode == 0, errors[-2000:]
+        own = arguments(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
+        alone = [override for override in own if override not in ON_TWO]
+        run_experiment(compose_config("train", *alone, "trainer.accelerator=cpu"))
         stage = tmp_path / "outputs/its_own/appearance"
         for name in ("last.ckpt", "scores.csv", "stage.json"):
             shutil.copy(stage / name, shared / "appearance")

@@ -24,7 +24,7 @@ from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch, trainer
-from tests.training.two_ranks import train_as_two
+from tests.training.several_ranks import run_as_ranks
 
 FOUR_STEPS = ("stages.appearance.effective_batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)
@@ -266,7 +266,7 @@ def test_all_processes_stop_with_the_line_of_the_one_that_saw_it(
 ) -> None:
     """By the time of the update the gradients of both are not finite; the loss is of one alone."""
     spoiled = ["stages.appearance.effective_batch_size=8", *spoil("output", "fc", 1, rank=1)]
-    status, told = train_as_two([*command, *spoiled], tmp_path)
+    status, told = run_as_ranks([*command, *spoiled], tmp_path)
     assert status == [1, 1]
     assert "Traceback" not in told
     errors = {line for line in told.splitlines() if line.startswith("error:")}

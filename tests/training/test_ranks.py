@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from src import evaluate, features, fuse
+from src.evaluation.scores import VideoScores
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
-
-
-def on(devices: int) -> list[str]:
-    return ["trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu"]
+from tests.training.several_ranks import run_as_ranks
 
 
 def run(module: str, *overrides: str) -> str:
-    command = [sys.executable, "-m", module, *overrides]
+    """A command on two processes of its own launcher; what it prints."""
+    ddp = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    command = [sys.executable, "-m", module, *overrides, *ddp]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -64,14 +66,15 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
     ways = {
         "at once": ["stages.appearance.data.batch_size=12"],
         "accumulated": ["stages.appearance.data.batch_size=3"],
-        "two processes": ["stages.appearance.data.batch_size=3", *on(2)],
+        "two processes": ["stages.appearance.data.batch_size=3"],
     }
     learnt, lost = {}, {}
     for name, way in ways.items():
         folder = tmp_path / name.replace(" ", "_")
         overrides = [*base, *shared, *way, f"paths.run_dir={folder}"]
         if name == "two processes":
-            run("src.train", *overrides)
+            status, printed = run_as_ranks(overrides, tmp_path)
+            assert status == [0, 0], printed
         else:
             run_experiment(compose_config("train", *overrides))
         learnt[name] = weights(folder / "appearance")
@@ -86,17 +89,16 @@ def test_one_large_batch_several_small_ones_and_two_processes_learn_the_same(
             assert_close(learnt[name][key], tensor, rtol=1e-9, atol=1e-12, msg=f"{name}: {key}")
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_scores_are_the_same_on_any_number_of_processes(
-    devices: int, finished_run: Path, tmp_path: Path
-) -> None:
+def test_scores_are_the_same_on_three_processes(finished_run: Path, tmp_path: Path) -> None:
+    """One of them has fewer videos than the others."""
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "scores.csv"
-    printed = run("src.evaluate", f"ckpt_path={checkpoint}", f"output={output}", *on(devices))
+    overrides = [f"ckpt_path={checkpoint}", f"output={output}"]
+    status, printed = run_as_ranks(
+        overrides, tmp_path, command="evaluate", work=evaluate._score, devices=3
+    )
+    assert status == [0, 0, 0], printed
     assert printed.count("protocol: ") == 1
-    alone, together = (read(path) for path in (finished_run / "joint" / "scores.csv", output))
-    assert list(together) == list(alone)
-    for video, scores in alone.items():
-        np.testing.assert_allclose(together[video], scores, rtol=1e-6, atol=1e-6)
+    assert_same_scores(output, finished_run / "joint" / "scores.csv")
 
 
 def test_each_job_of_a_sweep_of_tests_is_one_group(finished_run: Path, tmp_path: Path) -> None:
@@ -106,31 +108,48 @@ def test_each_job_of_a_sweep_of_tests_is_one_group(finished_run: Path, tmp_path:
         (tmp_path / stage / "last.ckpt").symlink_to(finished_run / stage / "last.ckpt")
     checkpoints = ",".join(str(tmp_path / stage / "last.ckpt") for stage in stages)
     sweep = ("-m", f"ckpt_path={checkpoints}", f"hydra.sweep.dir={tmp_path}")
-    printed = run("src.evaluate", *sweep, *on(2))
+    printed = run("src.evaluate", *sweep)
     assert printed.count("protocol: ") == 2
     for stage in stages:
-        scored = read(tmp_path / stage / "evaluation" / "scores.csv")
-        assert list(scored) == list(read(finished_run / stage / "scores.csv"))
-    both, output = checkpoints.replace(",", "','"), tmp_path / "fused.csv"
-    printed = run("src.fuse", f"inputs=['{both}']", f"output={output}", *on(2))
+        scores = tmp_path / stage / "evaluation" / "scores.csv"
+        assert_same_scores(scores, finished_run / stage / "scores.csv")
+
+
+def test_fusion_is_the_same_on_two_processes(finished_run: Path, tmp_path: Path) -> None:
+    checkpoints = [str(finished_run / stage / "last.ckpt") for stage in ("appearance", "joint")]
+    overrides = [f"inputs={checkpoints}", f"output={tmp_path / 'fused.csv'}"]
+    status, printed = run_as_ranks(overrides, tmp_path, command="fuse", work=fuse._fuse)
+    assert status == [0, 0], printed
     assert printed.count("protocol: ") == 1
-    assert list(read(output)) == list(scored)
+    alone = [VideoScores.load(Path(file).with_name("scores.csv")).scores for file in checkpoints]
+    together = VideoScores.load(tmp_path / "fused.csv").scores
+    assert_close(together, torch.stack(alone).mean(0), rtol=1e-6, atol=1e-6)
 
 
-def test_features_are_the_same_on_two_processes(finished_run: Path, tmp_path: Path) -> None:
-    found = []
-    for name, devices in (("alone", ()), ("together", on(2))):
-        output = tmp_path / f"{name}.npz"
-        checkpoint = f"ckpt_path={finished_run / 'joint' / 'last.ckpt'}"
-        run("src.features", checkpoint, f"output={output}", "lists=[train]", *devices)
-        found.append(np.load(output))
-    assert found[0].files == found[1].files
-    for name in found[0].files:
-        alone, together = (one[name] for one in found)
-        if alone.dtype.kind == "f":
-            np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
+def test_features_are_the_same_on_two_processes(
+    finished_run: Path, call: Callable[..., int], tmp_path: Path
+) -> None:
+    """The second by its own launcher."""
+    checkpoint = f"ckpt_path={finished_run / 'joint' / 'last.ckpt'}"
+    files = [tmp_path / "alone.npz", tmp_path / "together.npz"]
+    shared = (checkpoint, "lists=[train]")
+    on_cpu = ("trainer.accelerator=cpu", "+data.loader.num_workers=0")
+    assert call(features.main, *shared, f"output={files[0]}", *on_cpu) == 0
+    run("src.features", *shared, f"output={files[1]}")
+    alone, together = map(np.load, files)
+    assert alone.files == together.files
+    for name in alone.files:
+        if alone[name].dtype.kind == "f":
+            np.testing.assert_allclose(together[name], alone[name], rtol=1e-6, atol=1e-6)
         else:
-            assert (alone == together).all(), name
+            assert (alone[name] == together[name]).all(), name
+
+
+def assert_same_scores(file: Path, wanted: Path) -> None:
+    scores, alone = read(file), read(wanted)
+    assert list(scores) == list(alone)
+    for video, row in alone.items():
+        np.testing.assert_allclose(scores[video], row, rtol=1e-6, atol=1e-6)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

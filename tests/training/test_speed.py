@@ -92,7 +92,7 @@ def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -
 
 def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
     """Names included; full frames, of 64 pixels, are tested without compiling for them."""
-    stage = train("compile=default", "model.backbone.gradient_checkpointing=true")
+    stage = train("compile=default")
     assert compiled_sizes == {56}
     assert_close(weights(stage), weights(plain))
     assert_close(scores(stage), scores(plain))

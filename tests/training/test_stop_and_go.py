@@ -28,7 +28,7 @@ from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.processes import SIGNALS
 from tests.conftest import compose_config
-from tests.training.two_ranks import train_as_two
+from tests.training.several_ranks import run_as_ranks
 
 # 8 steps of 2 clips in an epoch, 2 steps to an update, dropout from the real config
 SHORT = (
@@ -380,7 +380,7 @@ def test_two_processes_stop_together_and_go_on(tiny: tuple[str, ...], tmp_path: 
 
     def train(folder: str, **environment: str) -> tuple[list[int | None], str]:
         run_dir = f"paths.run_dir={tmp_path / folder}"
-        return train_as_two([*overrides, run_dir], tmp_path, environment)
+        return run_as_ranks([*overrides, run_dir], tmp_path, environment)
 
     status, told = train("stopped", **{STRIKE: f"step 1 4 1 {int(signal.SIGTERM)}"})
     assert status == [128 + signal.SIGTERM] * 2
