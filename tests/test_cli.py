@@ -310,7 +310,7 @@ def test_predict_on_real_clips_goes_on_past_a_broken_one(
 
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     """Of a file or a class, whatever the brackets in it say to the terminal."""
-    show_predictions([RankedClass("[/red].mp4", 1, "[link=x]run[/]", 0.5)])
+    show_predictions([RankedClass("[/red].mp4", None, None, 1, "[link=x]run[/]", 0.5)])
     printed = capsys.readouterr().out
     assert "[/red].mp4" in printed
     assert "[link=x]run[/]" in printed

@@ -34,15 +34,14 @@ class Clip(NamedTuple):
     seed: int  # of the crop
 
 
-class FixedView:
+class FixedView(NamedTuple):
     """A view of chosen frames, cropped at random as in training."""
 
-    def __init__(self, clip: Clip) -> None:
-        self._clip = clip
+    clip: Clip
 
     def frames(self, first: int, last: int, rng: np.random.Generator) -> np.ndarray:
         """The clip's frames, whatever the video has."""
-        return np.array(self._clip.frames)
+        return np.array(self.clip.frames)
 
     def geometry(self, frame: Size, rng: np.random.Generator) -> CropResizeFlip:
         """Corner jitter and a flip."""

@@ -61,7 +61,7 @@ def _measure(target: str, cfg: DictConfig, fixtures: Fixtures | None) -> Iterato
     if target == "step" or fixtures is None:
         yield from _steps(cfg)
     elif target == "startup":
-        yield from startup(fixtures, cfg.startup.videos, cfg.rounds)
+        yield startup(fixtures, cfg.startup.videos, cfg.rounds)
     else:
         with _one_core():
             if target == "loader":

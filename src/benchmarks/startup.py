@@ -1,21 +1,20 @@
 """How long a command takes before it does anything, and a large dataset to its first batch.
 
 The dataset has UCF101's lists and as many videos, which are links to a few clips, and so is their
-flow. An index that is kept tells what is in folders of flow, so that they are not listed again.
+flow.
 """
 
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from src.benchmarks.fixtures import Fixtures
-from src.benchmarks.harness import Candidate, Measurement, Timed, measure
+from src.benchmarks.harness import Candidate, Measurement, measure
+from src.data.datamodule import VideoDataModule
 from src.data.splits import UCF101, read_ucf101
 from src.experiment.build import build_datamodule
 from src.experiment.compose import compose_config
@@ -25,8 +24,8 @@ TRAIN_FRACTION = 9537 / 13320  # of UCF101's videos in the train list of split 1
 FLOW = "tvl1_flow"
 
 
-def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measurement]:
-    """Starts of our commands, each a process, against Python with torch; first batches.
+def startup(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
+    """Starts of our commands and a first batch, each a process, against Python with torch.
 
     The fixtures stand for all videos of the dataset that is made of them.
     """
@@ -47,32 +46,17 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Iterator[Measuremen
         Candidate("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
         Candidate("first batch", first, f"of {videos} videos"),
     ]
-    yield _with_seconds(measure("startup", "starts", candidates, rounds))
-    yield first_batches(config, fixtures.root / "index", videos, rounds)
+    measured = measure("startup", "starts", candidates, rounds)
+    seconds = [f"{row.name} {1 / row.rate:.2f}" for row in measured.rows]
+    return replace(measured, notes=[f"seconds: {', '.join(seconds)}"])
 
 
-def first_batches(config: StageConfig, index: Path, videos: int, rounds: int) -> Measurement:
-    """First batches per second of a stage whose index of folders is kept, against listing them.
-
-    The stage is on the dataset of `videos` videos that `make_dataset` has made.
-    """
-    candidates = []
-    for name, folder in (("folders listed", None), ("index of folders kept", str(index))):
-        reading = config["data"]["videos"] | {"cache_dir": folder}
-        changed = config | {"data": config["data"] | {"videos": reading}}
-        candidates.append(Candidate(name, partial(first_batch, changed)))
-    title = f"first batch of {videos} videos: RGB from video files, flow from a folder for each"
-    return _with_seconds(measure(title, "first batches", candidates, rounds))
-
-
-def first_batch(config: StageConfig) -> Timed:
-    """Find a stage's videos and read the first batch of training; workers end untimed."""
-    start = time.perf_counter()
+def first_batch(config: StageConfig) -> VideoDataModule:
+    """Find a stage's videos and read the first batch of training."""
     data = build_datamodule(config)
     data.setup()
-    batches = iter(data.train_dataloader())
-    next(batches)
-    return Timed(1, time.perf_counter() - start)
+    next(iter(data.train_dataloader()))
+    return data
 
 
 def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
@@ -96,12 +80,6 @@ def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
         os.link(fixtures.video("avi", clip), video.path)
         for component in "uv":
             (root / FLOW / component / video.name).symlink_to(fixtures.flow / component / clip)
-
-
-def _with_seconds(measurement: Measurement) -> Measurement:
-    """The same with the seconds that each took as a note."""
-    seconds = [f"{row.name} {1 / row.rate:.2f}" for row in measurement.rows]
-    return replace(measurement, notes=[f"seconds: {', '.join(seconds)}"])
 
 
 def _process(*arguments: str, status: int = 0) -> Callable[[], int]:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,9 +15,7 @@ from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.protocol import AVERAGES
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.evaluation.table import Result
-from src.experiment.checkpoint import CheckpointMetadata
 from src.media.find_videos import ENDINGS
-from src.models.modules import VideoClassifier
 from src.utils.errors import UserError
 
 
@@ -147,19 +145,6 @@ def _key(video: str) -> str:
     return path.stem if path.suffix.lower() in ENDINGS.split() else path.name
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A checkpoint whose videos are not scored yet."""
-
-    path: str
-    module: VideoClassifier
-    description: CheckpointMetadata
-
-    def scores(self, trainer: pl.Trainer) -> VideoScores:
-        output = scores_beside(self.path)
-        return score_videos(self.module, self.description, trainer, output, self.path)
-
-
 def fuse_inputs(
     inputs: Sequence[str],
     weights: Sequence[float] | None,
@@ -175,9 +160,8 @@ def fuse_inputs(
     Args:
         inputs: checkpoints of this project, and .csv files: its own scores, or others with a
             column `video`, one for each class and perhaps one `label`, in any order.
-        weights, average_over: see `fuse`.
         make_trainer: a new trainer for each checkpoint.
-        data_changes, protocol: see `load_module`.
+        weights, average_over: see `fuse`; data_changes, protocol: see `load_module`.
 
     Returns:
         The results of each input alone and, last, of all together; and the fused scores.
@@ -189,36 +173,28 @@ def fuse_inputs(
         raise UserError(f"inputs={list(inputs)}: fusion needs two or more")
     check_how(weights, average_over, len(inputs))
     # All of them are read before the first is evaluated, which takes long.
-    opened = [
-        VideoScores.load(Path(path))
-        if Path(path).suffix == ".csv"
-        else _Checkpoint(path, *load_module(path, data_changes, protocol))
-        for path in inputs
-    ]
-    checkpoints = [part for part in opened if isinstance(part, _Checkpoint)]
-    labelled = [isinstance(part, _Checkpoint) or bool(part.labels) for part in opened]
-    if not any(labelled):
+    scores = {path: VideoScores.load(Path(path)) for path in inputs if path.endswith(".csv")}
+    paths = dict.fromkeys(path for path in inputs if path not in scores)
+    checkpoints = {path: load_module(path, data_changes, protocol) for path in paths}
+    labelled = [path for path in inputs if path in checkpoints or scores[path].labels]
+    if not labelled:
         raise UserError("no input has a column named label: name one that has, or a checkpoint")
-    first = labelled.index(True)
-    classes = [
-        part.description.class_names if isinstance(part, _Checkpoint) else part.classes
-        for part in opened
-    ]
-    for path, names in zip(inputs, classes, strict=True):
-        check_classes(names, classes[first], path, inputs[first])
-    for other in checkpoints[1:]:
-        reference = checkpoints[0]
-        if other.description.split != reference.description.split:
+    first = labelled[0]
+    classes: dict[str, Sequence[str]] = {path: part.classes for path, part in scores.items()}
+    classes |= {path: metadata.class_names for path, (_, metadata) in checkpoints.items()}
+    for path in inputs:
+        check_classes(classes[path], classes[first], path, first)
+    splits = {path: metadata.split for path, (_, metadata) in checkpoints.items()}
+    for path, split in splits.items():
+        reference, of_reference = next(iter(splits.items()))
+        if split != of_reference:
             raise UserError(
-                f"{other.path} was trained on split {other.description.split}, {reference.path} on "
-                f"split {reference.description.split}: fuse checkpoints of the same split"
+                f"{path} was trained on split {split}, {reference} on split {of_reference}: fuse "
+                "checkpoints of the same split"
             )
-
-    scores = [p.scores(make_trainer()) if isinstance(p, _Checkpoint) else p for p in opened]
-    parts = [
-        aligned(part, scores[first], path, inputs[first])
-        for path, part in zip(inputs, scores, strict=True)
-    ]
+    for path, (module, metadata) in checkpoints.items():
+        scores[path] = score_videos(module, metadata, make_trainer(), scores_beside(path), path)
+    parts = [aligned(scores[path], scores[first], path, first) for path in inputs]
     fused = fuse(parts, weights, average_over)
     results = [
         Result(name, "", video_accuracies(part), part.protocol, part.faults)

@@ -23,7 +23,7 @@ from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import VideoScores
 from src.media.images import encode_jpeg
 from src.media.video_writer import VideoWriter
-from src.plotting.clips import clip_frames, draw_clip, flow_pictures
+from src.plotting.clips import draw_clip, images_of
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Sample:
-    """One video; `says` has the net and, if there are several, each stream's classifier."""
+    """One video; predictions are the net's and, if there are several, each classifier's."""
 
     video: str
     label: str
@@ -61,8 +61,8 @@ class Sample:
     def caption(self) -> str:
         """In words: which video, and what each classifier says of it."""
         predictions = "; ".join(
-            f"{'' if name == NET else f'{name}: '}{one.prediction} {one.probability:.0%}"
-            for name, one in self.predictions.items()
+            f"{'' if name == NET else f'{name}: '}{said.prediction} {said.probability:.0%}"
+            for name, said in self.predictions.items()
         )
         right = "right" if self.right else "wrong"
         return f"{right}: {self.video} is {self.label}. Predictions: {predictions}"
@@ -117,8 +117,13 @@ def save_samples(
             continue
         number = len(samples) + 1
         picture, film = folder / f"{number}.jpg", folder / f"{number}.mp4"
-        _write_picture(picture, clip)
-        _write_film(film, clip)
+        images = images_of(clip)
+        drawn = _resized(draw_clip(images.values()), len(images) * HEIGHT)
+        picture.write_bytes(encode_jpeg(drawn, quality=88))
+        frames = [_resized(image, HEIGHT) for image in next(iter(images.values()))]
+        with VideoWriter(film, frames[0].shape[:2], RATE, crf=23) as writer:
+            for frame in frames:
+                writer.write(frame)
         predictions = {
             name: _prediction(part.scores[place], scores.labels[place], protocol, scores.classes)
             for name, part in {NET: scores, **scores.classifiers()}.items()
@@ -159,20 +164,6 @@ def _prediction(
     shares = protocol.probabilities(scores)
     best = int(shares.argmax())
     return Prediction(classes[best], round(float(shares[best]), 4), round(float(shares[label]), 4))
-
-
-def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:
-    picture = draw_clip(clip.get("rgb"), clip.get("flow"))
-    rows = ("rgb" in clip) + ("flow" in clip)
-    path.write_bytes(encode_jpeg(_resized(picture, rows * HEIGHT), quality=88))
-
-
-def _write_film(path: Path, clip: Mapping[str, Any]) -> None:
-    pictures = clip_frames(clip["rgb"]) if "rgb" in clip else flow_pictures(clip["flow"])
-    frames = [_resized(picture, HEIGHT) for picture in pictures]
-    with VideoWriter(path, frames[0].shape[:2], RATE, crf=23) as writer:
-        for frame in frames:
-            writer.write(frame)
 
 
 def _resized(image: Any, height: int) -> Any:

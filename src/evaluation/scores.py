@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
-from src.experiment.run_dir import scores_file
+from src.experiment.run_dir import StageDir
 from src.models.metrics import accuracies, scores_of_wrong
 from src.utils.errors import UserError
 from src.utils.ranks import of_all_ranks
@@ -85,10 +85,10 @@ class VideoScores:
                 writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
         path.with_suffix(PROTOCOL_ENDING).write_text(f"{self.protocol}\n")
 
-    def save_all(self, folder: Path) -> list[Path]:
-        """Write the scores, and those of each classifier of several, into files of a folder."""
-        files = {scores_file(folder): self}
-        files |= {scores_file(folder, name): part for name, part in self.classifiers().items()}
+    def save_all(self, stage_dir: StageDir) -> list[Path]:
+        """Write the scores, and those of each classifier of several, into files of a stage."""
+        files = {stage_dir.scores(): self}
+        files |= {stage_dir.scores(name): part for name, part in self.classifiers().items()}
         for file, scores in files.items():
             scores.save(file)
         return list(files)
@@ -164,10 +164,9 @@ class CollectScores(pl.Callback):
 
     A test replaces nothing: videos that are missing or cannot be read are counted as wrong, if
     `data.videos.missing` says so, or else the test ends with an error that names all of them.
-    Loaders that are not of a `data` have no such videos.
     """
 
-    def __init__(self, data: VideoDataModule | None = None, protocol: str = EXTERNAL) -> None:
+    def __init__(self, data: VideoDataModule, protocol: str) -> None:
         self.data, self.protocol = data, protocol
         self.scores: VideoScores  # when the test has ended
         self._batches: list[VideoScores] = []
@@ -175,8 +174,7 @@ class CollectScores(pl.Callback):
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
         self._batches.clear()
-        if self.data:
-            self.data.errors.unreadable["test"].clear()
+        self.data.errors.unreadable["test"].clear()
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -193,12 +191,10 @@ class CollectScores(pl.Callback):
         Raises:
             UserError: videos could not be read, on all ranks alike.
         """
-        classes = self.data.videos.classes if self.data else ()
+        classes = self.data.videos.classes
         batches = [batch for own in of_all_ranks(self._batches) for batch in own]
         first, *others = batches or [VideoScores([], [], torch.empty(0, len(classes)))]
         self.scores = replace(first, classes=classes, protocol=self.protocol).joined(*others)
-        if self.data is None:
-            return
         errors, part = self.data.errors, self.data.test_part
         unreadable = errors.of_all_ranks("test")["test"]
         if self.data.reading.missing != COUNT_AS_WRONG:

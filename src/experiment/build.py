@@ -36,9 +36,7 @@ def build_net(config: StageConfig) -> Any:
 def build_module(config: StageConfig, net: Any, total_steps: int | None = None) -> VideoClassifier:
     """The stage's LightningModule around the network that `build_net` has returned.
 
-    Args:
-        config, net: of the stage.
-        total_steps: updates of the full training; None for a module that is not trained.
+    `total_steps` are the updates of the full training; None for a module that is not trained.
 
     Raises:
         ValueError: a value of the config cannot be.

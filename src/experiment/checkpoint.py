@@ -38,11 +38,6 @@ class CheckpointMetadata:
         Raises:
             UserError: there is none, or it has other entries than these.
         """
-        if isinstance(content.get(KEY), dict) and "plan" in content[KEY]:
-            raise UserError(
-                f"{path} was made before version 0.1 was released, and is no longer read: train it "
-                "again"
-            )
         try:
             metadata = cls(**content[KEY])
             for value, kind in (

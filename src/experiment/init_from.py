@@ -33,13 +33,13 @@ def weight_sources(config: StageConfig) -> dict[str, str | None]:
     return dict(source) if isinstance(source, Mapping) else {"": source}
 
 
-def checkpoint_of_stage(stage_dir: StageDir, wanted_by: str) -> Path:
+def checkpoint_of_stage(stage_dir: StageDir, needed_by: str) -> Path:
     """The final checkpoint of an earlier stage of this run."""
     if stage_dir.finished() is None:
         raise UserError(
-            f"stage {wanted_by} starts from stage {stage_dir.path.name}, which is not finished in "
-            f"{stage_dir.path.parent}: "
-            f"run it first, or give a checkpoint as stages.{wanted_by}.init_from"
+            f"stage {needed_by} starts from stage {stage_dir.path.name}, which is not finished in "
+            f"{stage_dir.path.parent}: run it first, or give a checkpoint as "
+            f"stages.{needed_by}.init_from"
         )
     return stage_dir.final
 
@@ -81,9 +81,7 @@ def check_continues(
 ) -> None:
     """Refuse to resume the training of another network or with another optimizer.
 
-    Args:
-        module, config: what is to resume; the module may have the checkpoint's weights afterwards.
-        checkpoint, earlier: of a training, and its config.
+    The module may have the weights of the checkpoint, whose config is `earlier`, afterwards.
 
     Raises:
         UserError: not even resume=force can do that.

@@ -25,11 +25,6 @@ def previous(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"previous{checkpoint.suffix}")
 
 
-def scores_file(folder: Path, stream: str | None = None) -> Path:
-    """Where the scores of a net, or of one of its streams, lie in a folder."""
-    return folder / (f"scores_{stream}.csv" if stream else "scores.csv")
-
-
 class StageDir:
     """Files of one stage: checkpoint, scores, logs, and the record that says it is finished."""
 
@@ -51,7 +46,7 @@ class StageDir:
 
     def scores(self, stream: str | None = None) -> Path:
         """Video-level scores of the net, or of one of its streams."""
-        return scores_file(self.path, stream)
+        return self.path / (f"scores_{stream}.csv" if stream else "scores.csv")
 
     def finish(
         self, config: StageConfig, stages: Mapping[str, "StageDir"], about: Mapping[str, Any]

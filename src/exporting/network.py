@@ -245,11 +245,6 @@ def save_torch(program: ExportedProgram, about: dict[str, Any], path: Path) -> N
     torch.export.save(program, path, extra_files={"description.json": json.dumps(about)})
 
 
-def load_torch(path: Path) -> Run:
-    """The network in a file of `save_torch`."""
-    return torch.export.load(path).module()
-
-
 def save_onnx(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
     """Write an .onnx file, with the description as its metadata_props: texts, or JSON."""
     exported = torch.onnx.export(
@@ -285,7 +280,7 @@ def load_onnx(path: Path) -> Run:
 
 
 FORMATS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Run]]] = {
-    "torch": (".pt2", save_torch, load_torch),
+    "torch": (".pt2", save_torch, lambda path: torch.export.load(path).module()),
     "onnx": (".onnx", save_onnx, load_onnx),
 }
 

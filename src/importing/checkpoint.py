@@ -165,10 +165,10 @@ def overrides(
             "model.net.temporal_filters.streams": list(architecture.filtered),
         }
         place = "stages.joint_pooled.model" if stage == "joint_pooled" else "model"
-        pool = architecture.pool
-        values = pool._asdict() if pool else {}
-        changes |= {f"{place}.net.temporal_pool.{key}": value for key, value in values.items()}
-        if not pool:
+        if pool := architecture.pool:
+            values = asdict(pool).items()
+            changes |= {f"{place}.net.temporal_pool.{key}": value for key, value in values}
+        else:
             changes["model.net.temporal_pool"] = "null"
     return [f"{key}={value}" for key, value in changes.items()]
 

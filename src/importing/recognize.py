@@ -1,23 +1,14 @@
 """Recognizing the released networks in a DagNN; whatever has no known place in one is refused."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from src.importing.mat_file import Dag, Layer
 from src.importing.walk import CONV, KNOWN, MUL, NO_PAD, SOFTMAX, SUM, Stream, Walk
 from src.models.connection import STAGES
 from src.models.resnet import FUSION_BLOCK
-from src.models.temporal import STREAMS
+from src.models.temporal import STREAMS, TemporalPool
 
 _FUSIONS = {SUM: "additive", MUL: "multiplicative"}
-
-
-class Pool(NamedTuple):
-    """A pooling over time; see `src.models.temporal.TemporalPool`."""
-
-    size: int
-    stride: int
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -29,12 +20,8 @@ class Architecture:
     connected: tuple[int, ...]  # the stages that have one, from 1
     filters: str  # along time: "none", "inflated" or "inserted"
     filtered: tuple[str, ...]  # the streams that have them
-    pool: Pool | None
-
-    @property
-    def classes(self) -> int:
-        """K."""
-        return next(iter(self.streams.values())).classes
+    pool: TemporalPool | None
+    classes: int
 
 
 def recognize(dag: Dag) -> Architecture:
@@ -58,16 +45,16 @@ def recognize(dag: Dag) -> Architecture:
             raise dag.error(f"{streams[name].classifier} and {classifier} both are of {name}")
         streams[name] = stream
     _check_nothing_is_left(dag, walk.met)
-    if len({stream.classes for stream in streams.values()}) != 1:
-        counts = " and ".join(str(stream.classes) for stream in streams.values())
-        raise dag.error(f"it has classifiers of {counts} classes")
+    classes = [stream.classes for stream in streams.values()]
+    if len(set(classes)) != 1:
+        raise dag.error(f"it has classifiers of {' and '.join(map(str, classes))} classes")
     connection, connected = _connection(dag, streams)
     kind, filtered = _temporal_filters(dag, streams)
     pool = _temporal_pool(dag, streams)
     if len(streams) == 1 and (filtered or pool):
         raise dag.error("it is a single stream, but has temporal filters or pooling")
     ordered = {name: streams[name] for name in STREAMS if name in streams}
-    return Architecture(ordered, connection, connected, kind, filtered, pool)
+    return Architecture(ordered, connection, connected, kind, filtered, pool, classes[0])
 
 
 def _is_loss(layer: Layer) -> bool:
@@ -143,7 +130,7 @@ def _temporal_filters(dag: Dag, streams: dict[str, Stream]) -> tuple[str, tuple[
     return kind_of[filtered[0]] if filtered else "none", filtered
 
 
-def _temporal_pool(dag: Dag, streams: dict[str, Stream]) -> Pool | None:
+def _temporal_pool(dag: Dag, streams: dict[str, Stream]) -> TemporalPool | None:
     """The pooling over time, which must be the same in all streams."""
     pools = {_pool(dag, stream.pool) if stream.pool else None for stream in streams.values()}
     if len(pools) != 1:
@@ -151,11 +138,11 @@ def _temporal_pool(dag: Dag, streams: dict[str, Stream]) -> Pool | None:
     return pools.pop()
 
 
-def _pool(dag: Dag, layer: Layer) -> Pool:
+def _pool(dag: Dag, layer: Layer) -> TemporalPool:
     size, stride = layer.numbers("poolSize", 2, 1), layer.numbers("stride", 2, 1)
     kind = str(layer.block.get("method", "max"))
     along_time = (size[0], stride[0], *layer.numbers("pad", 4, 0)) == (1, 1, *NO_PAD)
     integers = all(number >= 1 and number.is_integer() for number in (*size, *stride))
     if not (along_time and integers) or kind not in ("max", "avg"):
         raise dag.error(f"{layer} is no maximum or average over time without padding")
-    return Pool(int(size[-1]), int(stride[-1]), kind)
+    return TemporalPool(int(size[-1]), int(stride[-1]), kind)

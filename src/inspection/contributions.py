@@ -70,11 +70,10 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
     measurements = []
     for stage in stages:
         z_without = torch.cat(without[stage])
-        of_clips = {
-            stream: torch.cat([batch[stage, stream] for batch in ratios])
+        means = {
+            stream: float(torch.cat([batch[stage, stream] for batch in ratios]).mean())
             for stream in connection.into(stage)
         }
-        means = {stream: float(values.mean()) for stream, values in of_clips.items()}
         change = float(((z_without - z).norm(dim=1) / z.norm(dim=1)).mean())
         top1 = _top1(z, label), _top1(z_without, label)
         measurements.append(Contribution(stage, means, *top1, change, len(label)))

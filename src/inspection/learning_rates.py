@@ -34,7 +34,7 @@ def learning_rates(configs: Mapping[str, StageConfig], updates: int = UPDATES) -
     return [stage_rates(config, updates) for config in configs.values()]
 
 
-def stage_rates(config: StageConfig, updates: int = UPDATES) -> StageRates:
+def stage_rates(config: StageConfig, updates: int) -> StageRates:
     """The rates of one stage, one for each update."""
     chosen = build_optimization(config, updates * config["max_epochs"])
     # one parameter of each kind

@@ -2,9 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,36 +17,20 @@ from src.utils.errors import visible
 # Distinguished by color-blind readers (Okabe & Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 WRITTEN = 25  # classes up to which the numbers stand in the cells of a confusion matrix
+Curve = Mapping[int, float]  # values by the epoch after which they were measured, from 1
 
 
 def to_svg(figure: Figure) -> bytes:
     """The drawing as SVG, the same bytes for the same drawing."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
-        return _saved(figure, format="svg", metadata={"Date": None})
-
-
-def to_png(figure: Figure) -> bytes:
-    """The picture as PNG."""
-    return _saved(figure, format="png")
-
-
-def _saved(figure: Figure, **options: Any) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, **options)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
 
 
 def plain(name: str) -> str:
     """A name as a drawing shows it letter by letter: matplotlib sees formulas between dollars."""
     return visible(name).replace("$", r"\$")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Values after each epoch; epochs count from 1."""
-
-    epochs: Sequence[int]
-    values: Sequence[float]
 
 
 def draw_training(losses: Mapping[str, Curve], accuracies: Mapping[str, Curve]) -> Figure:
@@ -72,9 +54,10 @@ def draw_curves(curves: Mapping[str, Curve], what: str) -> Figure:
 def _draw(axes: Axes, curves: Mapping[str, Curve], what: str, legend: bool = True) -> None:
     axes.set_prop_cycle(color=COLORS)
     for name, curve in curves.items():
-        mark = "." if len(curve.epochs) < 30 else None
-        axes.plot(curve.epochs, curve.values, marker=mark, label=plain(name), linewidth=1.5)
-    last = max((curve.epochs[-1] for curve in curves.values()), default=1)
+        mark = "." if len(curve) < 30 else None
+        points = list(curve), list(curve.values())
+        axes.plot(*points, marker=mark, label=plain(name), linewidth=1.5)
+    last = max((epoch for curve in curves.values() for epoch in curve), default=1)
     axes.set_xlim(0.5, last + 0.5)
     axes.set_xlabel("epoch")
     axes.set_ylabel(what)

@@ -1,7 +1,8 @@
 """Clips as pictures: frames as they are, flow in colors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,16 +51,20 @@ def flow_pictures(flow: Tensor) -> Uint8:
     return color_flow(fields, full=12.75)
 
 
-def draw_clip(rgb: Tensor | None, flow: Tensor | None) -> Uint8:
-    """The picture (H', W', 3) of a uint8 clip, of which some frames are shown, evenly spaced.
-
-    Its RGB (3, T, H, W) or its flow (2L, T, H, W) is None if the network sees none.
-    """
-    rows = [clip_frames(rgb)] if rgb is not None else []
-    rows += [flow_pictures(flow)] if flow is not None else []
-    frames = len(rows[0])
+def draw_clip(rows: Collection[Uint8]) -> Uint8:
+    """A picture (H', W', 3) of a clip's images (T, H, W, 3), some of them, evenly spaced."""
+    frames = len(next(iter(rows)))
     shown = np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)
     return joined([joined(list(row[shown]), axis=1) for row in rows], axis=0)
+
+
+def images_of(clip: Mapping[str, Any]) -> dict[str, Uint8]:
+    """The images (T, H, W, 3) of each modality of a uint8 clip (C, T, H, W).
+
+    Flow is drawn by the field at its frame, the middle one of the stack.
+    """
+    draw = {"rgb": clip_frames, "flow": flow_pictures}
+    return {name: pictures(clip[name]) for name, pictures in draw.items() if name in clip}
 
 
 def joined(pictures: Sequence[Uint8], axis: int) -> Uint8:
@@ -87,12 +92,8 @@ class Strip:
 
 
 def clip_images(batch: Mapping[str, Tensor], clip: int) -> dict[str, Uint8]:
-    """The images (T, H, W, 3) of each modality of a clip of a uint8 batch (B, C, T, H, W).
-
-    Flow is drawn by the field at its frame, the middle one of the stack.
-    """
-    draw = {"rgb": clip_frames, "flow": flow_pictures}
-    return {name: pictures(batch[name][clip]) for name, pictures in draw.items() if name in batch}
+    """The images of a clip of a uint8 batch (B, C, T, H, W), see `images_of`."""
+    return images_of({name: batch[name][clip] for name in ("rgb", "flow") if name in batch})
 
 
 def draw_strips(strips: Sequence[Strip], labels: float, title: str = "", about: str = "") -> Figure:

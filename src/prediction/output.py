@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 import cv2
 import numpy as np
@@ -34,17 +34,11 @@ class RankedClass:
     """One of the most probable classes of a video, or of a window start..end in it, in seconds."""
 
     video: str
+    start: float | None
+    end: float | None
     rank: int
     label: str
     probability: float
-    start: float | None = None
-    end: float | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Its columns; those of a window only if it is of one."""
-        row = asdict(self)
-        window = {name: row.pop(name) for name in ("start", "end")}
-        return {"video": self.video} | (window if self.start is not None else {}) | row
 
 
 class PredictionFile:
@@ -64,7 +58,8 @@ class PredictionFile:
     def add(self, predictions: Iterable[RankedClass]) -> None:
         """Write some rows; the first one's columns are those of all."""
         for prediction in predictions:
-            row, first = prediction.row(), self._file is None
+            row = {key: value for key, value in asdict(prediction).items() if value is not None}
+            first = self._file is None
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self.path.open("w", newline="", encoding="utf-8", errors="replace")
@@ -171,8 +166,9 @@ def draw(image: Uint8, labels: Labels, inset: Uint8 | None) -> None:
         bar = round(probability * (width - 2 * margin))
         color = (40, 130, 220) if number == 0 else (90, 90, 90)
         cv2.rectangle(image, (margin, y), (margin + bar, y + row - margin // 2), color, -1)
-        at = (2 * margin, y + row - margin)
-        _text(image, f"{probability:4.0%}  {name}", at, 0.38 * unit)
+        text, at = f"{probability:4.0%}  {name}", (2 * margin, y + row - margin)
+        style = (cv2.FONT_HERSHEY_SIMPLEX, 0.38 * unit, (255, 255, 255), max(1, round(0.57 * unit)))
+        cv2.putText(image, text, at, *style, cv2.LINE_AA)
     if inset is not None:
         side = width // 4
         small = cv2.resize(inset, (side, max(1, round(side * inset.shape[0] / inset.shape[1]))))
@@ -181,9 +177,3 @@ def draw(image: Uint8, labels: Labels, inset: Uint8 | None) -> None:
         image[place] = small
         corner = (width - margin, margin + len(small))
         cv2.rectangle(image, (width - margin - side, margin), corner, (255, 255, 255), 1)
-
-
-def _text(image: Uint8, text: str, at: tuple[int, int], scale: float) -> None:
-    thickness = max(1, round(scale * 1.5))
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(image, text, at, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)

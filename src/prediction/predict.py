@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from src.media.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
-from src.plotting.charts import draw_timeline, to_png
+from src.plotting.charts import draw_timeline
 from src.prediction.inputs import output_names
 from src.prediction.output import (
     AnnotatedVideo,
@@ -164,7 +164,7 @@ class _Job:
         self, labels: Labels, start: float | None = None, end: float | None = None
     ) -> list[RankedClass]:
         return [
-            RankedClass(self.source, rank, label, probability, start, end)
+            RankedClass(self.source, start, end, rank, label, probability)
             for rank, (label, probability) in enumerate(labels, start=1)
         ]
 
@@ -184,4 +184,4 @@ class _Job:
         if self.options.plot is not None and times:
             path = self.options.plot / f"{self.name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(to_png(draw_timeline(times, values, self.predictor.class_names)))
+            draw_timeline(times, values, self.predictor.class_names).savefig(path)

@@ -2,13 +2,13 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.evaluation.analysis import BOTH, Fusion, draw_scores, hardest_confusions
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores
-from src.experiment.run_dir import StageDir, scores_file
+from src.experiment.run_dir import StageDir
 from src.models.temporal import STREAMS
 from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
 from src.reporting.collect import Run
@@ -34,8 +34,8 @@ def details(groups: Sequence[ResultGroup], most: int) -> list[Section]:
     curves = {}
     for group in groups[:most]:
         run = group.first
-        if curve := read_curves(run.folder, [VALIDATION]).get(VALIDATION):
-            curves[f"{group.label} (split {run.split}, seed {run.seed})"] = _in_percent(curve)
+        if curve := read_curves(run.folder, [VALIDATION], 100).get(VALIDATION):
+            curves[f"{group.label} (split {run.split}, seed {run.seed})"] = curve
     sections = []
     if curves:
         drawn = to_svg(draw_curves(curves, "top-1 of central clips in validation, in %"))
@@ -69,26 +69,25 @@ def _section(group: ResultGroup) -> Section:
         worst = (f"{c.label} for {c.prediction} ({c.videos} of {c.of})" for c in confused)
         lines.append(f"most often taken for another: {', '.join(worst)}")
     pictures += [Picture(to_svg(figure), SVG) for figure in draw_scores(scores, fused).values()]
-    pictures += _samples(run)
+    for sample in load_samples(StageDir(run.folder).samples):
+        if sample.picture.is_file():  # not moved away
+            pictures.append(Picture(sample.picture.read_bytes(), "image/jpeg", sample.caption))
     return Section(title, lines=lines, pictures=pictures, folded=True)
 
 
 def _curves(run: Run) -> list[Picture]:
-    curves = read_curves(run.folder, [*LOSSES, *ACCURACIES])
     part = "validation" if "data.val_fraction" in run.identity else "test"
-    losses = {name.format(part): curves[key] for key, name in LOSSES.items() if key in curves}
-    tops = {
-        name.format(part): _in_percent(curves[key])
-        for key, name in ACCURACIES.items()
-        if key in curves
-    }
+    losses, tops = (
+        {names[k].format(part): curve for k, curve in read_curves(run.folder, names, by).items()}
+        for names, by in ((LOSSES, 1), (ACCURACIES, 100))
+    )
     return [Picture(to_svg(draw_training(losses, tops)), SVG)] if losses or tops else []
 
 
-def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:
+def read_curves(stage_dir: Path, keys: Iterable[str], by: float) -> dict[str, Curve]:
     """The last value of each key in every epoch; a stage that was resumed has several files.
 
-    A file that is missing, broken or of something else tells nothing.
+    Values are multiplied `by` a number. A file that is broken or of something else tells nothing.
     """
     values: dict[str, dict[int, float]] = {key: {} for key in keys}
     files = stage_dir.glob("csv/version_*/metrics.csv")
@@ -99,15 +98,10 @@ def read_curves(stage_dir: Path, keys: Iterable[str]) -> dict[str, Curve]:
                     for key, by_epoch in values.items():
                         number = float(row.get(key) or math.nan)
                         if row.get("epoch") and math.isfinite(number):
-                            by_epoch[int(float(row["epoch"]))] = number
+                            by_epoch[int(float(row["epoch"])) + 1] = by * number
         except (OSError, ValueError, csv.Error):
             continue
-    every = {key: sorted(by_epoch.items()) for key, by_epoch in values.items() if by_epoch}
-    return {key: Curve([e + 1 for e, _ in own], [v for _, v in own]) for key, own in every.items()}
-
-
-def _in_percent(curve: Curve) -> Curve:
-    return Curve(curve.epochs, [100 * value for value in curve.values])
+    return {key: dict(sorted(by_epoch.items())) for key, by_epoch in values.items() if by_epoch}
 
 
 def _scores(run: Run) -> tuple[VideoScores, Fusion | None]:
@@ -115,15 +109,8 @@ def _scores(run: Run) -> tuple[VideoScores, Fusion | None]:
     if run.stage == LATE_FUSION:
         fused = load_fused(run.folder)
         return fused.scores, fused
-    scores = VideoScores.load(scores_file(run.folder))
-    files = {stream: scores_file(run.folder, stream) for stream in run.classifiers}
+    stage_dir = StageDir(run.folder)
+    scores = VideoScores.load(stage_dir.scores())
+    files = {stream: stage_dir.scores(stream) for stream in run.classifiers}
     parts = {stream: VideoScores.load(file) for stream, file in files.items() if file.is_file()}
     return scores, Fusion(BOTH, scores, parts) if len(parts) > 1 else None
-
-
-def _samples(run: Run) -> Iterator[Picture]:
-    for sample in load_samples(StageDir(run.folder).samples):
-        try:
-            yield Picture(sample.picture.read_bytes(), "image/jpeg", sample.caption)
-        except OSError:  # moved away
-            continue

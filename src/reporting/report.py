@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -90,7 +90,21 @@ def make_report(
     """
     finished, skipped = collect(runs)
     groups = group_runs(finished)
-    sections = _sections(groups, baseline, runs, skipped)
+    sections = [results_section(groups)]
+    if faults := [
+        f"{run.folder}: {about}" for g in groups for run in g.runs for about in run.faults
+    ]:
+        sections.append(Section("Missing or broken videos", lines=faults))
+    if baseline is not None:
+        sections.append(_paired_section(pair_groups(groups, baseline), baseline))
+    files = {file.resolve() for place in starts(runs) for file in place.rglob(JOURNALS)}
+    sections += [_search_section(file) for file in sorted(files)]
+    if commands := [number.command for number in missing_numbers(groups) if number.command]:
+        why = ["All splits, one after the other; what is finished is not trained again."]
+        sections.append(Section("Not run", lines=why, code=list(dict.fromkeys(commands))))
+    if skipped:
+        lines = [f"{folder}: {reason}" for folder, reason in skipped.items()]
+        sections.append(Section("Skipped", lines=lines))
     every = [*sections, *details(groups, most_details)]
     page, folder = to_page(f"Results, version {__version__}", every), Path(output)
     try:
@@ -100,29 +114,6 @@ def make_report(
     except OSError as error:
         raise UserError(f"output={output} cannot be written to ({error.strerror})") from error
     show(sections, console)
-    return sections
-
-
-def _sections(
-    groups: Sequence[ResultGroup],
-    baseline: str | None,
-    places: Sequence[str],
-    skipped: Mapping[Path, str],
-) -> list[Section]:
-    sections = [results_section(groups)]
-    runs = [run for group in groups for run in group.runs]
-    if faults := [f"{run.folder}: {about}" for run in runs for about in run.faults]:
-        sections.append(Section("Missing or broken videos", lines=faults))
-    if baseline is not None:
-        sections.append(_paired_section(pair_groups(groups, baseline), baseline))
-    files = {file.resolve() for place in starts(places) for file in place.rglob(JOURNALS)}
-    sections += [_search_section(file) for file in sorted(files)]
-    if commands := [number.command for number in missing_numbers(groups) if number.command]:
-        why = ["All splits, one after the other; what is finished is not trained again."]
-        sections.append(Section("Not run", lines=why, code=list(dict.fromkeys(commands))))
-    if skipped:
-        lines = [f"{folder}: {reason}" for folder, reason in skipped.items()]
-        sections.append(Section("Skipped", lines=lines))
     return sections
 
 
@@ -158,7 +149,7 @@ def _result_row(group: ResultGroup, protocols: Legend, sources: Legend) -> list[
     return [
         Cell(group.label),
         Cell(group.first.dataset),
-        Cell(_number(protocols, protocol), hover=protocol),
+        _protocol(protocols, protocol),
         Cell(describe_runs(runs), len(runs), "\n".join(str(run.folder) for run in runs)),
         _mean([(run, run.accuracy.top1) for run in runs], len(runs)),
         *(_mean(numbers, len(runs)) for numbers in classifiers),
@@ -169,8 +160,8 @@ def _result_row(group: ResultGroup, protocols: Legend, sources: Legend) -> list[
     ]
 
 
-def _number(protocols: Legend, protocol: str) -> str:
-    return protocols.setdefault(protocol, str(len(protocols) + 1))
+def _protocol(protocols: Legend, protocol: str) -> Cell:
+    return Cell(protocols.setdefault(protocol, str(len(protocols) + 1)), hover=protocol)
 
 
 def _mean(numbers: Sequence[tuple[Run, float]], runs: int) -> Cell:
@@ -194,7 +185,7 @@ def _missing_row(published: Published, protocols: Legend, sources: Legend) -> li
     return [
         Cell(published.model),
         Cell(published.dataset),
-        Cell(_number(protocols, protocol), hover=protocol) if protocol else Cell(),
+        _protocol(protocols, protocol) if protocol else Cell(),
         Cell("not run" if command else "", hover=command or ""),
         *[Cell()] * 4,
         _published(published, sources),

@@ -90,8 +90,6 @@ class StageCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=file.parent,
             filename=file.stem,
-            save_top_k=1,
-            every_n_epochs=1,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )

@@ -65,9 +65,7 @@ def check_config(cfg: DictConfig) -> None:
 def check_stages(configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir]) -> None:
     """Check that networks take the data's clips, and that the sources of weights exist.
 
-    Args:
-        configs: of the stages to run, in order.
-        dirs: the directories of all stages of the experiment.
+    The configs are of the stages to run, in order, the directories of all of the experiment.
     """
     for name, config in configs.items():
         try:

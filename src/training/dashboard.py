@@ -6,7 +6,6 @@ CSV gets the numbers alone, TensorBoard pictures too, W&B also tables and artifa
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -16,9 +15,6 @@ from src.evaluation.samples import Sample
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.checkpoint import CheckpointMetadata
 from src.training.loggers import Guarded
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,13 @@ def _show(logger: Logger, tested: Tested) -> None:
     if hasattr(logger, "show_test"):  # W&B's, whose file is not imported for others
         logger.show_test(tested)
     elif isinstance(logger, TensorBoardLogger):
-        _show_on_tensorboard(logger.experiment, tested)
+        writer = logger.experiment
+        for name, figure in draw_scores(tested.scores, tested.fused).items():
+            writer.add_figure(f"test/{name}", figure)
+        for number, sample in enumerate(tested.samples, start=1):
+            picture = cv2.imread(str(sample.picture))[..., ::-1]  # RGB
+            writer.add_image(f"test/videos/{number}", picture, dataformats="HWC")
+            writer.add_text(f"test/videos/{number}", sample.caption)
 
 
 def _numbers(tested: Tested) -> dict[str, float]:
@@ -65,12 +67,3 @@ def _numbers(tested: Tested) -> dict[str, float]:
 def fusion_key(fused: Fusion) -> str:
     """Its name in keys of loggers."""
     return fused.name.replace(" ", "_")
-
-
-def _show_on_tensorboard(writer: "SummaryWriter", tested: Tested) -> None:
-    for name, figure in draw_scores(tested.scores, tested.fused).items():
-        writer.add_figure(f"test/{name}", figure)
-    for number, sample in enumerate(tested.samples, start=1):
-        picture = cv2.imread(str(sample.picture))[..., ::-1]  # RGB
-        writer.add_image(f"test/videos/{number}", picture, dataformats="HWC")
-        writer.add_text(f"test/videos/{number}", sample.caption)

@@ -15,7 +15,7 @@ from src.evaluation.analysis import Fusion
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.experiment.config import StageConfig
-from src.experiment.run_dir import StageDir, scores_file
+from src.experiment.run_dir import StageDir
 from src.models.temporal import STREAMS
 from src.utils.errors import UserError
 
@@ -43,8 +43,9 @@ def load_fused(folder: Path) -> Fusion:
     Raises:
         UserError: some of them are missing or broken.
     """
-    parts = {name: VideoScores.load(scores_file(folder.with_name(name))) for name in STREAMS}
-    return Fusion("late fusion", VideoScores.load(scores_file(folder)), parts)
+    files = {name: StageDir(folder.with_name(name)).scores() for name in (*STREAMS, LATE_FUSION)}
+    scores = {name: VideoScores.load(file) for name, file in files.items()}
+    return Fusion("late fusion", scores.pop(LATE_FUSION), scores)
 
 
 def write_late_fusion(stages: Mapping[str, StageDir]) -> Fusion | None:
@@ -74,7 +75,7 @@ def write_late_fusion(stages: Mapping[str, StageDir]) -> Fusion | None:
     stage_dir.path.mkdir(exist_ok=True)
     # Jobs that share their streams may all do so at once: each file is there completely.
     with TemporaryDirectory(dir=stage_dir.path) as draft:
-        fused.scores.save(scores_file(Path(draft)))
+        fused.scores.save(StageDir(Path(draft)).scores())
         for file in Path(draft).iterdir():
             file.replace(stage_dir.path / file.name)
     first, last = (stages[name].finished() or {} for name in STREAMS)

@@ -89,10 +89,12 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
             logging.getLogger().setLevel(logging.WARNING)  # the first speaks for all
         return work_as_rank(work, cfg, list(hydra.overrides.task))
     place = place_to_meet(trainer.num_nodes, hydra.job.get("num", 0))
+    spec = sys.modules[work.__module__].__spec__
     with tempfile.TemporaryDirectory() as folder:
         config, result = Path(folder) / "config.yaml", Path(folder) / "result.json"
         job = {
-            "work": _name_elsewhere(work),
+            # how another process finds it, also in the module that this one was started as
+            "work": f"{spec.name if spec else work.__module__}:{work.__qualname__}",
             # as it is: a stage's config is made before interpolations are resolved
             "config": OmegaConf.to_container(cfg, resolve=False),
             "logging": OmegaConf.to_container(hydra.job_logging, resolve=True),
@@ -114,12 +116,6 @@ def work_as_rank(work: Work, cfg: DictConfig, overrides: Sequence[str]) -> float
     value = work(cfg, overrides)
     atexit.register(leave_group)
     return value
-
-
-def _name_elsewhere(work: Work) -> str:
-    """How another process finds a function, also one of the module that this one was started as."""
-    spec = sys.modules[work.__module__].__spec__
-    return f"{spec.name if spec else work.__module__}:{work.__qualname__}"
 
 
 def processes_to_start(trainer: pl.Trainer, group: Group | None) -> int:

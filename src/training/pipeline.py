@@ -206,7 +206,7 @@ def _run_stage(
             trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             scores = collected.scores
-            files = scores.save_all(stage_dir.path)
+            files = scores.save_all(stage_dir)
             faults = [*unreadable.faults, *scores.faults]
             _finish(scores, faults, dirs, metadata, trained, overrides)
             try:

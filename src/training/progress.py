@@ -85,12 +85,12 @@ class StageProgress(ProgressBar):
             return
         batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
         done, of = trainer.current_epoch * batches + batch, epochs * batches
-        left = (time.perf_counter() - self._start) / self._trained * (of - done)
+        seconds = (time.perf_counter() - self._start) / self._trained * (of - done)
         self._bars["train"] = (
             f"{self.title}: epoch {trainer.current_epoch + 1}/{epochs}",
             done,
             of,
-            f"batch {batch} of {batches}, {_in_words(left)} left",
+            f"batch {batch} of {batches}, {timedelta(seconds=round(seconds))} left",
         )
         if self.throughput is not None:
             recent = self.throughput.recent
@@ -133,7 +133,7 @@ class StageProgress(ProgressBar):
         self._close()
         if not self._enabled or self.throughput is None:
             return
-        parts = [f"{self.title}: {_in_words(time.perf_counter() - self._start)}"]
+        parts = [f"{self.title}: {timedelta(seconds=round(time.perf_counter() - self._start))}"]
         stage = self.throughput.stage
         if stage.steps:
             parts.append(f"{stage.clips_per_second:.1f} clips/s")
@@ -205,8 +205,3 @@ class StageProgress(ProgressBar):
         self._logs.clear()
         self._live.stop()
         self._live = None
-
-
-def _in_words(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))

@@ -53,10 +53,8 @@ def compile_nets(mode: str | None, *nets: nn.Module) -> None:
 def convolutions_tried(benchmark: bool | None) -> Iterator[None]:
     """Within it cuDNN times its algorithms for each convolution and size, and keeps the fastest.
 
-    That is for training, whose clips have one size.
-
-    Args:
-        benchmark: Lightning's; None: unless algorithms have to be deterministic.
+    That is for training, whose clips have one size. `benchmark` is Lightning's, whose None stands
+    for: unless algorithms have to be deterministic.
     """
     before = torch.backends.cudnn.benchmark
     if benchmark is None:

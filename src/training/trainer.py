@@ -63,8 +63,7 @@ OURS = {
     "fast_dev_run": "debug=steps runs a few steps of every stage, in a directory of its own",
     "overfit_batches": "debug=overfit trains on one batch, in a directory of its own",
     "max_time": "a stage ends by its max_epochs; one that is stopped resumes by the same command",
-    "min_epochs": "a stage has stages.<stage>.max_epochs",
-    "min_steps": "a stage has stages.<stage>.max_epochs",
+    **dict.fromkeys(("min_epochs", "min_steps"), "a stage has stages.<stage>.max_epochs"),
     "barebones": "python -m src.benchmark target=step measures a step",
 }
 

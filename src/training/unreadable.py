@@ -78,7 +78,13 @@ class UnreadableVideos(Callback):
                     why = visible(everywhere[name])
                     log.warning("video %s: %s; %s", visible(name), why, _DONE[phase])
         if news and trainer.is_global_zero:
-            self._tell(trainer)
+            lines = [
+                visible(f"{phase} {name}: {reason}")
+                for phase, known in self.known.items()
+                for name, reason in known.items()
+            ]
+            self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            log_text(trainer, "skipped_videos", "\n".join(lines))
         allowed = self.data.reading.max_unreadable_fraction
         # As a quotient, for 0.57 * 100 is less than 57.
         if len(self.known["train"]) / len(self.data.videos.train) > allowed:
@@ -86,12 +92,3 @@ class UnreadableVideos(Callback):
                 f"{self.replaced[0]}; all are in {self.file}. data.videos.max_unreadable_fraction="
                 f"{allowed:g} is allowed: python -m src.verify_data shows what is wrong with them"
             )
-
-    def _tell(self, trainer: Trainer) -> None:
-        lines = [
-            visible(f"{phase} {name}: {reason}")
-            for phase, known in self.known.items()
-            for name, reason in known.items()
-        ]
-        self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        log_text(trainer, "skipped_videos", "\n".join(lines))

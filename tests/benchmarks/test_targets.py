@@ -12,9 +12,8 @@ from src.benchmarks import readers, run
 from src.benchmarks.fixtures import Fixtures, make_fixtures
 from src.benchmarks.flow import flow
 from src.benchmarks.harness import Measurement, Speed
-from src.benchmarks.startup import first_batches, make_dataset
+from src.benchmarks.startup import first_batch, make_dataset
 from src.data.stores import FlowFolders
-from src.experiment.build import build_datamodule
 from src.experiment.config import stage_config
 from src.media.images import FlowImages, FrameImages, open_images
 from src.media.video_file import VideoFile
@@ -142,11 +141,7 @@ def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> Non
         "stages.joint.data.batch_size=1",
     )
     config = stage_config(cfg, "joint")
-    table = first_batches(config, tmp_path / "index", videos, 1)
-    assert [row.name for row in table.rows] == ["folders listed", "index of folders kept"]
-    assert table.notes[0].startswith("seconds: folders listed ")
-    data = build_datamodule(config)
-    data.setup()
+    data = first_batch(config)
     assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
     assert isinstance(data.flow, FlowFolders)
     assert all(len(data.flow.index.videos(component)) == videos for component in "uv")

@@ -8,7 +8,8 @@ import pytest
 
 from src.importing.mat_file import Dag
 from src.importing.mat_file import Layer as ReadLayer
-from src.importing.recognize import Architecture, Pool, recognize
+from src.importing.recognize import Architecture, recognize
+from src.models.temporal import TemporalPool
 from src.utils.errors import UserError
 from tests.importing.released_mat import Layer, Net, base_stream, joined
 
@@ -63,7 +64,7 @@ def test_joint_networks(
     assert list(found.streams) == ["appearance", "motion"]
     assert (found.connection, found.connected) == (connection, (1, 2, 3, 4))
     assert (found.filters, found.filtered) == (filters, ("appearance", "motion"))
-    assert found.pool == (pool and Pool(*pool, "max"))
+    assert found.pool == (pool and TemporalPool(*pool, "max"))
 
 
 def test_injected_filters_that_the_release_did_not_find() -> None:

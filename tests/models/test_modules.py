@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from src.evaluation.protocol import TestProtocol
-from src.evaluation.scores import CollectScores
 from src.models.modules import Batch, JointModule, StreamModule, VideoClassifier
 from src.models.normalize import Normalize
 from src.models.optimization import LrMultipliers, Mixing, Optimization, warmup_cosine
@@ -269,10 +268,15 @@ def scores_and_top1(
     module: VideoClassifier, batches: list[Batch]
 ) -> tuple[dict[str, Tensor], float]:
     """Scores by video, and the top-1 accuracy that is logged."""
-    collect = CollectScores()
-    runner = trainer(callbacks=[collect])
+    scores: dict[str, Tensor] = {}
+
+    class Collect(pl.Callback):
+        def on_test_batch_end(self, *hook: Any) -> None:
+            outputs = hook[2]
+            scores.update(zip(outputs["video"], outputs["scores"], strict=True))
+
+    runner = trainer(callbacks=[Collect()])
     runner.test(module, loader(batches), verbose=False)
-    scores = dict(zip(collect.scores.videos, collect.scores.scores, strict=True))
     return scores, runner.callback_metrics["test/video/top1"].item()
 
 

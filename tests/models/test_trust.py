@@ -219,7 +219,6 @@ def test_what_a_checkpoint_was_trained_with_is_not_built(
         ({"flow": {"algorithm": "magic"}}, "no flow algorithm 'magic'"),
         ({"more": 1}, "no readable 'experiment' entry"),
         ({"config": {}}, "describes no network that can be built (KeyError: 'model')"),
-        ({"plan": {}}, "was made before version 0.1 was released"),
         ({"class_names": ["one"]}, "names 1 of 8 classes"),
     ],
 )

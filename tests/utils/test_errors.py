@@ -24,7 +24,7 @@ def test_in_messages_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
     faults = Faults("videos are odd", 9, dict.fromkeys(ODD, "\x9b"))
     told = r"3 of 9 videos are odd: \x1b[2J\u202eb (\x9b), line\nof \x07, caf\udce9"
     assert str(faults) == told
-    show_predictions([RankedClass(name, 1, "[red]\x1b[2J", 0.5) for name in ODD])
+    show_predictions([RankedClass(name, None, None, 1, "[red]\x1b[2J", 0.5) for name in ODD])
     show_results([Result(ODD[0], "", Accuracy(1, 0, 0, 0), ODD[0], (faults,))], "scores")
     out = capsys.readouterr().out
     assert out.replace("\n", "").isprintable()
