@@ -54,7 +54,8 @@ class CheckpointMetadata:
                 FlowSettings(**metadata.flow)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is not a checkpoint of this project: it has no readable {KEY!r} entry"
+                f"{path} is not a checkpoint of this project, or of an earlier version: it has no "
+                f"readable {KEY!r} entry"
             ) from error
         return metadata
 
