@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def _write_picture(path: Path, clip: Mapping[str, Any]) -> None:
 def _write_film(path: Path, clip: Mapping[str, Any]) -> None:
     pictures = clip_frames(clip["rgb"]) if "rgb" in clip else flow_pictures(clip["flow"])
     frames = [_resized(picture, HEIGHT) for picture in pictures]
-    with VideoWriter(path, frames[0].shape[:2], RATE, crf=23) as writer:
+    with closing(VideoWriter(path, frames[0].shape[:2], RATE, crf=23)) as writer:
         for frame in frames:
             writer.write(frame)
 
