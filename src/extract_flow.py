@@ -43,7 +43,7 @@ def extract(cfg: "DictConfig") -> None:
     print(
         f"flow of {result.done} videos extracted, {result.reused} already there, "
         f"{len(result.failed)} failed; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames_per_second:.1f} frames/s"
+        f"{result.frames / result.seconds:.1f} frames/s"
     )
     print(f"flow in {output}, its settings in {output / FILE_NAME}")
     if result.failed:

@@ -67,6 +67,11 @@ def write_flow(root: Path, video: str, fields: Uint8) -> Path:
     return root
 
 
+def dequantize(image: Uint8, bound: float = 20.0) -> npt.NDArray[np.float32]:
+    """Invert `src.flow.algorithm.quantize` to within half a step, bound / 255 pixels."""
+    return image.astype(np.float32) * np.float32(2.0 * bound / 255.0) - np.float32(bound)
+
+
 def stored_flow(root: Path, video: str) -> FlowImages:
     """The flow of a video below `root`."""
     return FlowImages(open_images(root), video)

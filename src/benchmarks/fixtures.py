@@ -10,8 +10,8 @@ import av
 import cv2
 import numpy as np
 
-from src.flow.algorithm import quantize
-from src.flow.algorithms import make_algorithm
+from src.flow.algorithm import prepare, quantize
+from src.flow.settings import FlowSettings
 from src.media.find_videos import find_videos
 from src.media.images import encode_jpeg
 from src.media.sources import Uint8, resize, size_at
@@ -97,8 +97,8 @@ def _drawn() -> Iterator[tuple[str, list[Uint8]]]:
 
 def _write_images(root: Path, name: str, frames: list[Uint8]) -> None:
     """Frames and flow in the released layout, and the same in that of mmaction2."""
-    algorithm = make_algorithm("dis", {})
-    grey = np.stack([algorithm.prepare(frame, SHORT_SIDE) for frame in frames])
+    algorithm = FlowSettings("dis").make()
+    grey = np.stack([prepare(frame, SHORT_SIDE, algorithm.color) for frame in frames])
     flow = quantize(algorithm.fields(grey[:-1], grey[1:]))  # (N - 1, H, W, 2)
     for number, frame in enumerate(frames, start=1):
         _write(root, frame, f"jpegs_256/{name}/frame{number:06d}", f"{name}/img_{number:05d}")

@@ -9,8 +9,8 @@ import torch
 
 from src.benchmarks.fixtures import Fixtures
 from src.benchmarks.harness import Candidate, Measurement, measure
-from src.flow.algorithm import FlowAlgorithm, Frames, quantize
-from src.flow.algorithms import make_algorithm
+from src.flow.algorithm import FlowAlgorithm, Frames, prepare, quantize
+from src.flow.settings import FlowSettings
 from src.media.images import encode_jpeg
 from src.media.video_file import VideoFile
 
@@ -31,16 +31,16 @@ def flow(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def inputs(algorithm: FlowAlgorithm) -> tuple[Frames, Frames]:
-        prepared = np.stack([algorithm.prepare(image, short_side) for image in images])
+        prepared = np.stack([prepare(image, short_side, algorithm.color) for image in images])
         return prepared[::2], prepared[1::2]
 
     def candidate(name: str, where: str, note: str = "", **parameters: Any) -> Candidate:
-        algorithm = make_algorithm(name, parameters, where)
+        algorithm = FlowSettings(name, parameters).make(where)
         first, second = inputs(algorithm)
         shown = f"{name} on {where}" if where != "cpu" else name
         return Candidate(shown, lambda: len(algorithm.fields(first, second)), note)
 
-    tvl1, ours = make_algorithm("tvl1", {}), make_algorithm("tvl1_torch", {}, device)
+    tvl1, ours = FlowSettings("tvl1").make(), FlowSettings("tvl1_torch").make(device)
     reference = tvl1.fields(*inputs(tvl1))  # (N, H, W, 2)
     inside = np.s_[:, BORDER:-BORDER, BORDER:-BORDER]
     difference = (ours.fields(*inputs(ours)) - reference)[inside]

@@ -319,9 +319,7 @@ class VideoDataModule(pl.LightningDataModule):
     def test_video(self, name: str, device: str | torch.device = "cpu") -> Sample:
         """One video of the tested part as the test sees it, without the batch's dimension.
 
-        Args:
-            name: of the video.
-            device: where its flow is computed, if it is computed on a device.
+        Flow that is computed on a device is computed on this one.
 
         Raises:
             UserError: there is no such video. Whatever reading raises is raised as it is.

@@ -165,8 +165,7 @@ def read_view(
         geometry = view.geometry(first_image.shape[:2], rng)
         sample["rgb"] = rgb_clip(chain([first_image], images), len(frames), geometry)
     if isinstance(flow, FramesForFlow):
-        geometry = geometry or view.geometry(flow.frames.size, rng)
-        sample |= flow.read(frames, stack, geometry)
+        sample |= flow.read(frames, stack, lambda size: geometry or view.geometry(size, rng))
     elif flow:
         places = stack_indices(frames, stack, flow.num_fields)
         fields = flow.flow(list(places))
@@ -183,6 +182,7 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
+@dataclass(eq=False)
 class VideoDataset(Dataset[Sample]):
     """Views of listed videos.
 
@@ -197,18 +197,13 @@ class VideoDataset(Dataset[Sample]):
         augment: what more is done to the colors of a clip; flow has none.
     """
 
-    def __init__(
-        self,
-        videos: Sequence[Video],
-        rgb: FrameStore | None,
-        flow: FlowStore | None,
-        view: View,
-        stack: int,
-        seed: int,
-        augment: ColorTransform | None = None,
-    ) -> None:
-        self.videos, self.rgb, self.flow = videos, rgb, flow
-        self.view, self.stack, self.seed, self.augment = view, stack, seed, augment
+    videos: Sequence[Video]
+    rgb: FrameStore | None
+    flow: FlowStore | None
+    view: View
+    stack: int
+    seed: int
+    augment: ColorTransform | None = None
 
     def __len__(self) -> int:
         return len(self.videos)

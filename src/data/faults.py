@@ -44,9 +44,8 @@ class Faults:
         """All in one line: how many, the first with its reason, and the names of the next."""
         names = list(self.videos)
         shown = [f"{name} ({self.videos[name]})" for name in names[:1]] + names[1:_SHOWN]
-        shown = [*map(visible, shown)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return f"{len(names)} of {self.of} {self.what}: {', '.join(shown)}{more}"
+        return f"{len(names)} of {self.of} {self.what}: {', '.join(map(visible, shown))}{more}"
 
 
 class VideoErrors:
@@ -92,12 +91,8 @@ class SkipBrokenVideos(Dataset[dict[str, Any]]):
     A video that hangs is interrupted as soon as its decoder returns to Python. C code that never
     does cannot be; then `VideoLoader` names the video when no batch comes.
 
-    Args:
-        dataset: takes (video, epoch), and has `videos`.
-        workers: number of reading processes.
-        replace: whether to draw another.
-        seed: of the draws.
-        time_limit: seconds after which a video has failed; 0 waits on.
+    `dataset` takes (video, epoch), and has `videos`; after `time_limit` seconds a video has failed,
+    0 waits on.
     """
 
     def __init__(

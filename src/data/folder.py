@@ -59,8 +59,7 @@ def read_folder(
         group: a regular expression that finds the group in a video's path below the root: what its
             parentheses match, or all of it without any. None takes the column `group`; without one
             every video is a group of its own.
-        test_share: of all videos, in 0..1.
-        seed: of the splits.
+        test_share, seed: of all videos, in 0..1; of the splits.
         fingerprint: of all splits as they were, see `lists_of`; None for any.
 
     Raises:

@@ -184,11 +184,7 @@ class EpochSampler(Sampler[VideoAndEpoch]):
     step; an unshuffled one is dealt as it is, so that evaluation counts every video once. The next
     epoch leaves out its first `skip` pairs, which were dealt before a stop.
 
-    Args:
-        count: of videos.
-        seed: of their order.
-        shuffle: whether there is one.
-        repeat: pairs that a rank is dealt over and over, in every epoch the same; None for all.
+    With `repeat` a rank is dealt as many pairs over and over, in every epoch the same.
     """
 
     def __init__(self, count: int, seed: int, shuffle: bool, repeat: int | None = None) -> None:

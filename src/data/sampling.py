@@ -4,8 +4,8 @@ A frame t is valid when its complete flow stack exists: the `stack` flow fields 
 t + stack/2 - 1 around it. Samplers of clips choose among the valid frames of a video.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,17 +41,10 @@ def evenly_spaced(first: int, last: int, count: int) -> Indices:
     return np.rint(np.linspace(first, last, count)).astype(np.int64)
 
 
-class ClipSampler(Protocol):
-    """Chooses the `count` frames of a clip, ascending, out of the valid range first..last.
-
-    `stride` is the data's range of tau, for samplers that have none of their own. Without `rng`
-    nothing is drawn: the clip for validation.
-    """
-
-    def __call__(
-        self, first: int, last: int, count: int, stride: Stride, rng: np.random.Generator | None
-    ) -> Indices:
-        """Choose the frames of one clip."""
+# By (first, last, count, stride, rng) the `count` frames of a clip, ascending, out of the valid
+# range first..last. `stride` is the data's range of tau, for samplers that have none of their own;
+# without `rng` nothing is drawn: the clip for validation.
+ClipSampler = Callable[[int, int, int, Stride, np.random.Generator | None], Indices]
 
 
 @dataclass(frozen=True)

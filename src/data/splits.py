@@ -41,8 +41,6 @@ HMDB51 = tuple(_HMDB51.split())  # as `read_hmdb51` finds them: alphabetical
 UCF101 = tuple(_UCF101.split())  # as `read_ucf101` finds them: in the order of classInd.txt
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a split, in words
-
-
 Label = TypeVar("Label", int, str)
 _DIGITS = 9  # that shares are compared to: sums of them depend on the order
 # The same for every run: what is chosen between must be validated on the same videos.

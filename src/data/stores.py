@@ -5,8 +5,9 @@ where, for messages. Any two can be put together: RGB from videos with flow from
 everything from archives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from src.data.splits import Video
 from src.data.transforms import CropResizeFlip
 from src.flow.after_transfer import FRAMES, LENGTHS, Batch
 from src.flow.algorithm import prepare
+from src.flow.algorithms import ALGORITHMS
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import FlowImages, FrameImages, ImageIndex, open_images
-from src.media.sources import RGBSource, size_at
+from src.media.sources import RGBSource, Size, size_at
 from src.media.video_file import VideoFile
 from src.utils.commands import shown_override
 from src.utils.errors import UserError
@@ -59,22 +61,21 @@ class VideoFiles:
 class ImageStore:
     """Videos as JPEG images, in folders or in archives."""
 
-    component: str  # that a video must have
+    components: tuple[str, ...]  # of which a video must have the first
 
     def __init__(self, index: ImageIndex) -> None:
         self.index, self.place = index, str(index.root)
 
     def find(self, videos: Sequence[Video]) -> list[Video | None]:
         """The videos that have images."""
-        return [
-            video if self.index.images(self.component, video.name) else None for video in videos
-        ]
+        first = self.components[0]
+        return [video if self.index.images(first, video.name) else None for video in videos]
 
 
 class FrameFolders(ImageStore):
     """Frames as JPEG images."""
 
-    component = "rgb"
+    components = ("rgb",)
 
     def open(self, video: Video) -> FrameImages:
         """The frames of a video."""
@@ -84,7 +85,7 @@ class FrameFolders(ImageStore):
 class FlowFolders(ImageStore):
     """Flow as JPEG images."""
 
-    component = "u"
+    components = ("u", "v")
 
     def open(self, video: Video) -> FlowImages:
         """The flow of a video."""
@@ -102,10 +103,13 @@ class FramesForFlow:
         if frames.num_frames < 2:
             raise UserError("a video of a single frame has no optical flow")
         self.frames, self.num_fields = frames, frames.num_frames - 1
-        self._short_side, self._color = settings.short_side, settings.color
+        self._short_side = settings.short_side
+        self._color = ALGORITHMS[settings.algorithm].color
 
-    def read(self, frames: Indices, stack: int, geometry: CropResizeFlip) -> Batch:
-        """Read what the flow of a clip's frames needs.
+    def read(
+        self, frames: Indices, stack: int, geometry_of: Callable[[Size], CropResizeFlip]
+    ) -> Batch:
+        """Read what the flow of a clip's frames needs, cut as their first image asks for.
 
         Returns:
             "flow_frames", uint8 (T, L + 1, *size), or (T, L + 1, *size, 3) where the algorithm
@@ -115,13 +119,16 @@ class FramesForFlow:
         around = frames[:, None] + np.arange(-(stack // 2), stack // 2 + 1)[None, :]  # (T, L + 1)
         around = np.clip(around, 0, self.frames.num_frames - 1)
         distinct, places = np.unique(around, return_inverse=True)
-        images = []
-        for image in self.frames.rgb(distinct.tolist()):
-            stored = size_at(image.shape[:2], self._short_side)
-            images.append(prepare(geometry.cut(image), min(geometry.size), self._color))
-        v, u = geometry.flow_lengths(stored)
+        images = self.frames.rgb(distinct.tolist())
+        first = next(images)
+        geometry = geometry_of(first.shape[:2])
+        cuts = [
+            prepare(geometry.cut(image), min(geometry.size), self._color)
+            for image in chain([first], images)
+        ]
+        v, u = geometry.flow_lengths(size_at(first.shape[:2], self._short_side))
         return {
-            FRAMES: torch.from_numpy(np.stack(images)[places.reshape(around.shape)]),
+            FRAMES: torch.from_numpy(np.stack(cuts)[places.reshape(around.shape)]),
             LENGTHS: torch.tensor([u, v], dtype=torch.float32),
         }
 
@@ -139,10 +146,10 @@ class OnTheFlyFlowStore:
 
     def open(self, video: Video) -> OnTheFlyFlow | FramesForFlow:
         """The flow of a video, or its frames if the device is to compute it."""
-        settings, frames = self.settings, self.frames.open(video)
-        if settings.uses_torch:
-            return FramesForFlow(frames, settings)
-        return OnTheFlyFlow(frames, settings.make(), settings.short_side, settings.bound)
+        frames = self.frames.open(video)
+        if self.settings.uses_torch:
+            return FramesForFlow(frames, self.settings)
+        return OnTheFlyFlow(frames, self.settings, self.settings.make())
 
 
 FrameStore = VideoFiles | FrameFolders

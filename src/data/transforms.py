@@ -185,16 +185,11 @@ def flow_clip(
     return torch.from_numpy(clip).flatten(0, 1)  # (2L, T, H, W)
 
 
-def hflip_rgb(rgb: Tensor) -> Tensor:
-    """Mirror frames (..., W) left to right."""
-    return rgb.flip(-1)
-
-
-def hflip_flow(flow: Tensor) -> Tensor:
-    """Mirror quantized flow (..., 2L, T, H, W): positions, and the sign of u (255 - u in uint8)."""
-    mirrored = flow.flip(-1)
-    u = mirrored[..., 0::2, :, :, :]
-    u.copy_(255 - u)
+def hflip(modality: str, clip: Tensor) -> Tensor:
+    """Mirror uint8 "rgb" or "flow" (..., C, T, H, W); of flow also the sign of u, as 255 - u."""
+    mirrored = clip.flip(-1)
+    if modality == "flow":
+        mirrored[..., 0::2, :, :, :].bitwise_not_()
     return mirrored
 
 

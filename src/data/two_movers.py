@@ -11,6 +11,7 @@ It is made in a hidden folder beside, which takes the name of <root> when it is 
 import json
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +52,7 @@ def read_two_movers(
 
     Args:
         root: the dataset's own folder: a complete one, an empty one or a new one.
-        num_train: clips to train on.
-        num_test: clips to test on.
+        num_train, num_test: clips to train and to test on.
         seed: of everything that is drawn.
         split: 1, there is no other.
         workers: processes that make it; None is one per core, fewer for a few clips.
@@ -86,17 +86,14 @@ def flow_settings() -> "FlowSettings":
 
 def _jobs(folder: Path, recipe: dict[str, int]) -> tuple[list[_Job], list[_Job]]:
     """The videos to train on and those to test on, with `folder` as the dataset's own."""
-    train, test, seed = recipe["num_train"], recipe["num_test"], recipe["seed"]
-    return (
-        [_job(folder, (seed, 0, index), index) for index in range(train)],
-        [_job(folder, (seed, 1, index), train + index) for index in range(test)],
-    )
-
-
-def _job(folder: Path, seed: tuple[int, int, int], number: int) -> _Job:
-    label = seed[2] % len(CLASSES)
-    name = f"{CLASSES[label]}_{number:06d}"
-    return _Job(Video(name, folder / "videos" / CLASSES[label] / f"{name}.mp4", label), seed)
+    jobs: tuple[list[_Job], list[_Job]] = ([], [])
+    for part, count in enumerate((recipe["num_train"], recipe["num_test"])):
+        for index in range(count):
+            label = index % len(CLASSES)
+            name = f"{CLASSES[label]}_{part * recipe['num_train'] + index:06d}"
+            path = folder / "videos" / CLASSES[label] / f"{name}.mp4"
+            jobs[part].append(_Job(Video(name, path, label), (recipe["seed"], part, index)))
+    return jobs
 
 
 def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
@@ -163,16 +160,11 @@ def _table(jobs: list[_Job]) -> str:
 def _make_videos(jobs: Sequence[_Job], workers: int) -> None:
     if not jobs:
         return
-    text = "Drawing two_movers"
     console = Console(stderr=True, force_jupyter=False)  # a notebook would need widgets
-    if workers == 1:
-        for job in track(jobs, text, console=console):
-            _make_video(job)
-        return
     try:
-        with worker_pool(workers, __name__) as pool:
-            made = pool.map(_make_video, jobs, chunksize=4)
-            for _ in track(made, text, len(jobs), console=console):
+        with worker_pool(workers, __name__) if workers > 1 else nullcontext() as pool:
+            made = pool.map(_make_video, jobs, chunksize=4) if pool else map(_make_video, jobs)
+            for _ in track(made, "Drawing two_movers", len(jobs), console=console):
                 pass
     except BrokenProcessPool as error:
         raise UserError(
@@ -186,7 +178,8 @@ def _make_video(job: _Job) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")  # of this name, so that the next making reuses it
     # Every frame is a key frame: one predicted from others could show traces of the motion.
-    with VideoWriter(part, (SIZE, SIZE), FPS, crf=12, key_frames_only=True) as video:
+    writer = VideoWriter(part, (SIZE, SIZE), FPS, crf=12, key_frames_only=True)
+    with closing(writer):
         for frame in clip.frames:
-            video.write(frame)
+            writer.write(frame)
     part.replace(path)

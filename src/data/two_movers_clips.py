@@ -90,10 +90,8 @@ def _centers(rng: np.random.Generator) -> list[tuple[float, float]]:
 
 def _aperture(center: tuple[float, float], corners: int, angle: float) -> Array:
     """A disc or regular polygon as a mask (H, W) of 0..1 with an edge one pixel soft."""
-    x, y = (
-        (np.arange(SIZE) + 0.5 - center[0])[None, :],
-        (np.arange(SIZE) + 0.5 - center[1])[:, None],
-    )
+    x = (np.arange(SIZE) + 0.5 - center[0])[None, :]
+    y = (np.arange(SIZE) + 0.5 - center[1])[:, None]
     if corners == 0:
         outside = np.hypot(x, y) - RADIUS
     else:  # how far beyond the farthest of its sides

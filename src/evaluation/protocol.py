@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.data.transforms import hflip_flow, hflip_rgb
+from src.data.dataset import MODALITIES
+from src.data.transforms import hflip
 from src.models.modules import Batch
 from src.utils.errors import UserError
 from src.utils.values import check_choice
 
 CROPS = ("full_frame", "ten", "center")
 AVERAGES = ("logits", "probabilities")
-_HFLIPS = {"rgb": hflip_rgb, "flow": hflip_flow}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TestProtocol:
         Raises:
             UserError: the frames are smaller than the crop.
         """
-        clips = {name: batch[name] for name in _HFLIPS if name in batch}
+        clips = {name: batch[name] for name in MODALITIES if name in batch}
         for top, left, height, width in self._boxes(*next(iter(clips.values())).shape[-2:]):
             view = {
                 name: clip[..., top : top + height, left : left + width]
@@ -81,7 +81,7 @@ class TestProtocol:
             }
             yield batch | view
             if self.hflip:
-                yield batch | {name: _HFLIPS[name](clip) for name, clip in view.items()}
+                yield batch | {name: hflip(name, clip) for name, clip in view.items()}
 
     def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """Top, left, height and width of every crop of frames (height, width)."""

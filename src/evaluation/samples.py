@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def save_samples(
         drawn = _resized(draw_clip(images.values()), len(images) * HEIGHT)
         picture.write_bytes(encode_jpeg(drawn, quality=88))
         frames = [_resized(image, HEIGHT) for image in next(iter(images.values()))]
-        with VideoWriter(film, frames[0].shape[:2], RATE, crf=23) as writer:
+        with closing(VideoWriter(film, frames[0].shape[:2], RATE, crf=23)) as writer:
             for frame in frames:
                 writer.write(frame)
         predictions = {

@@ -35,12 +35,7 @@ class Extraction:
     reused: int  # videos whose flow was already there
     failed: dict[str, str]  # why videos have no flow, by name
     frames: int  # read for the videos extracted now
-    seconds: float  # of wall-clock time
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames per second over all workers, their start included."""
-        return self.frames / self.seconds if self.seconds else 0.0
+    seconds: float  # of wall-clock time, the start of workers included
 
 
 def extract_flow(

@@ -114,8 +114,6 @@ class ZipArchives:
 
 Format = JpegFolders | ZipArchives
 FORMATS: dict[str, type[Format]] = {"jpeg": JpegFolders, "zip": ZipArchives}
-
-
 _worker: tuple[FlowSettings, FlowAlgorithm, type[Format]]  # what this process works with
 
 
@@ -142,7 +140,7 @@ def extract_video(video: Path, part: Path) -> int:
     settings, algorithm, format = _worker
     try:
         frames = VideoFile(video)
-        source = OnTheFlyFlow(frames, algorithm, settings.short_side, settings.bound)
+        source = OnTheFlyFlow(frames, settings, algorithm)
         fields = source.flow(range(source.num_fields))
         encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
         format.write(part, video.stem, encoded)

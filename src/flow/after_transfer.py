@@ -6,6 +6,8 @@ vectors are brought to the length that they have in stored flow. What stored flo
 does not is the image beyond the cut's border.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,22 +22,18 @@ Batch = dict[str, Any]
 class FlowAfterTransfer:
     """Puts "flow" (B, 2L, T, H, W), quantized, into a batch that holds "flow_frames".
 
-    Args:
-        settings: how the flow is computed; the algorithm must run on any device.
+    The algorithm of its settings must run on any device.
     """
 
     def __init__(self, settings: FlowSettings) -> None:
         self.settings = settings
-        self._algorithms: dict[str, Any] = {}
+        self._algorithm_on: Callable[[str], Any] = cache(settings.make)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
         """Compute the flow on the batch's device."""
         frames, lengths = batch[FRAMES], batch[LENGTHS]
-        device = str(frames.device)
-        if device not in self._algorithms:
-            self._algorithms[device] = self.settings.make(device)
-        algorithm = self._algorithms[device]
+        algorithm = self._algorithm_on(str(frames.device))
         if algorithm.color:
             frames = frames.movedim(-1, 3)  # (B, T, L + 1, 3, H, W)
         first, second = frames[:, :, :-1], frames[:, :, 1:]

@@ -36,10 +36,6 @@ class FlowAlgorithm:
     batch: int = 1
     tensors: "Callable[[Tensor, Tensor], Tensor] | None" = None
 
-    def prepare(self, image: Frames, short_side: int) -> Frames:
-        """Give an RGB image (H, W, 3) its smaller side, and the colors that are looked at."""
-        return prepare(image, short_side, self.color)
-
 
 @dataclass(frozen=True)
 class TVL1Parameters:
@@ -74,7 +70,7 @@ def on_device(
     """Wrap a function of tensors that runs on `device`.
 
     Args:
-        flow: from uint8 frames (N, H, W), or (N, 3, H, W) if `color`, to (N, 2, H, W) in pixels.
+        flow: as `FlowAlgorithm.tensors`, of uint8 frames.
         device: such as cpu or cuda:1.
         batch_on_gpu: pairs given to it together at most. A CPU is fastest when one pair's arrays
             stay in its cache.
@@ -117,8 +113,3 @@ def quantize(flow: Fields, bound: float = 20.0) -> Frames:
     The way the released TV-L1 flow is stored.
     """
     return levels(flow, bound).astype(np.uint8)
-
-
-def dequantize(image: Frames, bound: float = 20.0) -> Fields:
-    """Invert `quantize` to within half a step, bound / 255 pixels."""
-    return image.astype(np.float32) * np.float32(2.0 * bound / 255.0) - np.float32(bound)

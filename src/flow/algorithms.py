@@ -4,14 +4,15 @@ Of each, `uses_torch` says whether it can run on any device, and `color` whether
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from src.flow.algorithm import Fields, FlowAlgorithm, Frames, TVL1Parameters
-from src.utils.errors import UserError, first_line
+from src.flow.algorithm import Fields, FlowAlgorithm, Frames, TVL1Parameters, on_device
+from src.utils.errors import UserError
 
 DIS_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -64,9 +65,9 @@ class TVL1Torch(TVL1Parameters):
 
     def make(self, device: str) -> FlowAlgorithm:
         """On any device."""
-        from src.flow import tvl1_torch
+        from src.flow.tvl1_torch import BATCH_ON_GPU, tvl1_flow
 
-        return tvl1_torch.algorithm(self, device)
+        return on_device(partial(tvl1_flow, parameters=self), device, BATCH_ON_GPU)
 
 
 @dataclass(frozen=True)
@@ -129,28 +130,3 @@ ALGORITHMS: dict[str, type[TVL1 | DIS | TVL1Torch | RAFT]] = {
 def _one_by_one(calc: Callable[[Frames, Frames], Fields]) -> FlowAlgorithm:
     """Wrap a function of one pair of gray frames (H, W)."""
     return FlowAlgorithm(lambda first, second: np.stack([*map(calc, first, second)]))
-
-
-def all_parameters(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters given, and the defaults of those that are not.
-
-    Raises:
-        UserError: there is no such algorithm.
-    """
-    if name not in ALGORITHMS:
-        raise UserError(f"no flow algorithm {name!r}: choose from {', '.join(ALGORITHMS)}")
-    return {each.name: each.default for each in fields(ALGORITHMS[name])} | parameters
-
-
-def make_algorithm(name: str, parameters: dict[str, Any], device: str = "cpu") -> FlowAlgorithm:
-    """Build the algorithm `name` with its own parameters, on `device` if it can run on one.
-
-    Raises:
-        UserError: there is no such algorithm, it has no such parameter, or there is no such device.
-    """
-    arguments = all_parameters(name, parameters)
-    try:
-        return ALGORITHMS[name](**arguments).make(device)
-    except (TypeError, cv2.error) as error:
-        reason = first_line(error)
-        raise UserError(f"flow algorithm {name} refuses {parameters}: {reason}") from error

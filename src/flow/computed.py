@@ -5,34 +5,26 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from src.flow.algorithm import Fields, FlowAlgorithm, quantize
-from src.media.sources import RGBSource, Size, Uint8, in_order, size_at
+from src.flow.algorithm import Fields, FlowAlgorithm, prepare, quantize
+from src.flow.settings import FlowSettings
+from src.media.sources import RGBSource, Uint8, in_order
 from src.utils.errors import UserError, first_line
 
 
 class OnTheFlyFlow:
     """Flow computed from the frames of an RGB source when it is asked for.
 
-    Frames are resized to the smaller side `short_side` first, and flow is quantized within `bound`
-    pixels, see `src.flow.algorithm`.
+    Its `algorithm` is one that `settings` make; making it may take longer than a video.
 
     Raises:
         UserError: the video has a single frame.
     """
 
-    def __init__(
-        self, frames: RGBSource, algorithm: FlowAlgorithm, short_side: int, bound: float
-    ) -> None:
+    def __init__(self, frames: RGBSource, settings: FlowSettings, algorithm: FlowAlgorithm) -> None:
         if frames.num_frames < 2:
             raise UserError("a video of a single frame has no optical flow")
-        self.frames, self.algorithm = frames, algorithm
-        self.short_side, self.bound = short_side, bound
-        self.num_fields = frames.num_frames - 1
-
-    @property
-    def size(self) -> Size:
-        """Height and width of a field."""
-        return size_at(self.frames.size, self.short_side)
+        self.frames, self.num_fields = frames, frames.num_frames - 1
+        self.settings, self.algorithm = settings, algorithm
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """Compute the fields `indices` (from 0, any order, repeats allowed), quantized u, v.
@@ -51,8 +43,8 @@ class OnTheFlyFlow:
             frames = {i: frame for i, frame in frames.items() if i >= some[0]}
             while not frames or max(frames) <= some[-1]:
                 i, image = next(images)
-                frames[i] = self.algorithm.prepare(image, self.short_side)
-            for field in quantize(self._fields(frames, some), self.bound):
+                frames[i] = prepare(image, self.settings.short_side, self.algorithm.color)
+            for field in quantize(self._fields(frames, some), self.settings.bound):
                 yield field[..., 0], field[..., 1]
 
     def _fields(self, frames: Mapping[int, Uint8], indices: Sequence[int]) -> Fields:

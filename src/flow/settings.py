@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +13,8 @@ import cv2
 
 from src import __version__
 from src.flow.algorithm import FlowAlgorithm
-from src.flow.algorithms import ALGORITHMS, all_parameters, make_algorithm
-from src.utils.errors import UserError
+from src.flow.algorithms import ALGORITHMS
+from src.utils.errors import UserError, first_line
 
 FILE_NAME = "flow.json"
 
@@ -36,9 +36,13 @@ class FlowSettings:
     bound: float = 20.0
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise UserError(
+                f"no flow algorithm {self.algorithm!r}: choose from {', '.join(ALGORITHMS)}"
+            )
         # All parameters, so that settings compare equal whether defaults were spelt out or not.
-        complete = all_parameters(self.algorithm, dict(self.parameters))
-        object.__setattr__(self, "parameters", complete)
+        complete = {each.name: each.default for each in fields(ALGORITHMS[self.algorithm])}
+        object.__setattr__(self, "parameters", complete | dict(self.parameters))
         if not (self.short_side >= 1 and 0 < self.bound < math.inf):
             raise UserError(
                 f"flow with short_side={self.short_side} and bound={self.bound}: both must be "
@@ -49,19 +53,19 @@ class FlowSettings:
         """Build the algorithm, on `device` if it can run on one.
 
         Raises:
-            UserError: a wrong name or parameter, or there is no such device.
+            UserError: it has no such parameter, or there is no such device.
         """
-        return make_algorithm(self.algorithm, dict(self.parameters), device)
+        try:
+            return ALGORITHMS[self.algorithm](**self.parameters).make(device)
+        except (TypeError, cv2.error) as error:
+            raise UserError(
+                f"flow algorithm {self.algorithm} refuses {self.parameters}: {first_line(error)}"
+            ) from error
 
     @property
     def uses_torch(self) -> bool:
         """Whether the algorithm is one of PyTorch, which can run on a device."""
         return ALGORITHMS[self.algorithm].uses_torch
-
-    @property
-    def color(self) -> bool:
-        """Whether the algorithm sees colors."""
-        return ALGORITHMS[self.algorithm].color
 
     def save(self, folder: Path) -> None:
         """Write flow.json, completely or not at all; if there is one already, it stays.

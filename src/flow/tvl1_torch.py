@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.flow.algorithm import FlowAlgorithm, TVL1Parameters, on_device
+from src.flow.algorithm import TVL1Parameters
 from src.media.sources import Size
 from src.utils.errors import first_line
 
@@ -40,8 +40,6 @@ FLAT = torch.finfo(torch.float32).eps  # squared gradients below this say nothin
 UNROLLED = 10
 BATCH_ON_GPU = 32  # pairs
 COMPILED = {"cuda"}  # types of devices
-
-
 DEFAULTS = TVL1Parameters()
 
 
@@ -299,8 +297,3 @@ def _fused(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
-
-
-def algorithm(parameters: TVL1Parameters, device: str) -> FlowAlgorithm:
-    """Make `tvl1_flow` a flow algorithm that computes on `device`."""
-    return on_device(functools.partial(tvl1_flow, parameters=parameters), device, BATCH_ON_GPU)

@@ -46,7 +46,7 @@ def contributions(module: VideoClassifier, batches: Iterable[Batch]) -> list[Con
     if not isinstance(net, TwoStreamResNet):
         raise UserError("a stream alone has no connection: give the checkpoint of a joint stage")
     connection = net.connection
-    stages = [stage for stage in STAGES if connection.at(stage)]
+    stages = [stage for stage in STAGES if connection.into(stage)]
     if not stages:
         raise UserError("this network's streams are not connected: connection.kind=none")
     ratios: list[dict[tuple[int, str], Tensor]] = []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from src.media.sources import Size, Uint8, resize
+from src.media.sources import Uint8, resize
 from src.media.video_file import VideoFile, open_video, rate_of
 from src.utils.errors import UserError, first_line
 
@@ -54,12 +55,10 @@ def read_in_order(source: str) -> Iterator[TimedFrame]:
 
 def duration_of(path: str) -> float | None:
     """Seconds that a file states to last; None if it does not."""
-    try:
-        with open_video(path) as stream:
-            duration = stream.container.duration
-            return duration / av.time_base if duration else None
-    except (av.FFmpegError, ValueError):
-        return None
+    with suppress(av.FFmpegError, ValueError), open_video(path) as stream:
+        if duration := stream.container.duration:
+            return duration / av.time_base
+    return None
 
 
 def _decoded(source: str) -> Iterator[TimedFrame]:
@@ -125,22 +124,10 @@ class Upright(VideoFile):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._turns = _turns_of(path)
-
-    @property
-    def size(self) -> Size:
-        """Height and width of a frame."""
-        height, width = super().size
-        return (width, height) if self._turns % 2 else (height, width)
+        self._turns = 0  # of what PyAV cannot read here, too
+        with suppress(av.FFmpegError, ValueError, StopIteration), open_video(str(path)) as stream:
+            self._turns = quarter_turns(next(stream.container.decode(stream)))
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
         return (upright(image, self._turns) for image in super().rgb(indices))
-
-
-def _turns_of(path: str | Path) -> int:
-    try:
-        with open_video(str(path)) as stream:
-            return quarter_turns(next(stream.container.decode(stream)))
-    except (av.FFmpegError, ValueError, StopIteration):
-        return 0  # `VideoFile` tells what is wrong, or reads it another way

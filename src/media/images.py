@@ -10,23 +10,17 @@ import numpy as np
 
 from src.media.image_archives import ArchiveImages, images_in_archive
 from src.media.image_folders import FolderImages, images_in_folders
-from src.media.sources import Size, Uint8
+from src.media.sources import Uint8
 from src.utils.errors import UserError
 
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a gray
 # level on average, in half the bytes of a lossless file.
 JPEG_QUALITY = 95
-
-
 Images = ArchiveImages | FolderImages  # of one component of one video, by their numbers
 
 
 class ImageIndex:
-    """Images of many videos.
-
-    Args:
-        root: the folder or archive, for messages.
-        images: of each component of each video.
+    """Images of many videos, those of a component of each; the root is for messages.
 
     Raises:
         UserError: a component of a video is there twice.
@@ -107,12 +101,6 @@ class FrameImages:
             raise UserError(f"no frames of video {video} in {index.root}")
         self._images, self.num_frames = images, len(images)
 
-    @property
-    def size(self) -> Size:
-        """Height and width, of the first frame."""
-        height, width, _ = _decode(self._images, 0, cv2.IMREAD_COLOR_RGB).shape
-        return height, width
-
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
         return (_decode(self._images, index, cv2.IMREAD_COLOR_RGB) for index in indices)
@@ -134,12 +122,6 @@ class FlowImages:
                 "python -m src.extract_flow input=<folder of videos> output=<folder>"
             )
         self._u, self._v, self.num_fields = u, v, len(u)
-
-    @property
-    def size(self) -> Size:
-        """Height and width, of the first field."""
-        height, width = _decode(self._u, 0, cv2.IMREAD_GRAYSCALE).shape
-        return height, width
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""

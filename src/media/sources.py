@@ -24,10 +24,6 @@ class RGBSource(Protocol):
 
     num_frames: int
 
-    @property
-    def size(self) -> Size:
-        """Height and width of a frame."""
-
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
 
@@ -36,10 +32,6 @@ class FlowSource(Protocol):
     """Flow fields of one video; field i goes from frame i to frame i + 1."""
 
     num_fields: int
-
-    @property
-    def size(self) -> Size:
-        """Height and width of a field."""
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """Read the fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""

@@ -16,7 +16,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
-from src.media.sources import Size, Uint8, in_order
+from src.media.sources import Uint8, in_order
 from src.utils.errors import UserError, first_line
 
 av.logging.set_level(av.logging.PANIC)
@@ -25,8 +25,6 @@ DECODERS = ("auto", "pyav", "decord")
 LARGE = 64 * 2**20  # bytes; PyAV holds a file's packets in memory
 _ONE_FRAME_PER_PACKET = ("mpeg4", "h264", "hevc", "mpeg2video", "vp9", "libdav1d", "mjpeg")
 CHUNK = 8  # frames that decord decodes at once
-
-
 # Titles in old files are not in UTF-8. From 19 on PyAV puts up with them by itself.
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -81,11 +79,6 @@ class VideoFile:
         self._reader, self.decoder = self._open(decoder)
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
 
-    @property
-    def size(self) -> Size:
-        """Height and width of a frame."""
-        return self._reader.size
-
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3).
 
@@ -129,7 +122,6 @@ class _Packets:
             self._codec, self.fps = stream.codec_context, float(rate_of(stream))
             if self._codec.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
-            self.size = (self._codec.height, self._codec.width)
             hold = path.stat().st_size <= LARGE
             self._keys: list[bool] = []
             kinds, times = [], []
@@ -280,7 +272,7 @@ class _Decord:
         about = _Packets(path)
         if not about.can_jump():
             raise _Unsuitable
-        self.num_frames, self.fps, self.size = about.num_frames, about.fps, about.size
+        self.num_frames, self.fps = about.num_frames, about.fps
         try:
             # One thread: a loader has a process per core already, and decord's threads hang.
             self._reader = decord.VideoReader(str(path), num_threads=1)
@@ -306,8 +298,8 @@ class _InOrder:
         try:
             with open_video(str(path)) as stream:
                 stated, self.fps = stream.frames, float(rate_of(stream))
-                for frame in stream.container.decode(stream):
-                    self._decodable, self.size = self._decodable + 1, (frame.height, frame.width)
+                for _ in stream.container.decode(stream):
+                    self._decodable += 1
         except (av.FFmpegError, ValueError) as error:
             cause = error
         if not self._decodable:

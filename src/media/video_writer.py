@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
 
 import av
 
@@ -46,21 +45,14 @@ class VideoWriter:
             self._stream.codec_context.time_base = self._tick
         self._last = -1
 
-    def __enter__(self) -> Self:
-        return self
-
     def write(self, image: Uint8, time: float = 0.0) -> None:
         """Add a frame (H, W, 3), shown from `time` on, in seconds, if frames have times."""
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         if self._tick:
-            self._last = max(
-                round(time / self._tick), self._last + 1
-            )  # players want them ascending
+            # Players want them ascending.
+            self._last = max(round(time / self._tick), self._last + 1)
             frame.pts, frame.time_base = self._last, self._tick
         self._container.mux(self._stream.encode(frame))
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Complete the file."""

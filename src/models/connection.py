@@ -59,13 +59,9 @@ class Connection:
         check_choices("connection.stages", self.stages, STAGES)
         object.__setattr__(self, "stages", tuple(self.stages))  # lists come out of a config
 
-    def at(self, stage: int) -> bool:
-        """Whether the streams meet at this stage, 1 to 4."""
-        return self.kind != "none" and stage in self.stages
-
     def into(self, stage: int) -> tuple[str, ...]:
         """The streams that get something from the other at this stage, 1 to 4."""
-        return _INTO[self.direction] if self.at(stage) else ()
+        return _INTO[self.direction] if self.kind != "none" and stage in self.stages else ()
 
     def __call__(self, stage: int, x_a: Tensor, x_m: Tensor) -> tuple[Inputs, Inputs]:
         """What block 1 of the appearance and of the motion stream work on.

@@ -68,9 +68,8 @@ class NetAccuracies(nn.Module):
     def __init__(self, num_classes: int, prefix: str, streams: Sequence[str]) -> None:
         super().__init__()
         self.net = accuracy_metrics(num_classes, prefix)
-        several = streams if len(streams) > 1 else ()
         self.streams = nn.ModuleDict(
-            {s: accuracy_metrics(num_classes, prefix, f"_{s}") for s in several}
+            {s: accuracy_metrics(num_classes, prefix, f"_{s}") for s in streams if len(streams) > 1}
         )
 
     def update(self, scores: dict[str, Tensor], label: Tensor) -> None:

@@ -115,18 +115,8 @@ class VideoClassifier(pl.LightningModule):
         if chosen := self.optimization and self.optimization.class_weights:
             self.weight_of_class = weights_of_classes(chosen, labels, self.num_classes)
 
-    def training_loss(self, logits: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
-        """The loss that is minimized: `loss` with smoothed labels and weighted classes."""
-        assert self.optimization is not None
-        smoothing = self.optimization.label_smoothing
-        return self.loss(logits, target, smoothing, self.weight_of_class)
-
     def loss(
-        self,
-        logits: dict[str, Tensor],
-        target: Tensor,
-        smoothing: float = 0.0,
-        weights: Tensor | None = None,
+        self, logits: dict[str, Tensor], target: Tensor, training: bool = False
     ) -> dict[str, Tensor]:
         """Cross-entropy of each stream, its mean over clips and time steps; the sum is minimized.
 
@@ -135,10 +125,12 @@ class VideoClassifier(pl.LightningModule):
         Args:
             logits: (B, T', K) of each stream.
             target: labels (B,), or shares of the classes (B, K).
-            smoothing: the share of each target that is spread over all classes.
-            weights: (K,) of the classes, as torch's; but the sum is divided by the number of clips,
-                not by their weights: so the mean over a batch's parts is that over the batch.
+            training: whether labels are smoothed and classes weighted. The sum is then divided by
+                the number of clips, not by their weights as torch does: so the mean over a batch's
+                parts is that over the batch.
         """
+        weights = self.weight_of_class if training else None
+        smoothing = self.optimization.label_smoothing if training and self.optimization else 0.0
         return {
             stream: F.cross_entropy(
                 scores.flatten(0, 1),
@@ -158,19 +150,15 @@ class VideoClassifier(pl.LightningModule):
             clips, target = self.optimization.mixing(clips, target, self.num_classes)
         return clips, target
 
-    def training_logits(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits of each stream as training sees a uint8 batch, and their targets: see `loss`."""
-        clips, target = self.training_clips(batch)
-        return self.classify(clips), target
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch of clips; accuracy too, unless mixing leaves no clip of one class.
 
         What comes back is weighted, so that the sum over the batches of an accumulated update is
         the mean over all of its clips.
         """
-        logits, target = self.training_logits(batch)
-        losses = self.training_loss(logits, target)
+        clips, target = self.training_clips(batch)
+        logits = self.classify(clips)
+        losses = self.loss(logits, target, training=True)
         self.last_losses = {stream: loss.detach() for stream, loss in losses.items()}
         if self.optimization is None or self.optimization.mixing is None:
             self._log_accuracies(logits, batch["label"], self.train_metrics)

@@ -40,7 +40,7 @@ class TwoStreamResNet(nn.Module):
         self.appearance, self.motion = appearance, motion
         self.connection, self.temporal_pool = connection, temporal_pool
         for stage, (a, m) in enumerate(zip(appearance.channels, motion.channels, strict=True), 1):
-            if connection.at(stage) and a != m:
+            if connection.into(stage) and a != m:
                 raise ValueError(
                     f"a connection at stage {stage} needs streams of equal width there, not "
                     f"{a} channels of appearance (ResNet-{appearance.depth}) and {m} of "

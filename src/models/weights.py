@@ -103,8 +103,7 @@ def _inflated(module: nn.Module, given: Tensor, shape: torch.Size) -> Tensor | N
 
 def of_part(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """The weights of one part ("appearance", "motion") out of a joint net's; others as they are."""
-    chosen = _under(weights, f"{part}.") if part else {}
-    return chosen or dict(weights)
+    return _under(weights, f"{part}.") or dict(weights)
 
 
 def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

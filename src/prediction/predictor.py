@@ -104,8 +104,7 @@ class Predictor:
     def _flow(self, frames: RGBSource) -> FlowSource | None:
         if self._algorithm is None or self.flow is None:
             return None
-        settings = self.flow
-        return OnTheFlyFlow(frames, self._algorithm, settings.short_side, settings.bound)
+        return OnTheFlyFlow(frames, self.flow, self._algorithm)
 
     def _streams(
         self, frames: RGBSource, fields: FlowSource | None, name: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from src.media.sources import FlowSource, Size, Uint8, in_order
+from src.media.sources import FlowSource, Uint8, in_order
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,6 @@ class HeldFrames:
     def __init__(self, images: Sequence[Uint8]) -> None:
         self.images, self.num_frames = images, len(images)
 
-    @property
-    def size(self) -> Size:
-        """Height and width of a frame."""
-        height, width = self.images[0].shape[:2]
-        return height, width
-
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """The frames `indices`, each (H, W, 3)."""
         return (self.images[index] for index in indices)
@@ -105,11 +99,6 @@ class RememberedFlow:
     def __init__(self, flow: FlowSource, first: int, memory: Memory) -> None:
         self._flow, self._first, self._memory = flow, first, memory
         self.num_fields = flow.num_fields
-
-    @property
-    def size(self) -> Size:
-        """Height and width of a field."""
-        return self._flow.size
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
         """The fields `indices` (from 0, any order, repeats allowed), quantized u, v (H, W)."""

@@ -18,8 +18,7 @@ from src.data.transforms import (
     MultiScaleCrop,
     RandomResizedCrop,
     flow_clip,
-    hflip_flow,
-    hflip_rgb,
+    hflip,
     rgb_clip,
 )
 from src.media.sources import Size, Uint8, resize, size_at
@@ -243,24 +242,24 @@ class TestLayout:
 
 class TestMirror:
     def test_rgb_positions(self) -> None:
-        assert hflip_rgb(torch.tensor([[1, 2, 3], [4, 5, 6]])).tolist() == [[3, 2, 1], [6, 5, 4]]
+        assert hflip("rgb", torch.tensor([[1, 2, 3], [4, 5, 6]])).tolist() == [[3, 2, 1], [6, 5, 4]]
 
     def test_flow_negates_u_and_keeps_v(self) -> None:
         clip = torch.tensor([0, 10, 128, 200], dtype=torch.uint8)  # u1, v1, u2, v2
-        mirrored = hflip_flow(clip.view(4, 1, 1, 1).expand(4, 2, 3, 3))
+        mirrored = hflip("flow", clip.view(4, 1, 1, 1).expand(4, 2, 3, 3))
         assert mirrored[:, 1, 2, 0].tolist() == [255, 10, 127, 200]
         assert clip.tolist() == [0, 10, 128, 200]  # the given clip is left alone
 
     def test_flow_moves_positions_too(self) -> None:
         clip = torch.tensor([[0, 1], [5, 6]], dtype=torch.uint8).view(2, 1, 1, 2)
-        assert hflip_flow(clip).flatten().tolist() == [254, 255, 6, 5]
+        assert hflip("flow", clip).flatten().tolist() == [254, 255, 6, 5]
 
     def test_twice_is_nothing(self) -> None:
         generator = torch.Generator().manual_seed(0)
         clip = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8, generator=generator)
-        for mirror in (hflip_rgb, hflip_flow):
-            assert not torch.equal(mirror(clip), clip)
-            assert torch.equal(mirror(mirror(clip)), clip)
+        for modality in ("rgb", "flow"):
+            assert not torch.equal(hflip(modality, clip), clip)
+            assert torch.equal(hflip(modality, hflip(modality, clip)), clip)
 
     @pytest.mark.parametrize("size", [(12, 20), (9, 13), (40, 60)])
     def test_commutes_with_the_crop_of_the_mirrored_box(
@@ -269,7 +268,7 @@ class TestMirror:
         images = rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
         box = Box(top=4 / 32, left=6 / 64, height=12 / 32, width=20 / 64)
         mirrored_box = Box(box.top, 1 - box.left - box.width, box.height, box.width)
-        cut_first = hflip_rgb(rgb_clip(images, 2, CropResizeFlip(box, size)))
+        cut_first = hflip("rgb", rgb_clip(images, 2, CropResizeFlip(box, size)))
         mirrored_first = rgb_clip(images[:, :, ::-1], 2, CropResizeFlip(mirrored_box, size))
         assert difference(cut_first.numpy(), mirrored_first.numpy()) <= 1
 
@@ -281,5 +280,5 @@ class TestMirror:
         straight, mirrored = (CropResizeFlip(box, size, mirror) for mirror in (False, True))
         rgb = [rgb_clip(images, 2, cut) for cut in (straight, mirrored)]
         flow = [flow_clip(fields, places, (1, 2), cut) for cut in (straight, mirrored)]
-        assert torch.equal(hflip_rgb(rgb[0]), rgb[1])
-        assert torch.equal(hflip_flow(flow[0]), flow[1])
+        assert torch.equal(hflip("rgb", rgb[0]), rgb[1])
+        assert torch.equal(hflip("flow", flow[0]), flow[1])

@@ -19,11 +19,10 @@ import pytest
 from src.data import two_movers, two_movers_clips
 from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
-from src.flow.algorithm import dequantize
 from src.flow.settings import FlowSettings
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
-from tests.builders import fields_of, frames_of, stored_flow
+from tests.builders import dequantize, fields_of, frames_of, stored_flow
 
 SEED, TRAIN, TEST = 3, 16, 8
 CONTENTS = {"videos", "flow", "train.csv", "test.csv", "two_movers.json"}
@@ -165,7 +164,7 @@ def test_tints_show_in_color_and_not_in_grey() -> None:
 
 def test_one_seed_gives_one_dataset_whatever_the_workers(split: Split, tmp_path: Path) -> None:
     # Fewer clips, too: what others there are changes nothing.
-    jobs = [two_movers._job(tmp_path, (SEED, 0, place), place) for place in range(4)]
+    jobs, _ = two_movers._jobs(tmp_path, {"num_train": 4, "num_test": 0, "seed": SEED})
     two_movers._make_videos(jobs, workers=1)
     for job, video in zip(jobs, split.train[:4], strict=True):
         assert job.video.name == video.name
@@ -357,7 +356,7 @@ def test_without_libx264_the_videos_are_mpeg4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
-    job = two_movers._job(tmp_path, (SEED, 0, 0), 0)
+    (job,), _ = two_movers._jobs(tmp_path, {"num_train": 1, "num_test": 0, "seed": SEED})
     two_movers._make_video(job)
     frames = make_clip(np.random.default_rng(job.seed), job.video.label).frames
     file = VideoFile(job.video.path)

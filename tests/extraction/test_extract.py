@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 
 from src.extraction.extract import extract_flow
-from src.flow.algorithm import Fields, FlowAlgorithm, Frames, dequantize
+from src.flow.algorithm import Fields, FlowAlgorithm, Frames
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
 from src.media.video_file import CHUNK, VideoFile
 from src.utils.errors import UserError
-from tests.builders import CLIPS, fields_of, moving_texture, stored_flow, write_video
+from tests.builders import (
+    CLIPS,
+    dequantize,
+    fields_of,
+    moving_texture,
+    stored_flow,
+    write_video,
+)
 
 DIS = FlowSettings("dis", {"finest_scale": 0}, short_side=64)
 WORK = ".flow.partial"  # parts of videos under way
@@ -41,7 +48,7 @@ def extracted(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
     result = extract_flow(videos, output, DIS, workers=2)
     assert (result.done, result.reused, result.failed) == (3, 0, {})
     assert result.frames == 5 + 2 + CHUNK + 2
-    assert result.frames_per_second == pytest.approx(result.frames / result.seconds)
+    assert result.seconds > 0
     return output
 
 
@@ -84,7 +91,7 @@ def test_sign_and_order(extracted: Path, name: str, shift: tuple[float, float]) 
 def test_is_what_is_computed_on_the_spot(extracted: Path, videos: list[Path]) -> None:
     """Also across the border between two chunks of frames."""
     video = next(video for video in videos if video.stem == ODD_NAME)
-    computed = OnTheFlyFlow(VideoFile(video), DIS.make(), DIS.short_side, DIS.bound)
+    computed = OnTheFlyFlow(VideoFile(video), DIS, DIS.make())
     stored = stored_flow(extracted, ODD_NAME)
     assert stored.num_fields == computed.num_fields
     indices = range(stored.num_fields)

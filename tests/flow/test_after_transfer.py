@@ -77,7 +77,7 @@ def test_raft_gets_colors(video: Video) -> None:
     settings = FlowSettings("raft", {"weights": None, "model": "small", "iterations": 1}, SIZE[0])
     source = FramesForFlow(VideoFiles().open(video), settings)
     cut = TestView(1, 64).geometry(SIZE, np.random.default_rng(0))
-    sample = source.read(np.array([5]), STACK, cut)
+    sample = source.read(np.array([5]), STACK, lambda _: cut)
     assert sample[FRAMES].shape == (1, STACK + 1, *SIZE, 3)
     batch = FlowAfterTransfer(settings)({key: x[None] for key, x in sample.items()})
     assert batch["flow"].shape == (1, 2 * STACK, 1, *SIZE)
@@ -86,7 +86,7 @@ def test_raft_gets_colors(video: Video) -> None:
 def test_frames_beyond_the_ends_are_repeated(video: Video) -> None:
     source = FramesForFlow(VideoFiles().open(video), SETTINGS)
     cut = TestView(1, 64).geometry(SIZE, np.random.default_rng(0))
-    frames = source.read(np.array([0, 11]), STACK, cut)[FRAMES]
+    frames = source.read(np.array([0, 11]), STACK, lambda _: cut)[FRAMES]
     assert torch.equal(frames[0, 0], frames[0, STACK // 2])
     assert not torch.equal(frames[0, STACK // 2], frames[0, STACK // 2 + 1])
     assert torch.equal(frames[1, -1], frames[1, STACK // 2])

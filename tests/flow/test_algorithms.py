@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.flow.algorithm import Fields
-from src.flow.algorithms import ALGORITHMS, make_algorithm
+from src.flow.algorithm import Fields, prepare
+from src.flow.algorithms import ALGORITHMS
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
 from tests.builders import moving_texture
@@ -19,8 +19,10 @@ FIND_MOTION = [name for name in ALGORITHMS if name not in PARAMETERS]
 def flow_of(
     name: str, shift: tuple[float, float], parameters: dict[str, Any] | None = None
 ) -> Fields:
-    algorithm = make_algorithm(name, parameters or {})
-    first, second = (algorithm.prepare(image, 64) for image in moving_texture(shift, frames=2))
+    algorithm = FlowSettings(name, parameters or {}).make()
+    first, second = (
+        prepare(image, 64, algorithm.color) for image in moving_texture(shift, frames=2)
+    )
     return algorithm.fields(first[None], second[None])[0]
 
 
@@ -36,8 +38,10 @@ def test_recovers_a_shift(name: str, shift: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_keeps_nothing_between_calls(name: str) -> None:
-    algorithm = make_algorithm(name, PARAMETERS.get(name, {}))
-    frames = np.stack([algorithm.prepare(i, 64) for i in moving_texture((2.0, 1.0), frames=3)])
+    algorithm = FlowSettings(name, PARAMETERS.get(name, {})).make()
+    frames = np.stack(
+        [prepare(i, 64, algorithm.color) for i in moving_texture((2.0, 1.0), frames=3)]
+    )
     alone = algorithm.fields(frames[:1], frames[1:2])
     algorithm.fields(frames[2:], frames[:1])
     np.testing.assert_array_equal(algorithm.fields(frames[:1], frames[1:2]), alone)
@@ -45,8 +49,10 @@ def test_keeps_nothing_between_calls(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_pairs_do_not_depend_on_each_other(name: str) -> None:
-    algorithm = make_algorithm(name, PARAMETERS.get(name, {}))
-    frames = np.stack([algorithm.prepare(i, 64) for i in moving_texture((2.0, 1.0), frames=3)])
+    algorithm = FlowSettings(name, PARAMETERS.get(name, {})).make()
+    frames = np.stack(
+        [prepare(i, 64, algorithm.color) for i in moving_texture((2.0, 1.0), frames=3)]
+    )
     together = algorithm.fields(frames[:-1], frames[1:])
     for index in range(2):
         alone = algorithm.fields(frames[index : index + 1], frames[index + 1 : index + 2])
@@ -84,19 +90,21 @@ def test_the_device_is_not_a_parameter(name: str) -> None:
 
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UserError, match="no flow on device warp9"):
-        make_algorithm("tvl1_torch", {}, device="warp9")
-    make_algorithm("dis", {}, device="warp9")  # which runs on the CPU anyway
+        FlowSettings("tvl1_torch").make(device="warp9")
+    FlowSettings("dis").make(device="warp9")  # which runs on the CPU anyway
 
 
 def test_frames_are_prepared_at_their_short_side() -> None:
-    algorithm = make_algorithm("dis", {})
-    assert algorithm.prepare(np.zeros((240, 320, 3), np.uint8), 256).shape == (256, 341)
-    assert algorithm.prepare(np.zeros((320, 240, 3), np.uint8), 64).shape == (85, 64)
+    algorithm = FlowSettings("dis").make()
+    assert prepare(np.zeros((240, 320, 3), np.uint8), 256, algorithm.color).shape == (256, 341)
+    assert prepare(np.zeros((320, 240, 3), np.uint8), 64, algorithm.color).shape == (85, 64)
 
 
 def test_tvl1_forgets_the_size_of_the_image_before() -> None:
-    algorithm = make_algorithm("tvl1", {"warps": 1, "outerIterations": 1})
-    frames = np.stack([algorithm.prepare(i, 128) for i in moving_texture((6, 0), 2, (128, 128))])
+    algorithm = FlowSettings("tvl1", {"warps": 1, "outerIterations": 1}).make()
+    frames = np.stack(
+        [prepare(i, 128, algorithm.color) for i in moving_texture((6, 0), 2, (128, 128))]
+    )
     alone = algorithm.fields(frames[:1], frames[1:])
     algorithm.fields(frames[:1, :24, :24], frames[1:, :24, :24])  # has a single scale
     np.testing.assert_array_equal(algorithm.fields(frames[:1], frames[1:]), alone)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from src.flow.algorithm import dequantize, quantize
+from src.flow.algorithm import quantize
+from tests.builders import dequantize
 
 
 def test_released_formula() -> None:

@@ -9,7 +9,6 @@ import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
 from src.flow.algorithm import FlowAlgorithm
-from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
 from tests.builders import moving_texture
@@ -20,7 +19,7 @@ SMALL: dict[str, Any] = {"model": "small", "weights": None, "iterations": 2}
 @pytest.fixture(scope="module")
 def algorithm() -> FlowAlgorithm:
     torch.manual_seed(0)
-    return make_algorithm("raft", SMALL)
+    return FlowSettings("raft", SMALL).make()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_is_torchvisions_with_its_preprocessing(weights: Path) -> None:
     pair = Raft_Small_Weights.DEFAULT.transforms()(images[:1], images[1:])
     with torch.no_grad():
         expected = net(*pair, num_flow_updates=3)[-1].permute(0, 2, 3, 1)  # (1, H, W, 2)
-    ours = make_algorithm("raft", {"model": "small", "weights": str(weights), "iterations": 3})
+    ours = FlowSettings("raft", {"model": "small", "weights": str(weights), "iterations": 3}).make()
     assert ours.color
     field = ours.fields(frames[:1], frames[1:])
     np.testing.assert_allclose(field, expected.numpy(), atol=1e-3)
@@ -67,7 +66,7 @@ def test_is_torchvisions_with_its_preprocessing(weights: Path) -> None:
 def test_more_updates_go_further(algorithm: FlowAlgorithm, weights: Path) -> None:
     frames = moving_texture((2.0, 0.0), frames=2)
     few, many = (
-        make_algorithm("raft", {"model": "small", "weights": str(weights), "iterations": count})
+        FlowSettings("raft", SMALL | {"weights": str(weights), "iterations": count}).make()
         for count in (1, 4)
     )
     difference = few.fields(frames[:1], frames[1:]) - many.fields(frames[:1], frames[1:])
@@ -88,10 +87,10 @@ def test_weights_by_name_are_torchvisions(monkeypatch: pytest.MonkeyPatch, weigh
         return torch.load(weights, weights_only=True)
 
     monkeypatch.setattr(Raft_Small_Weights, "get_state_dict", download)
-    named = make_algorithm("raft", {**SMALL, "weights": "C_T_V2"})
+    named = FlowSettings("raft", {**SMALL, "weights": "C_T_V2"}).make()
     assert asked == [Raft_Small_Weights.C_T_V2]
     frames = moving_texture((2.0, 0.0), frames=2)
-    from_file = make_algorithm("raft", {**SMALL, "weights": str(weights)})
+    from_file = FlowSettings("raft", {**SMALL, "weights": str(weights)}).make()
     np.testing.assert_array_equal(
         named.fields(frames[:1], frames[1:]), from_file.fields(frames[:1], frames[1:])
     )
@@ -108,7 +107,7 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch, reason: Exceptio
 
     monkeypatch.setattr(Raft_Small_Weights, "get_state_dict", fail)
     with pytest.raises(UserError, match=r"C_T_V2 cannot be downloaded.*path of a file"):
-        make_algorithm("raft", {**SMALL, "weights": "C_T_V2"})
+        FlowSettings("raft", {**SMALL, "weights": "C_T_V2"}).make()
 
 
 @pytest.mark.parametrize(
@@ -124,12 +123,12 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch, reason: Exceptio
 )
 def test_wrong_parameters_name_the_thing(parameters: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        make_algorithm("raft", SMALL | parameters)
+        FlowSettings("raft", SMALL | parameters).make()
 
 
 def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"raft.pth do not fit model=large.*names differ"):
-        make_algorithm("raft", {"weights": str(weights)})
+        FlowSettings("raft", {"weights": str(weights)}).make()
     state = torch.load(weights, weights_only=True)
     for name, content, named in (
         ("other", {"fc.weight": torch.zeros(1)}, "such as"),
@@ -138,9 +137,9 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     ):
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(UserError, match=named) as caught:
-            make_algorithm("raft", {**SMALL, "weights": str(tmp_path / f"{name}.pth")})
+            FlowSettings("raft", {**SMALL, "weights": str(tmp_path / f"{name}.pth")}).make()
         assert "\n" not in str(caught.value)
     for garbage in (b"no weights" * 100, b"\x80\x02h\x07."):
         (tmp_path / "garbage.pth").write_bytes(garbage)
         with pytest.raises(UserError, match=r"garbage.pth cannot be read"):
-            make_algorithm("raft", {**SMALL, "weights": str(tmp_path / "garbage.pth")})
+            FlowSettings("raft", {**SMALL, "weights": str(tmp_path / "garbage.pth")}).make()

@@ -12,15 +12,14 @@ from torch import Tensor
 
 from src.flow import tvl1_torch
 from src.flow.algorithm import Fields, Frames, TVL1Parameters
-from src.flow.algorithms import make_algorithm
 from src.flow.settings import FlowSettings
 from src.flow.tvl1_torch import DEFAULTS, tvl1_flow
 from src.media.sources import resize
 from src.utils.errors import UserError
 from tests.builders import CLIPS, moving_texture
 
-CV = make_algorithm("tvl1", {})
-OURS = make_algorithm("tvl1_torch", {})
+CV = FlowSettings("tvl1").make()
+OURS = FlowSettings("tvl1_torch").make()
 
 
 def grey(images: Frames) -> Frames:
@@ -54,8 +53,8 @@ def textures(count: int = 3) -> Frames:
 )
 def test_is_opencvs(parameters: dict[str, Any]) -> None:
     frames = textures(2)
-    theirs = make_algorithm("tvl1", parameters).fields(frames[:-1], frames[1:])
-    ours = make_algorithm("tvl1_torch", parameters).fields(frames[:-1], frames[1:])
+    theirs = FlowSettings("tvl1", parameters).make().fields(frames[:-1], frames[1:])
+    ours = FlowSettings("tvl1_torch", parameters).make().fields(frames[:-1], frames[1:])
     assert np.abs(theirs).max() > 0.5
     assert error(ours, theirs).mean() < 2e-3
     assert error(ours, theirs, border=8).max() < 0.01
@@ -89,7 +88,7 @@ def test_real_clips(clip: str, first: int) -> None:
     frames = [capture.read()[1] for _ in range(first + 2)][-2:]
     small = grey(np.stack([resize(frame[..., ::-1], (96, 128)) for frame in frames]))
     theirs, ours = (
-        make_algorithm(name, unstopped).fields(small[:1], small[1:])
+        FlowSettings(name, unstopped).make().fields(small[:1], small[1:])
         for name in ("tvl1", "tvl1_torch")
     )
     errors = error(ours, theirs, border=8)
@@ -188,7 +187,7 @@ def test_scales_are_opencvs() -> None:
 )
 def test_wrong_parameters_name_the_thing(parameters: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        make_algorithm("tvl1_torch", parameters)
+        FlowSettings("tvl1_torch", parameters).make()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_frames_are_those_of_random_access(tmp_path: Path) -> None:
 
 def test_times_are_the_files_own(tmp_path: Path) -> None:
     times, images = [0.0, 0.1, 0.15, 2.0], moving_texture((1.0, 0.0), 4)
-    with VideoWriter(tmp_path / "v.mp4", (64, 64), 25, 20, ticks=30000) as writer:
+    with closing(VideoWriter(tmp_path / "v.mp4", (64, 64), 25, 20, ticks=30000)) as writer:
         for time, image in zip(times, images[:, :64, :64], strict=True):
             writer.write(image, time)
     frames = list(read_in_order(str(tmp_path / "v.mp4")))
@@ -53,7 +54,6 @@ def test_a_turned_camera_gives_upright_frames(
         assert frame.shape == ((48, 64, 3) if angle == 0 else (64, 48, 3))
         assert frame[corner].min() > 200
         assert (frame > 200).mean() < 0.2
-    assert Upright(path).size == frames[0].shape[:2]
 
 
 def sound_only(path: Path) -> None:

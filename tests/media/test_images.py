@@ -125,7 +125,6 @@ def test_layouts(layout: Layout, make: Callable[[Layout], Path]) -> None:
             greys = [grey("rgb", video, number) for number in [*range(1, count + 1), 1, 2]]
             assert (frames == np.array(greys)[:, None, None, None]).all()
             flow = FlowImages(tree, name)
-            assert flow.size == FrameImages(tree, name).size == (16, 24)
             fields = fields_of(flow, [count - 2, 0])
             for which, number in enumerate((count - 1, 1)):
                 expected = [grey(component, video, number) for component in "uv"]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from src.flow.algorithm import quantize
-from src.flow.algorithms import make_algorithm
+from src.flow.algorithm import prepare, quantize
 from src.flow.computed import OnTheFlyFlow
+from src.flow.settings import FlowSettings
 from src.media.sources import Uint8, in_order
 from src.utils.errors import UserError
 from tests.builders import fields_of, moving_texture
@@ -49,7 +49,6 @@ class Frames:
 
     def __init__(self, frames: Uint8) -> None:
         self.frames, self.num_frames = frames, len(frames)
-        self.size = frames.shape[1:3]
         self.read: list[int] = []
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
@@ -61,13 +60,14 @@ class Frames:
 class TestComputedFlow:
     def test_equals_extraction_by_hand(self) -> None:
         frames = Frames(moving_texture((2, -1), 40))
-        algorithm = make_algorithm("dis", {"preset": "ultrafast", "finest_scale": 0})
-        source = OnTheFlyFlow(frames, algorithm, short_side=48, bound=8)
+        settings = FlowSettings("dis", {"preset": "ultrafast", "finest_scale": 0}, 48, bound=8)
+        algorithm = settings.make()
+        source = OnTheFlyFlow(frames, settings, algorithm)
         assert source.num_fields == 39
         indices = [38, 3, 3, *range(38)]
         fields = fields_of(source, indices)
         assert fields.shape == (41, 48, 72, 2)
-        grey = np.stack([algorithm.prepare(frame, 48) for frame in frames.frames])
+        grey = np.stack([prepare(frame, 48, algorithm.color) for frame in frames.frames])
         for index, field in zip(indices, fields, strict=True):
             pair = grey[index : index + 2]
             assert (field == quantize(algorithm.fields(pair[:1], pair[1:])[0], 8)).all()
@@ -84,20 +84,18 @@ class TestComputedFlow:
         frames = Frames(np.concatenate([texture, texture]))
         images = [*texture, *turned]
         frames.rgb = lambda indices: (images[i] for i in indices)  # type: ignore[method-assign]
-        source = OnTheFlyFlow(
-            frames, replace(make_algorithm("dis", {}), batch=batch), short_side=48, bound=20
-        )
+        settings = FlowSettings("dis", short_side=48)
+        source = OnTheFlyFlow(frames, settings, replace(settings.make(), batch=batch))
         assert len(list(source.flow([0, 1]))) == 2
         with pytest.raises(UserError, match="change their shape"):
             list(source.flow(range(source.num_fields)))
 
     def test_images_too_small_for_an_algorithm_have_no_flow(self) -> None:
-        source = OnTheFlyFlow(
-            Frames(moving_texture((2, -1), 2)), make_algorithm("dis", {}), short_side=4, bound=20
-        )
+        settings = FlowSettings("dis", short_side=4)
+        source = OnTheFlyFlow(Frames(moving_texture((2, -1), 2)), settings, settings.make())
         with pytest.raises(UserError, match="no optical flow at this size"):
             list(source.flow([0]))
 
     def test_single_frame_has_no_flow(self) -> None:
         with pytest.raises(UserError, match="single frame"):
-            OnTheFlyFlow(Frames(numbered(1)), make_algorithm("dis", {}), short_side=48, bound=20)
+            OnTheFlyFlow(Frames(numbered(1)), FlowSettings("dis"), FlowSettings("dis").make())

@@ -204,7 +204,6 @@ def test_frames_are_those_of_a_full_decoding(name: str, decoder: str, make: Make
     if name in KINDS:
         assert video.num_frames == KINDS[name].count
     assert video.num_frames == len(file.frames)
-    assert video.size == file.frames[0].shape[:2]
     for indices in various(video.num_frames):
         file.check(video, indices)  # the same reader again and again
 

@@ -328,11 +328,12 @@ def test_weighted_losses_by_hand() -> None:
     logits = {"appearance": torch.tensor([0.8, 0.1, 0.1]).log().expand(2, 4, 3)}
     shares = {0: [0.8, 0.1, 0.1], 2: [0.1, 0.1, 0.8]}  # smoothed
     by_hand = [sum(map(math.prod, zip(weights, shares[y], surprise, strict=True))) for y in shares]
-    loss = module.training_loss(logits, torch.tensor([0, 2]))["appearance"]
+    loss = module.loss(logits, torch.tensor([0, 2]), training=True)["appearance"]
     assert loss.item() == pytest.approx(sum(by_hand) / 2)
     mixed = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
-    assert module.training_loss(logits, mixed)["appearance"].item() == pytest.approx(loss.item())
-    plain = build("rgb").training_loss(logits, torch.tensor([0, 2]))["appearance"].item()
+    of_mixed = module.loss(logits, mixed, training=True)["appearance"]
+    assert of_mixed.item() == pytest.approx(loss.item())
+    plain = build("rgb").loss(logits, torch.tensor([0, 2]), training=True)["appearance"].item()
     assert plain == pytest.approx((surprise[0] + surprise[2]) / 2)
 
 
@@ -343,7 +344,7 @@ def test_parts_of_a_batch_are_weighted_like_the_batch() -> None:
     label = torch.tensor([0, 0, 1, 2])
 
     def loss(part: slice) -> float:
-        return module.training_loss({"": logits[part]}, label[part])[""].item()
+        return module.loss({"": logits[part]}, label[part], training=True)[""].item()
 
     halves = (loss(slice(2)) + loss(slice(2, 4))) / 2
     assert loss(slice(4)) == pytest.approx(halves)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from itertools import chain
@@ -26,7 +27,6 @@ _JPEG_END = b"\xff\xd9"
 _PADDING = 64  # bytes that some writers add after the end
 Job = tuple[Modality, Video]  # which side to look at of a video, as a store has found it
 Stores = dict[Modality, FrameStore | FlowStore]  # those that are there
-PARTS_OF: dict[Modality, tuple[str, ...]] = {"rgb": ("rgb",), "flow": ("u", "v")}
 
 
 @dataclass
@@ -71,7 +71,7 @@ class VideoChecker:
         modality, video = job
         store = self.stores[modality]
         assert isinstance(store, ImageStore)
-        images = {part: store.index.images(part, video.name) for part in PARTS_OF[modality]}
+        images = {part: store.index.images(part, video.name) for part in store.components}
         return {part: of_part for part, of_part in images.items() if of_part is not None}
 
 
@@ -96,14 +96,11 @@ def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
 
 def _packets(path: Path) -> tuple[int, int]:
     """Frames that the container states, 0 if it does not, and those that are in it."""
-    try:
-        with open_video(str(path)) as stream:
-            if not stream.frames:
-                return 0, 0
+    with suppress(av.FFmpegError, ValueError), open_video(str(path)) as stream:
+        if stream.frames:
             packets = stream.container.demux(stream)  # the last is a mark of the end
             return stream.frames, sum(packet.dts is not None for packet in packets)
-    except (av.FFmpegError, ValueError):
-        return 0, 0  # another library read it
+    return 0, 0  # or another library read it
 
 
 def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.data.verification.manifest import PROBLEMS, Modality
+from src.data.verification.manifest import PROBLEMS, Modality, size_text
 from src.data.verification.verify import Verification
 from src.utils.commands import shown_command
 from src.utils.errors import UserError, visible
@@ -45,7 +45,7 @@ def _summary(found: Verification) -> list[str]:
         checks = [check for (which, _), check in found.manifest.checks.items() if which == modality]
         count = sum(f"{modality}_missing" not in check.others for check in checks)
         seen = [
-            _counted(f"{check.size[1]}x{check.size[0]}" for check in checks if check.size[0]),
+            _counted(size_text(check.size) for check in checks if check.size[0]),
             _counted(f"{check.fps:g} fps" for check in checks if check.fps),
             _counted(check.decoder for check in checks if check.fps),
         ]
@@ -103,12 +103,12 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
 
 def _across(found: Verification) -> list[str]:
     """Duplicates of which one is trained and the other tested on."""
-    parts = {key: set(where.split()) for key, where in found.lists.parts().items()}
+    parts = found.lists.parts()
     return [
         f"{key}  {detail}"
         for key, detail in found.details.get("rgb_duplicate", {}).items()
         for number in found.lists.splits
-        if f"{number}:test" in parts[key] and f"{number}:train" in parts[detail.removeprefix("as ")]
+        if (number, "test") in parts[key] and (number, "train") in parts[detail.removeprefix("as ")]
     ]
 
 

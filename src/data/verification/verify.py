@@ -10,7 +10,7 @@ from typing import Any
 
 from src.data.splits import Split, Video, key_of
 from src.data.stores import ON_THE_FLY, VIDEOS, ImageStore, open_flow, open_rgb
-from src.data.verification.inspection import PARTS_OF, Job, Stores, VideoChecker
+from src.data.verification.inspection import Job, Stores, VideoChecker
 from src.data.verification.manifest import (
     PROBLEMS,
     Details,
@@ -40,12 +40,12 @@ class Lists:
     splits: dict[int, Split]
     unused: frozenset[str]  # names, in lower case, that the lists mention for no split
 
-    def parts(self) -> dict[str, str]:
-        """The splits that each video is in, such as "1:train 3:test", by its key."""
-        parts: dict[str, list[str]] = defaultdict(list)
+    def parts(self) -> dict[str, set[tuple[int, str]]]:
+        """The parts of splits that each video is in, such as (1, "train"), by its key."""
+        parts: dict[str, set[tuple[int, str]]] = defaultdict(set)
         for number, part, video in self._members():
-            parts[key_of(video)].append(f"{number}:{part}")
-        return {key: " ".join(where) for key, where in parts.items()}
+            parts[key_of(video)].add((number, part))
+        return parts
 
     def leaks(self) -> list[str]:
         """Groups, or single videos, that are in train and test of one split."""
@@ -235,7 +235,7 @@ def _extra(lists: Lists, stores: Stores) -> dict[Modality, list[str]]:
     extra: dict[Modality, list[str]] = {"rgb": [], "flow": []}
     for modality, store in stores.items():
         if isinstance(store, ImageStore):
-            names = {name for part in PARTS_OF[modality] for name in store.index.videos(part)}
+            names = {name for part in store.components for name in store.index.videos(part)}
             extra[modality] = sorted(name for name in names if name.lower() not in listed)
         else:
             folder = videos_folder(lists.videos)

@@ -333,7 +333,8 @@ if __name__ == "__main__":
     place, kind, lists, stand_in, *options = sys.argv[1:]
     shutil.copytree(lists, Path(place) / "splits")
     video = VideoFile(stand_in)
-    dataset = MadeUp(Path(place), Path(stand_in).read_bytes(), video.num_frames, video.size)
+    size = next(video.rgb([0])).shape[:2]
+    dataset = MadeUp(Path(place), Path(stand_in).read_bytes(), video.num_frames, size)
     listed = read_lists(lambda split: READERS[kind](place, split)).videos
     fill(dataset, listed, "folders" in options)
     planted = plant(dataset, listed, "folders" in options) if "faults" in options else {}
