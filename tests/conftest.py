@@ -11,6 +11,7 @@ import torch
 
 from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
+from src.utils.files import exclusive_lock
 
 # The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes.
 TINY = (
@@ -35,19 +36,27 @@ def repeatable() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Overrides for a tiny experiment on data that is made once."""
-    root = tmp_path_factory.mktemp("data") / "two_movers"
-    return (*TINY, f"data.dataset.root={root}")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that the tests are divided among."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of all four stages; tests leave it as it is."""
-    output = tmp_path_factory.mktemp("outputs")
-    cfg = compose_config("train", *tiny, f"paths.output_dir={output}")
-    run_experiment(cfg)
-    return Path(cfg.paths.run_dir)
+def tiny(shared: Path) -> tuple[str, ...]:
+    """Overrides for a tiny experiment on data that is made once, by the first run that needs it."""
+    return (*TINY, f"data.dataset.root={shared / 'two_movers'}")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny: tuple[str, ...], shared: Path) -> Path:
+    """The run directory of all four stages, trained by one process; tests leave it as it is."""
+    cfg = compose_config("train", *tiny, f"paths.output_dir={shared / 'outputs'}")
+    folder = Path(cfg.paths.run_dir)
+    with exclusive_lock(shared / "finished_run.lock", wait=True):
+        if not (folder / "results.csv").is_file():
+            run_experiment(cfg)
+    return folder
 
 
 @pytest.fixture
