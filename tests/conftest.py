@@ -1,9 +1,11 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
+import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,28 @@ TINY = (
     "trainer.log_every_n_steps=1",
 )
 
+# Modules of processes that tests start.
+FORKED = [
+    "src.training.launch",
+    "src.extraction.worker",
+    "src.data.two_movers",
+    "tests.data.verification.damaged",
+    "tests.training.several_ranks",
+    "tests.training.test_checkpoint_io",
+    "tests.training.test_stop_and_go",
+]
+
 # One thread here and in all that tests start: more only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Where processes are forked from, the project's too: it imports once for all of them."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
+        forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,6 @@
 """Any mix of places for frames and flow, through the data module to batches."""
 
-import os
-import signal
 import zipfile
-from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -146,17 +142,6 @@ def test_nearly_the_same_from_videos_as_from_frames(root: Path) -> None:
         assert torch.equal(one["flow"], other["flow"])
 
 
-@pytest.fixture
-def _fork_server_of_its_own() -> Iterator[None]:
-    """The next user of the fork server finds none that has not loaded what it needs."""
-    yield
-    server: Any = forkserver._forkserver
-    if server._forkserver_pid is not None:
-        os.kill(server._forkserver_pid, signal.SIGKILL)  # it would outlive all workers, of any test
-    server._stop()
-
-
-@pytest.mark.usefixtures("_fork_server_of_its_own")
 @pytest.mark.parametrize(
     ("method", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1), ("forkserver", 1)]
 )

@@ -33,7 +33,6 @@ def run_as_ranks(
         devices: how many processes.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     place = {**place_to_meet(nodes=1, job=0), **(environment or {})}
     ddp = ("trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu")
     outputs = [folder / f"rank{rank}.txt" for rank in range(devices)]

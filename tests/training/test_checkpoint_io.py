@@ -21,7 +21,6 @@ def write_on(path: Path) -> None:
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     writer = context.Process(target=write_on, args=(path,))
     writer.start()
     deadline = time.monotonic() + 60

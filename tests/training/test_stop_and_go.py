@@ -282,7 +282,6 @@ def test_kills_at_any_time_change_nothing(
 ) -> None:
     """SIGKILL over and over, through all four stages, until a run comes to its end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["src.training.launch", HERE])
     overrides = [*tiny, "checkpoint_minutes=0", f"paths.run_dir={tmp_path}"]
     patience, kills = random.Random(0), 0
     while True:
