@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,6 +76,15 @@ RUN: dict[str, tuple[str, ...]] = {
     "data/sampler": (*JOINT, "data/sampler={}"),
     "debug/steps": (*STREAM, "debug={}"),
     "experiment": ("experiment={}", "debug=steps", "model.backbone.depth=26"),
+    # Their other stages have the configs of appearance_* and motion_*, which are run as well.
+    **{
+        f"experiment/{model}_{data}": (
+            *("experiment={}", "debug=steps", "model.backbone.depth=26"),
+            *("skip_stages=[appearance,motion]", "stages.joint.init_from=null"),
+        )
+        for model in ("st_resnet", "st_multiplier")
+        for data in ("hmdb51", "ucf101", "two_movers", "folder")
+    },
     "flow": FLOW,
     "flow/raft": (
         *FLOW,
@@ -187,13 +196,13 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-def run(option: str, data_dir: Path, *overrides: str) -> None:
+def run(options: Sequence[str], data_dir: Path, *overrides: str) -> None:
     """Train and test all stages of an experiment for two steps, and look at what is left."""
     dataset = next((one for one in DATA if any(o.endswith(one) for o in overrides)), "two_movers")
     small = (*SMALL, *DATA[dataset], f"paths.data_dir={data_dir}")
     short = () if "debug=steps" in overrides else TWO_STEPS
-    silent = () if group_of(option) == "logger" else ("logger=none",)
-    # Those of the option last, as if they were typed.
+    silent = () if "logger" in map(group_of, options) else ("logger=none",)
+    # Those of the options last, as if they were typed.
     cfg = compose_config("train", *small, *short, *silent, *overrides)
     for stage in cfg.stages.values():
         stage.data.batch_size = stage.effective_batch_size = 4
@@ -204,8 +213,9 @@ def run(option: str, data_dir: Path, *overrides: str) -> None:
         assert record["accuracy"]["videos"]
         assert torch.load(dirs[stage].checkpoint, weights_only=True)["global_step"] == 2
         configs.append(json.dumps(record["config"]))
-    for target in re.findall(r"_target_: ([\w.]+)", (CONF_DIR / f"{option}.yaml").read_text()):
-        assert any(f'"{target}"' in config for config in configs)
+    for option in options:
+        for target in re.findall(r"_target_: ([\w.]+)", (CONF_DIR / f"{option}.yaml").read_text()):
+            assert any(f'"{target}"' in config for config in configs)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -217,18 +227,48 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("option", [one for one in OPTIONS if one not in OWN_TEST])
-def test_option(option: str, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    if option in ELSEWHERE:
-        reason, test = ELSEWHERE[option]
-        group, _, name = option.rpartition("/")
-        assert f"{group}={name}" in (Path(__file__).parent / test).read_text()
-        pytest.skip(f"{reason}, see {test}")
+def way_of(option: str) -> tuple[str, ...]:
+    """The overrides that an option is run with."""
     way = RUN.get(option, RUN.get(group_of(option)))
     assert way, f"conf/{option}.yaml: tell in this file how it is run"
-    name = option.rpartition("/")[2]
-    run(option, data_dir, *(override.replace("{}", name) for override in way))
+    return tuple(override.replace("{}", option.rpartition("/")[2]) for override in way)
+
+
+def options_run_together() -> list[list[str]]:
+    """Options of different groups that are tried on the same network are tried in one run."""
+    runs: list[list[str]] = []
+    for option in OPTIONS:
+        if option in OWN_TEST or option in ELSEWHERE:
+            continue
+        for begun in runs:
+            if group_of(option) not in map(group_of, begun) and base_of(option) == base_of(
+                begun[0]
+            ):
+                begun.append(option)
+                break
+        else:
+            runs.append([option])
+    return runs
+
+
+def base_of(option: str) -> tuple[str, ...]:
+    """What the options that can be tried in one run have in common."""
+    way = way_of(option)
+    shared = [base for base in (JOINT, STREAM) if way[: len(base)] == base]
+    return shared[0] if shared and not any("debug=" in override for override in way) else way
+
+
+@pytest.mark.parametrize("options", options_run_together(), ids="+".join)
+def test_options(options: list[str], data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(options, data_dir, *dict.fromkeys(one for each in options for one in way_of(each)))
     assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("option", ELSEWHERE)
+def test_what_cannot_be_run_here_is_tested_elsewhere(option: str) -> None:
+    reason, test = ELSEWHERE[option]
+    group, _, name = option.rpartition("/")
+    assert f"{group}={name}" in (Path(__file__).parent / test).read_text(), reason
 
 
 def test_no_entry_is_of_an_option_that_is_gone() -> None:
@@ -249,7 +289,7 @@ SWEPT = {
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_first_job_of_a_sweep(sweep: str, data_dir: Path) -> None:
-    run(f"sweep/{sweep}", data_dir, *SWEPT[sweep], f"sweep={sweep}", *jobs_of(sweep)[0])
+    run([f"sweep/{sweep}"], data_dir, *SWEPT[sweep], f"sweep={sweep}", *jobs_of(sweep)[0])
 
 
 @pytest.fixture
