@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-fast lint lock clean
 
 demo: $(VENV)/installed
 	$(RUN) -m src.train
 
 test: $(VENV)/installed
-	$(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+	$(PYTEST)
+
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

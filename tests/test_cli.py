@@ -106,6 +106,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("main", "arguments", "named"), MISTAKES)
 def test_mistake_is_one_line(
     main: Main,
@@ -146,6 +147,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_in_composing_do_not_wait_for_torch() -> None:
     folder = CONF_DIR.parent / "src"
     names = [file.stem for file in folder.glob("*.py") if "\n    main()\n" in file.read_text()]
@@ -189,6 +191,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_an_unwritable_cache_is_done_without(
     read_only: Path,
     tiny: tuple[str, ...],
@@ -202,6 +205,7 @@ def test_an_unwritable_cache_is_done_without(
     assert "the index of images cannot be kept" in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_have_a_directory_each_and_fail_alone(
     call: Callable[..., int],
     tiny: tuple[str, ...],
@@ -235,6 +239,7 @@ def test_evaluate_repeats_the_stage_result(
         assert [float(x) for x in row[2:]] == pytest.approx([float(x) for x in other[2:]], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_another_split_and_other_flow(
     call: Callable[..., int],
     finished_run: Path,
@@ -289,6 +294,7 @@ def test_predict_repeats_the_test_scores(
     assert list(predictions.values()) == sorted(predictions.values(), reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")
 def test_predict_on_real_clips_goes_on_past_a_broken_one(
     call: Callable[..., int],

@@ -34,6 +34,7 @@ def test_grid_is_complete() -> None:
     assert sorted(f"{model}_{data}" for model in MODELS for data in DATASETS) == EXPERIMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Path) -> None:
     """All stages' networks take the batches that the stages' data promise (checked on meta)."""
@@ -101,6 +102,7 @@ def test_published_st_mulnet() -> None:
     assert net.state_dict()["motion.layer3.1.temporal.weight"].shape == (256, 256, 3, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", sorted(p.stem for p in BACKBONES.glob("[!_]*.yaml")))
 def test_backbones(backbone: str) -> None:
     """Each makes streams of its depth; ResNet-18 and -34 with inserted filters."""
@@ -114,6 +116,7 @@ def test_backbones(backbone: str) -> None:
     assert (normalize.rgb_std.flatten().tolist() == [1, 1, 1]) == ("caffe" in backbone)
 
 
+@pytest.mark.slow
 def test_a_deeper_motion_stream() -> None:
     overrides = ["experiment=st_multiplier_ucf101", "model.motion.depth=152"]
     cfg = compose_config("train", *overrides)
@@ -162,6 +165,7 @@ def test_data_is_cut_as_published() -> None:
         assert (view.crop == CornerJitterCrop(224, 0.25)) == (view is not motion)
 
 
+@pytest.mark.slow
 def test_crop_of_one_stage() -> None:
     cfg = compose_config(
         "train",
@@ -182,6 +186,7 @@ def test_two_movers_keep_their_speed() -> None:
         assert not view.hflip
 
 
+@pytest.mark.slow
 def test_contract_of_the_network() -> None:
     cfg = compose_config("train", "experiment=st_resnet_hmdb51")
     with torch.device("meta"):

@@ -282,6 +282,7 @@ def jobs_of(overrides: list[str]) -> Iterator[tuple[str, ...]]:
     return product(*choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "named", [each for each in first_of_each(COMMANDS) if each.text not in TO_RUN], ids=str
 )
@@ -302,6 +303,7 @@ def test_command_composes(
         assert status == 0, f"{named}: {capfd.readouterr().err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", RUN)
 def test_commands_run(
     story: str,
@@ -347,6 +349,7 @@ TAKERS: list[tuple[str, ...]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", first_of_each(documents.overrides()), ids=str)
 def test_override_composes(named: Named) -> None:
     """Alone, with the published experiment, or else with the command that knows its key."""

@@ -24,6 +24,8 @@ from src.training.pipeline import run_experiment
 from tests.conftest import TINY, compose_config
 from tests.test_sweeps import SWEEPS, jobs_of
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = sorted(
     path.relative_to(CONF_DIR).with_suffix("").as_posix()
     for path in CONF_DIR.glob("*/**/*.yaml")

@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 
 from src.experiment.run_dir import StageDir
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 

@@ -47,6 +47,7 @@ def test_all_sweeps_are_known() -> None:
     assert sorted(JOBS) == SWEEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_jobs_train_different_joint_networks(sweep: str) -> None:
     jobs, trained = jobs_of(sweep), []
@@ -65,6 +66,7 @@ def test_jobs_train_different_joint_networks(sweep: str) -> None:
     assert len({sweep_subdir(job) for job in jobs}) == len(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["claim", "cross_stream", "temporal_filters", "temporal_pool"])
 def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> None:
     """One directory and one config for a stream, whatever the job of its seed and split."""
@@ -80,6 +82,7 @@ def test_jobs_that_differ_in_joint_training_share_the_streams(sweep: str) -> Non
     assert all(len(same) == 1 for same in trained.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["st_resnet_two_movers", "st_multiplier_ucf101"])
 def test_a_search_draws_joint_networks_that_share_the_streams(experiment: str) -> None:
     """The lowest and the highest value of each range, the first and the last of each choice."""

@@ -29,6 +29,7 @@ def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Fixtures:
         return make_fixtures(tmp_path_factory.mktemp("fixtures"), None)
 
 
+@pytest.mark.slow
 def test_fixtures_are_the_same_in_all_forms(fixtures: Fixtures) -> None:
     (name, count), *_ = fixtures.frames.items()
     folders = FrameImages(open_images(fixtures.rgb), name)
@@ -55,6 +56,7 @@ def test_an_avi_has_a_single_key_frame(fixtures: Fixtures) -> None:
         assert sum(packet.is_keyframe for packet in packets) == 1
 
 
+@pytest.mark.slow
 def test_loader_and_decode(fixtures: Fixtures) -> None:
     tables = [readers.loader(fixtures, 2, 1), *readers.decode(fixtures, 2, 1)]
     assert [table.title.split(":")[0] for table in tables] == ["loader", "decode", "decode"]
@@ -73,6 +75,7 @@ def test_clips_are_whole_stacks_around_their_frames(fixtures: Fixtures) -> None:
         assert fields.max() < fixtures.frames[clip.video] - 1
 
 
+@pytest.mark.slow
 def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = compose_config(
         "benchmark",
@@ -94,6 +97,7 @@ def test_step_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "ours, through Lightning" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +122,7 @@ def test_a_setting_that_fails_is_left_out(
         )
 
 
+@pytest.mark.slow
 def test_settings_of_gpus_are_of_the_whole_network() -> None:
     step = compose_config("benchmark", "target=step", "hardware=gpu").step
     for setting in step.settings:
@@ -152,6 +157,7 @@ def test_no_such_target() -> None:
         run.run_benchmarks(compose_config("benchmark", "target=speed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu"])
 def test_flow(fixtures: Fixtures, device: str) -> None:
     """One pair, of all algorithms; our TV-L1 is told beside its distance from OpenCV's."""

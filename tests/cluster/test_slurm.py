@@ -14,6 +14,8 @@ from src.reporting.collect import collect
 from tests.cluster.slurm import ask, missing, slurm
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")

@@ -304,6 +304,7 @@ def test_error_in_a_worker_reaches_the_user_as_one_line(tiny: Path) -> None:
     assert str(error.value) == f"video {video.path} does not exist"
 
 
+@pytest.mark.slow
 def test_missing_flow_names_the_video(tiny: Path) -> None:
     video = Video("noflow", tiny / "videos" / "v0.mp4", 0)
     data = VideoDataset([video], VideoFiles(), flow_in(tiny / "flow"), CENTRE, STACK, seed=0)

@@ -141,6 +141,7 @@ def test_a_video_that_hangs_is_given_up(workers: int) -> None:
     assert len(labels) == COUNT
 
 
+@pytest.mark.slow
 def test_a_batch_of_videos_that_hang_is_waited_for() -> None:
     """Each of them in half of the time that a batch may take, together in more."""
     labels, failed = read({3: hang, 4: hang, 5: hang}, 1, time_limit=1, timeout=2)

@@ -246,6 +246,7 @@ def overrides(root: Path, output: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_tested_checkpoint(
     root: Path, tmp_path: Path, call: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +282,7 @@ def test_from_a_folder_to_a_tested_checkpoint(
     assert "training videos may be among the test videos" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_flow_on_the_fly(root: Path, tmp_path: Path) -> None:
     on_the_fly = [
         "data.flow=on_the_fly",
@@ -292,6 +294,7 @@ def test_flow_on_the_fly(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two_stream_folder" / "split1_seed0" / "motion" / "stage.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_is_one_line(
     tmp_path: Path, call: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
     return VideoLoader(dataset, sampler=draws, num_workers=workers, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fate", "what", "method", "timeout"),
     [
@@ -93,6 +94,7 @@ class Cycle:
             file.write(f"{os.getpid()}\n")
 
 
+@pytest.mark.slow
 def test_workers_do_not_free_what_is_ours(tmp_path: Path) -> None:
     """A decoder would wait there for the end of threads that are not in a forked process."""
     gc.collect()

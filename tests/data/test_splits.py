@@ -78,6 +78,7 @@ class TestOfficialHMDB51:
 @needs_lists
 @pytest.mark.parametrize("number", [1, 2, 3])
 class TestOfficialUCF101:
+    @pytest.mark.slow
     def test_counts_and_labels(self, ucf101: dict[int, Split], number: int) -> None:
         split = ucf101[number]
         assert (len(split.train), len(split.test)) == UCF101_COUNTS[number]

@@ -48,6 +48,7 @@ def split(root: Path) -> Split:
     return two_movers.read_two_movers(str(root), TRAIN, TEST, SEED, workers=2)
 
 
+@pytest.mark.slow
 def test_classes_are_balanced_in_both_parts(split: Split) -> None:
     assert split.classes == CLASSES
     assert len(set(CLASSES)) == 8
@@ -70,6 +71,7 @@ def test_the_files_are_where_the_layout_says(root: Path, split: Split) -> None:
     assert FlowSettings.load(root / "flow") == two_movers.flow_settings()
 
 
+@pytest.mark.slow
 def test_videos_show_the_clips_they_were_made_from(split: Split) -> None:
     for part, videos in enumerate((split.train, split.test)):
         for place, video in enumerate(videos):
@@ -81,6 +83,7 @@ def test_videos_show_the_clips_they_were_made_from(split: Split) -> None:
             assert np.abs(error).mean() < 4  # of another clip: over 20
 
 
+@pytest.mark.slow
 def test_flow_inside_the_target_goes_where_the_label_says(root: Path, split: Split) -> None:
     for part, videos in enumerate((split.train, split.test)):
         for place, video in enumerate(videos):
@@ -118,6 +121,7 @@ def test_the_apertures_keep_apart_and_move_alike() -> None:
     assert set(shapes) == {"disc", "square", "triangle", "hexagon"}
 
 
+@pytest.mark.slow
 def test_every_pair_of_directions_is_as_likely() -> None:
     pairs = Counter[tuple[str, str]]()
     for place in range(240):
@@ -208,6 +212,7 @@ def check_complete(root: Path, split: Split) -> None:
     assert not list(root.resolve().parent.glob(".*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "least"), [("*.mp4", 3), ("frame000031.jpg", 1)])
 def test_a_killed_making_counts_as_nothing_and_is_continued(
     moment: str, least: int, tmp_path: Path, split: Split
@@ -230,6 +235,7 @@ def test_a_killed_making_counts_as_nothing_and_is_continued(
         assert before.get(file.name, file.stat().st_mtime_ns) == file.stat().st_mtime_ns
 
 
+@pytest.mark.slow
 def test_of_two_makings_at_once_the_second_waits(tmp_path: Path, split: Split) -> None:
     counts = [tmp_path / name for name in ("first", "second")]
     makings = [start(tmp_path / "made", count) for count in counts]

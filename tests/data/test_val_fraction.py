@@ -82,6 +82,7 @@ def names(loader: Any) -> set[str]:
     return {name for batch in loader for name in batch["video"]}
 
 
+@pytest.mark.slow
 def test_three_parts_are_trained_validated_and_tested_on(tiny: tuple[str, ...]) -> None:
     plain, data = data_of(tiny), data_of(tiny, "data.val_fraction=0.5")
     train, val, test = (

@@ -62,6 +62,7 @@ def saved(scores: VideoScores, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_evaluate_by_another_protocol(run: Run, stages: Path) -> None:
     """As asked for on the command line; the numbers are those of the module with that protocol."""
     checkpoint = f"ckpt_path={stages / 'joint' / 'last.ckpt'}"
@@ -94,6 +95,7 @@ def test_a_protocol_that_does_not_fit_is_one_line(run: Run, stages: Path) -> Non
     assert "nine_crops" in run(evaluate.main, checkpoint, "protocol=nine_crops")
 
 
+@pytest.mark.slow
 def test_a_stage_tested_by_another_protocol(tiny: tuple[str, ...], stages: Path) -> None:
     """Refused: its numbers are of the other. An unfinished one is tested by it if forced to."""
     overrides = (*tiny, f"paths.run_dir={stages}", "run_stages=motion", "protocol=center_crop")
@@ -187,6 +189,7 @@ def test_data_elsewhere(run: Run, stages: Path, tiny: tuple[str, ...]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_mistakes_are_found_before_anything_is_evaluated(run: Run, stages: Path) -> None:
     content = torch.load(stages / "motion" / "last.ckpt", weights_only=True)
     content["experiment"]["split"] = 2

@@ -232,6 +232,7 @@ def test_mistakes() -> None:
         TestProtocol(FRAMES, 9, 8, "center").video_scores(logits, batch(7, 12))
 
 
+@pytest.mark.slow
 def test_every_choice_is_a_choice_of_training() -> None:
     names = {}
     for file in sorted((CONF_DIR / "protocol").glob("*.yaml")):

@@ -241,6 +241,7 @@ class TestStageNames:
 
 
 class TestShadowed:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("overrides", "hint"),
         [

@@ -37,6 +37,7 @@ def test_weights_bring_their_normalization(
         start(tiny, finished_run, tmp_path, f"model.backbone.normalize.{change}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [

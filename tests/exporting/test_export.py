@@ -18,6 +18,8 @@ from src.exporting import network as exporting
 from src.exporting.network import Clips, ClipShape, compare, export_checkpoint
 from tests.builders import random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ort = pytest.importorskip("onnxruntime")
 Call = Callable[..., int]
 

@@ -28,6 +28,7 @@ def classified(checkpoint: Path, stream: str, vectors: torch.Tensor) -> torch.Te
         return module.net.get_submodule(name)(vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["motion", "joint_pooled"])
 def test_classifiers_turn_them_into_scores(
     stage: str, finished_run: Path, call: Call, tmp_path: Path
@@ -50,6 +51,7 @@ def test_classifiers_turn_them_into_scores(
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.slow
 def test_other_lists_and_protocols(finished_run: Path, call: Call, tmp_path: Path) -> None:
     checkpoint, output = finished_run / "joint" / "last.ckpt", tmp_path / "features.npz"
     views = (
@@ -74,6 +76,7 @@ def test_other_lists_and_protocols(finished_run: Path, call: Call, tmp_path: Pat
     assert_close(torch.stack(each).mean(0), scores.scores, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_files_from_anywhere(
     finished_run: Path,
     tiny: tuple[str, ...],

@@ -13,6 +13,8 @@ from src import evaluate, extract_flow, train, verify_data
 from tests.documents import ROOT
 from tests.test_documentation import CPU, FLOW, SMALL, moving
 
+pytestmark = pytest.mark.slow
+
 FILE = re.compile(r"# ((?:src|conf)/\S+)\n+(.*)", re.DOTALL)  # a block of code that is a file
 
 

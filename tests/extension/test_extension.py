@@ -9,6 +9,8 @@ import pytest
 import src.models
 from src import evaluate, train
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -214,6 +214,7 @@ class DeadlySettings(FlowSettings):
         return FlowAlgorithm(fields)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_gives_one_line(videos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a worker process died.* right"):
         extract_flow(
@@ -238,6 +239,7 @@ extract_flow([video], output, FlowSettings("tvl1", short_side=512), workers=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_stops_promptly(tmp_path: Path) -> None:
     """Ctrl-C ends the workers too, in the middle of a video, and leaves no parts."""

@@ -81,6 +81,7 @@ def images_in(output: Path) -> dict[str, bytes]:
     return images
 
 
+@pytest.mark.slow
 def test_an_archive_holds_the_files_of_the_folders(jpeg: Path, archive: Path) -> None:
     assert {entry.name for entry in archive.iterdir()} == {"flow.zip", FILE_NAME}
     expected = images_in(jpeg)
@@ -233,6 +234,7 @@ def kill_in_the_middle(videos: Path, output: Path, format: str) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_killed_and_gone_on_with(
     format: str, videos: list[Path], jpeg: Path, tmp_path: Path
@@ -294,6 +296,7 @@ def test_archives_of_so_many_videos(
     assert target.videos() == FIELDS.keys()
 
 
+@pytest.mark.slow
 def test_what_was_extracted_before_a_worker_died_stays(videos: list[Path], tmp_path: Path) -> None:
     """The archive that was begun is completed."""
     with pytest.raises(UserError, match="a worker process died"):

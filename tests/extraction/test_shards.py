@@ -280,6 +280,7 @@ def test_a_worker_takes_its_device() -> None:
         worker.setup(2, Recording("dis"), JpegFolders, ["cuda:0", "cuda:1", "cuda:2"])
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_torch(videos: list[Path], tmp_path: Path) -> None:
     settings = FlowSettings("tvl1_torch", {"nscales": 2, "warps": 1}, short_side=32)
     result = extract_flow(videos[:1], tmp_path, settings, workers=1, device="cpu")

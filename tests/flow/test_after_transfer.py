@@ -41,6 +41,7 @@ def sample_of(video: Video, view: View) -> Sample:
     return {key: x[0] if torch.is_tensor(x) else x for key, x in after.items()}
 
 
+@pytest.mark.slow
 def test_whole_frames_have_the_flow_that_would_be_stored(video: Video, tmp_path: Path) -> None:
     view = TestView(count=2, short_side=SIZE[0])
     computed = sample_of(video, view)["flow"]
@@ -53,6 +54,7 @@ def test_whole_frames_have_the_flow_that_would_be_stored(video: Video, tmp_path:
     assert difference.float().mean() < 0.5  # JPEG only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modalities", ["both", "flow"])
 def test_vectors_have_the_length_of_stored_flow(modalities: str, video: Video) -> None:
     """A crop is enlarged by half: its vectors are longer, and are brought back."""

@@ -47,6 +47,7 @@ def test_keeps_nothing_between_calls(name: str) -> None:
     np.testing.assert_array_equal(algorithm.fields(frames[:1], frames[1:2]), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_pairs_do_not_depend_on_each_other(name: str) -> None:
     algorithm = FlowSettings(name, PARAMETERS.get(name, {})).make()

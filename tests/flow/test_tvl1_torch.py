@@ -126,6 +126,7 @@ def test_known_motion_is_found_as_well_as_by_opencv(motion: npt.NDArray[np.float
     assert ours < theirs + 0.01
 
 
+@pytest.mark.slow
 def test_a_pair_is_the_same_in_any_batch() -> None:
     """Some have converged when others continue: they stay as they are."""
     frames = torch.from_numpy(textures())
@@ -201,6 +202,7 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tvl1_torch._filter.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_here")
 def test_compiles_into_graphs_without_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for a GPU but for the code generation, for which tests would take too long."""

@@ -42,6 +42,7 @@ def pooled() -> Net:
     return joined(*streams, "Sum", (4, 3))
 
 
+@pytest.mark.slow
 def test_description(tmp_path: Path) -> None:
     """All that the network needs comes from the file; the rest is the stage's own recipe."""
     path = pooled().save(tmp_path / "hmdb51ST-ResNet50-final-split=2.mat")
@@ -108,6 +109,7 @@ def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
     assert found.description.class_names == list(UCF101)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no official lists here")
 def test_class_names_are_those_of_the_lists() -> None:
     data = str(CLIPS.parent)
@@ -129,6 +131,7 @@ def test_split_from_option_or_name() -> None:
         split_of("net.mat", 4)
 
 
+@pytest.mark.slow
 def test_wrong_shapes_and_class_counts(tmp_path: Path) -> None:
     path = tmp_path / "split1.mat"
     with pytest.raises(UserError, match="tells 10 classes apart"):
@@ -155,6 +158,7 @@ def test_bias_before_a_batch_norm_moves_its_mean(tmp_path: Path) -> None:
     assert moved.tolist() == pytest.approx(bias.flatten().tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: Path) -> None:
     """With the = of the released name, on a made-up HMDB51: of its 51 classes two have a video."""
     path = pooled().save(tmp_path / "hmdb51ST-ResNet50-final-split=1.mat")
@@ -231,6 +235,7 @@ def made_up_hmdb51(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(call: Call, tmp_path: Path) -> None:
     wrong = base_stream(3, 26)
     wrong.layers.remove(wrong.layer("res3b_relu"))

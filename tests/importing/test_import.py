@@ -12,6 +12,8 @@ from src.importing.checkpoint import Imported, import_model
 from tests.importing.dagnn import DagNN
 from tests.importing.released_mat import Net, base_stream, joined
 
+pytestmark = pytest.mark.slow
+
 
 def two(depth: int = 50, motion_depth: int = 50, classes: int = 51) -> tuple[Net, Net]:
     return (

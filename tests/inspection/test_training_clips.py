@@ -59,6 +59,7 @@ def test_mixed_clips_say_what_they_are_trained_as(tiny: tuple[str, ...]) -> None
         assert title.startswith(f"{100 * max(shares):.0f} %")
 
 
+@pytest.mark.slow
 def test_flow_on_the_fly_is_there(tiny: tuple[str, ...]) -> None:
     config = stage_config(compose_config("train", *tiny, "data.flow=on_the_fly"), "joint")
     data = build_datamodule(config)

@@ -115,6 +115,7 @@ def test_cut_everywhere_inside(tmp_path: Path) -> None:
         assert read_all(write(tmp_path, content, [cut, min(cut + 3, len(content))])) == files
 
 
+@pytest.mark.slow
 def test_more_files_than_16_bits_count(tmp_path: Path) -> None:
     files = {f"v/{number}.jpg": number.to_bytes(3, "big") for number in range(2**16 + 5)}
     archive = Archive(write(tmp_path, zipped(files)))

@@ -352,6 +352,7 @@ class TestIndex:
         other: ImageIndex = pickle.loads(content)
         assert frames_of(FrameImages(other, "run #1 (a)"), [2])[0, 0, 0, 0] == 30
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kept", [False, True])
     def test_spawned_worker(self, kept: bool, tmp_path: Path, cache: Path) -> None:
         tree = open_images(in_shards(tmp_path / "a", released), cache if kept else None)

@@ -197,6 +197,7 @@ def various(count: int) -> list[list[int]]:
 FILES = [*KINDS, *(pytest.param(name, marks=needs_clips) for name in REAL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_frames_are_those_of_a_full_decoding(name: str, decoder: str, make: Make) -> None:
     file = make(name)
@@ -386,6 +387,7 @@ def moved_to_the_front(path: Path) -> Path:
     return fast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.6, 0.9, 0.99, 1])
 @pytest.mark.parametrize("name", ["one_key.avi", "closed.mp4", "front of open.mp4", "open.mkv"])
 def test_file_that_is_cut_off(

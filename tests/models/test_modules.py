@@ -421,6 +421,7 @@ def on_fake_gpu(module: VideoClassifier) -> VideoClassifier:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="torch knows no GPUs here")
 @pytest.mark.parametrize("kind", ["rgb", "joint"])
 def test_no_step_waits_for_a_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,7 @@ def expected_rates(experiment: str, stage: str, updates: int) -> list[float]:
 EXPERIMENTS = sorted(file.stem for file in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_stage_has_the_rates_of_its_recipe(experiment: str, tmp_path: Path) -> None:
     for number, name in enumerate(["jump", "jump", "run", "run"]):  # its classes are counted
@@ -223,6 +224,7 @@ def test_a_scheduler_of_updates_is_told_how_many_there_are() -> None:
     assert len(alike) == len(set(alike)) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", ["-1", "inf", "nan", "true", "fast", "null"])
 def test_an_impossible_learning_rate_is_refused(lr: str) -> None:
     cfg = compose_config("train", f"stages.joint.optimizer.lr={lr}")
@@ -230,6 +232,7 @@ def test_an_impossible_learning_rate_is_refused(lr: str) -> None:
         build_optimization(stage_config(cfg, "joint"), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "reason"),
     [

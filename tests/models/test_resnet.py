@@ -27,6 +27,7 @@ def copy_of(reference: nn.Module, depth: int, num_classes: int) -> ResNet:
     return net
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_is_torchvisions(depth: int) -> None:
@@ -51,6 +52,7 @@ def parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 @pytest.mark.parametrize("filters", ["none", "inflated", "inserted"])
 def test_parameter_counts(model: str, filters: str) -> None:

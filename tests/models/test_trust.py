@@ -162,6 +162,7 @@ def config_in(finished_run: Path) -> StageConfig:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("main", "place", "arguments"),
     [

@@ -53,6 +53,7 @@ def check(net: TwoStreamResNet, batch: tuple[Tensor, Tensor], **options: Any) ->
     assert_close(net(*batch), Reference(dict(net.state_dict()), **options)(*batch))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("style", ["torchvision", "caffe"])
 @pytest.mark.parametrize("filters", ["none", "inflated", "inserted"])
@@ -137,6 +138,7 @@ def test_temporal_pool(frames: int, size: int, stride: int, steps: int, kind: st
 KNOWS = {"motion_to_appearance": (True, False), "appearance_to_motion": (False, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["residual", "direct"])
 @pytest.mark.parametrize("kind", ["none", "additive", "multiplicative"])
 @pytest.mark.parametrize("direction", ["motion_to_appearance", "appearance_to_motion", "both"])

@@ -57,6 +57,7 @@ def test_a_window_longer_than_the_video_is_the_video(
     assert {(row["start"], row["end"]) for row in found} == {(0, 1.28)}
 
 
+@pytest.mark.slow
 def test_windows_with_plot_and_annotated_copy(
     checkpoint: str, video: Path, call: Call, tmp_path: Path
 ) -> None:

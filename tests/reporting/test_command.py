@@ -17,6 +17,7 @@ def _in_an_empty_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_training_records_what_the_report_tells(
     call: Call, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

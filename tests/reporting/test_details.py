@@ -50,6 +50,7 @@ def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "report.html"
 
 
+@pytest.mark.slow
 def test_every_row_has_its_curves_classes_confusions_and_videos(
     page: Path, finished_run: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_rows_beyond_the_number_are_named(finished_run: Path) -> None:
     assert "st_resnet_two_movers joint" in sections[-1].lines
 
 
+@pytest.mark.slow
 def test_lost_files_leave_the_rest(finished_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished_run, copy)
@@ -113,6 +115,7 @@ def test_curves_of_a_stage_that_went_on_are_those_of_its_last_files(tmp_path: Pa
     assert list(curve.items()) == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_shows_the_page_without_loading_anything(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")

@@ -57,6 +57,7 @@ def test_runs_of_splits_and_seeds_are_a_group(tmp_path: Path) -> None:
     assert MeanStd.of([run.accuracy.top1 for run in group.runs]).mean == 43
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["st_multiplier_hmdb51", "st_resnet_two_movers"])
 def test_groups_of_composed_configs(experiment: str, tmp_path: Path) -> None:
     """They are labelled by overrides, but for those of split, seed, places, machine, loggers."""

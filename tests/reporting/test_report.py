@@ -85,6 +85,7 @@ def table_of(folder: Path, console: Console | None = None) -> dict[str, list[str
     return {row[0]: row[1:] for row in page.tables[0]}
 
 
+@pytest.mark.slow
 def test_beside_published_numbers(tmp_path: Path) -> None:
     """67.0 of three splits and the published config is compared; all else in brackets."""
     write_published(tmp_path, "st_resnet_hmdb51", "joint_pooled", {1: 66, 2: 67, 3: 68})
@@ -132,6 +133,7 @@ def test_part_of_the_videos_is_not_a_run_of_the_paper(tmp_path: Path) -> None:
     assert "experiment=st_resnet_hmdb51" in text
 
 
+@pytest.mark.slow
 def test_published_numbers_have_experiments_that_repeat_them() -> None:
     """Patterns fit an experiment's last stage, protocols are the default; of both datasets."""
     published = read_published()
@@ -237,6 +239,7 @@ def test_nothing_finished_tells_what_to_run(tmp_path: Path) -> None:
     assert {row[2] for name, row in rows.items() if name == "ST-ResNet"} == {"not run"}
 
 
+@pytest.mark.slow
 def test_real_run(finished_run: Path, tmp_path: Path) -> None:
     """All stages, late fusion and the classifiers of the joint nets, as the run has them."""
     output = tmp_path / "report"

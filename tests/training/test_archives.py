@@ -6,11 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from src.media.sources import Uint8
 from src.training.pipeline import run_experiment
 from tests.builders import moving_texture
 from tests.conftest import compose_config
+
+pytestmark = pytest.mark.slow
 
 CLASSES = [f"Class{number:03d}" for number in range(1, 100)] + ["HandstandPushups", "YoYo"]
 USED = ("Class001", "HandstandPushups", "YoYo")

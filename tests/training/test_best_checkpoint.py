@@ -97,6 +97,7 @@ def undisturbed(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory)
     return train(tmp_path_factory.mktemp("best"), *tiny, *SHORT, *BEST, best=1)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_tested(undisturbed: StageDir, tmp_path: Path) -> None:
     best, last = undisturbed.best, undisturbed.checkpoint
     assert torch.load(best, weights_only=True)["epoch"] == 1
@@ -131,6 +132,7 @@ def test_a_best_checkpoint_that_is_gone_is_told(
         train(tmp_path, *tiny, *SHORT, *BEST, best=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "at"),
     [("step", (1, 0)), ("validation", (1, 0)), ("step", (2, 0)), ("test", (0, 0))],
@@ -149,6 +151,7 @@ def test_a_stop_changes_neither_checkpoint(
     assert stage.scores().read_bytes() == undisturbed.scores().read_bytes()
 
 
+@pytest.mark.slow
 def test_the_best_of_averaged_weights(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """What was validated is what is saved, and tested."""
     overrides = [*tiny, *SHORT, *BEST, "callbacks=ema"]
@@ -204,6 +207,7 @@ def stopped_early(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
     return train(tmp_path_factory.mktemp("early"), *tiny, *SHORT, *EARLY, best=0)
 
 
+@pytest.mark.slow
 def test_early_stopping_finishes_a_stage(
     tiny: tuple[str, ...], stopped_early: StageDir, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +220,7 @@ def test_early_stopping_finishes_a_stage(
     assert stopped_early.checkpoint.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_early_is_not_resumed(
     tiny: tuple[str, ...], stopped_early: StageDir, tmp_path: Path
 ) -> None:
@@ -227,6 +232,7 @@ def test_a_training_that_was_stopped_early_is_not_resumed(
     assert stage.scores().read_bytes() == stopped_early.scores().read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_early_and_test_the_best(tiny: tuple[str, ...], tmp_path: Path) -> None:
     overrides = [*tiny, *SHORT, *EARLY, "checkpoint=best", "stages.motion.data.batch_size=2"]
     overrides += [f"+callbacks.rig._target_={HERE}.Rigged", "+callbacks.rig.best=0"]

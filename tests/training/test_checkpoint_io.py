@@ -18,6 +18,7 @@ def write_on(path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint({"a": torch.full((2**18,), number)}, path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     context = multiprocessing.get_context("forkserver")

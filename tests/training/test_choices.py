@@ -23,6 +23,8 @@ from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 
+pytestmark = pytest.mark.slow
+
 UCF101 = "experiment=st_resnet_ucf101"
 STREAMS = ("appearance", "motion")
 TWO_PROCESSES = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")

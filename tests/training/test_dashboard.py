@@ -71,6 +71,7 @@ def _wandb(run: OfflineRun) -> dict[str, float]:
     return {k: v[-1] for k, v in run.logged.items() if isinstance(v[-1], int | float)}
 
 
+@pytest.mark.slow
 def test_each_stage_is_a_closed_run_of_the_experiments_group(run_dir: Path) -> None:
     runs = {stage: OfflineRun(run_dir / stage) for stage in STAGES}
     for stage, run in runs.items():
@@ -165,6 +166,7 @@ def test_artifacts_are_the_checkpoint_its_config_and_the_scores(run_dir: Path) -
     assert set(scores["files"]) == expected
 
 
+@pytest.mark.slow
 def test_a_run_is_closed_as_failed_before_the_next_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

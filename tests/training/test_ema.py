@@ -91,6 +91,7 @@ def test_updates_are_counted_not_batches() -> None:
     assert_same(module.state_dict(), averages_by_hand(watch.after_update[1::2])[-1])
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was(tmp_path: Path) -> None:
     """Stopped and continued is the same as trained in one go; a checkpoint holds the average."""
     batches = loader([random_batch() for _ in range(2)])

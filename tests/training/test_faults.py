@@ -74,6 +74,7 @@ def set_up(data: Path, *more: str) -> VideoDataModule:
     return module
 
 
+@pytest.mark.slow
 def test_training_goes_on_and_tells(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_real_broken_clip_is_replaced(data: Path) -> None:
     assert sum(len(batch["video"]) for batch in batches) == TRAIN
 
 
+@pytest.mark.slow
 def test_too_many_stop_the_run_with_their_list(data: Path, tmp_path: Path) -> None:
     broken = videos(data, "train")[:4]  # of 16, with a fifth allowed
     for video in broken:
@@ -149,6 +151,7 @@ def test_too_many_stop_the_run_with_their_list(data: Path, tmp_path: Path) -> No
         train(data, tmp_path / "strict", "data.videos.max_unreadable_fraction=0")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_still_knows(data: Path, tmp_path: Path) -> None:
     broken = videos(data, "train")[0]
     whole = broken.path.read_bytes()
@@ -160,6 +163,7 @@ def test_a_run_that_goes_on_still_knows(data: Path, tmp_path: Path) -> None:
     assert [list(faults["videos"]) for faults in record["faults"]] == [[broken.name]]
 
 
+@pytest.mark.slow
 def test_a_test_video_is_an_error_or_wrong(
     data: Path,
     tmp_path: Path,
@@ -224,6 +228,7 @@ def logged(stage: Path, key: str) -> float:
     return float(next(filter(None, (line.split(",")[column] for line in metrics[1:]))))
 
 
+@pytest.mark.slow
 def test_ranks_agree(data: Path, tmp_path: Path) -> None:
     """Two processes train to the end, and stop together at the test; one continues with it."""
     broken, lost = videos(data, "train")[:3], videos(data, "test")[1]

@@ -15,6 +15,8 @@ from src.utils.errors import UserError
 from tests.builders import CLIPS
 from tests.conftest import compose_config
 
+pytestmark = pytest.mark.slow
+
 LISTS = CLIPS.parent / "hmdb51_splits"
 # Names with #, (, & and ;, and classes whose names begin alike.
 CLASSES = ("kick", "kick_ball", "sword_exercise", "wave")

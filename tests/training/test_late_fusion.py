@@ -43,6 +43,7 @@ def test_it_is_a_finished_stage_without_a_checkpoint(finished_run: Path) -> None
     torch.testing.assert_close(fused.scores.scores, mean)
 
 
+@pytest.mark.slow
 def test_it_is_made_where_a_finished_run_lacks_it(tiny: tuple[str, ...], copied_run: Path) -> None:
     before = json.loads((copied_run / LATE_FUSION / "stage.json").read_text())
     shutil.rmtree(copied_run / LATE_FUSION)

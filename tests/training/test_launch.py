@@ -30,6 +30,8 @@ from src.utils.files import RETRY_AFTER, exclusive_lock
 from src.utils.ranks import own_rank
 from tests.conftest import TINY, compose_config
 
+pytestmark = pytest.mark.slow
+
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 BATCHES = ("stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4")
 

@@ -70,6 +70,7 @@ def is_recorded(stage: Path) -> bool:
     return bool(json.loads((stage / "stage.json").read_text())["accuracy"]["videos"])
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_in_training_is_dropped_for_the_rest_of_the_run(
     tiny: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_logger_that_fails_in_training_is_dropped_for_the_rest_of_the_run(
             assert any(row.get("test/video/top1") for row in csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_logger_that_cannot_be_opened_for_a_later_stage_is_dropped(
     tiny: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_stop_by_hand_is_no_failure_of_a_logger(tmp_path: Path) -> None:
     assert not logger.failed
 
 
+@pytest.mark.slow
 def test_wandb_without_a_place_for_its_files_is_refused_before_data_is_read(
     tiny: tuple[str, ...], tmp_path: Path, call: Callable[..., int], capfd: Any, monkeypatch: Any
 ) -> None:
@@ -165,6 +168,7 @@ def test_a_csv_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert wandb.run is None
 
 
+@pytest.mark.slow
 def test_a_run_of_wandb_that_cannot_be_ended_does_not_get_into_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +193,7 @@ def test_a_project_that_wandb_cannot_have_is_refused(project: str, tmp_path: Pat
         pass
 
 
+@pytest.mark.slow
 def test_wandb_gets_names_that_it_can_have(tiny: tuple[str, ...], tmp_path: Path) -> None:
     overrides = ("name=grp/exp 1", "run_stages=appearance", "logger=[csv,wandb]", *SHORT)
     wandb_own = ("logger.wandb.entity=team", "logger.wandb.name=mine", "logger.wandb.tags=[a b]")
@@ -213,6 +218,7 @@ def test_long_names_of_artifacts_are_told_apart() -> None:
     wandb.Artifact(one, type="model")
 
 
+@pytest.mark.slow
 def test_what_is_shown_of_a_test_cannot_fail_it(
     tiny: tuple[str, ...],
     tmp_path: Path,
@@ -242,6 +248,7 @@ def test_what_is_shown_of_a_test_cannot_fail_it(
     assert not (tmp_path / "run" / "motion" / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_without_loggers_and_callbacks(
     tiny: tuple[str, ...], tmp_path: Path, call: Callable[..., int]
 ) -> None:

@@ -85,6 +85,7 @@ def command(tiny: tuple[str, ...], tmp_path: Path) -> list[str]:
     return [*tiny, *APPEARANCE, f"paths.run_dir={tmp_path / 'run'}"]
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_is_one_line_with_the_videos(
     command: list[str],
     tmp_path: Path,
@@ -117,6 +118,7 @@ def test_the_hint_names_the_operation(command: list[str]) -> None:
         run_experiment(compose_config("train", *command, *spoiled))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "layer", "line"),
     [
@@ -261,6 +263,7 @@ def test_what_no_scale_mends_stops_the_run(spoiled: str, line: str) -> None:
         fit_scaled(2.0, spoiled)
 
 
+@pytest.mark.slow
 def test_all_processes_stop_with_the_line_of_the_one_that_saw_it(
     command: list[str], tmp_path: Path
 ) -> None:
@@ -287,6 +290,7 @@ LR_FINDER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [4, 8], ids=["", "accumulated"])
 def test_averaging_of_weights_has_an_epoch_without_a_backward_pass(
     clips: int, command: list[str], tmp_path: Path
@@ -300,6 +304,7 @@ def test_averaging_of_weights_has_an_epoch_without_a_backward_pass(
     assert [row["epoch"] for row in rows if row["train/loss_epoch"]] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["constant", "warmup_cosine"])
 def test_a_learning_rate_finder_fits_within_the_fit(
     scheduler: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

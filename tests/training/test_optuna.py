@@ -26,6 +26,7 @@ optuna = pytest.importorskip("optuna")
 TrialState = optuna.trial.TrialState
 
 
+@pytest.mark.slow
 def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     tmp_path: Path,
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_search_on_the_test_list_is_refused(
     assert not list(tmp_path.rglob("*.study"))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_search_leaves_the_report_whole(
     finished_run: Path, tmp_path: Path
 ) -> None:

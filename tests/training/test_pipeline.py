@@ -80,6 +80,7 @@ def test_checkpoints_carry_what_is_needed_to_use_them(finished_run: Path) -> Non
         assert (entry["flow"] or {}).get("algorithm") == (None if stage == "appearance" else "dis")
 
 
+@pytest.mark.slow
 def test_stages_start_from_those_before(
     tiny: tuple[str, ...], copied_run: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_stages_start_from_those_before(
         torch.testing.assert_close(pooled[f"{stream}.layer3.1.conv3.weight"], grown)
 
 
+@pytest.mark.slow
 def test_a_stage_leaves_its_memory_to_the_next(
     tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_stage_leaves_its_memory_to_the_next(
     assert alive == [0, 0]
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_trained_again(tiny: tuple[str, ...], copied_run: Path) -> None:
     cfg = compose_config("train", *tiny, f"paths.run_dir={copied_run}")
     before = {s: (copied_run / s / "last.ckpt").stat().st_mtime_ns for s in STAGES}
@@ -129,6 +132,7 @@ def test_finished_stages_are_not_trained_again(tiny: tuple[str, ...], copied_run
     assert [s for s in STAGES if before[s] != after[s]] == ["joint_pooled"]
 
 
+@pytest.mark.slow
 def test_a_finished_stage_without_its_weights_is_not_trained_again(
     tiny: tuple[str, ...], copied_run: Path
 ) -> None:
@@ -140,6 +144,7 @@ def test_a_finished_stage_without_its_weights_is_not_trained_again(
     assert not (copied_run / "appearance" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_stage_is_trained_on_for_more_epochs(
     finished: bool, tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
@@ -173,6 +178,7 @@ def test_a_stage_is_trained_on_for_more_epochs(
     assert weights(copied_run, "motion").keys() == wanted.keys()
 
 
+@pytest.mark.slow
 def test_later_stages_of_one_that_was_trained_on_are_told(
     tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,6 +193,7 @@ def test_later_stages_of_one_that_was_trained_on_are_told(
     assert "stage joint started from stage motion as it was before: delete" in caplog.text
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(tiny: tuple[str, ...], copied_run: Path) -> None:
     changes = ("stages.motion.optimizer.lr=0.01", f"paths.run_dir={copied_run}")
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.01, 0\.05 there.*resume=force"):
@@ -194,6 +201,7 @@ def test_another_config_is_refused(tiny: tuple[str, ...], copied_run: Path) -> N
     run_experiment(compose_config("train", *tiny, *changes, "resume=force"))
 
 
+@pytest.mark.slow
 def test_stage_alone_from_given_checkpoints(
     tiny: tuple[str, ...], finished_run: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +217,7 @@ def test_stage_alone_from_given_checkpoints(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["joint", "results.csv"]
 
 
+@pytest.mark.slow
 def test_stage_can_be_skipped(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """Without its stream the joint stage has nothing to start from, which it says at once."""
     run = f"paths.run_dir={tmp_path / 'run'}"
@@ -233,6 +242,7 @@ def test_checkpoint_of_another_model_is_refused(
         )
 
 
+@pytest.mark.slow
 def test_finished_stages_stay_when_a_later_one_fails(
     tiny: tuple[str, ...], copied_run: Path
 ) -> None:
@@ -248,6 +258,7 @@ def test_finished_stages_stay_when_a_later_one_fails(
     assert (copied_run / "appearance" / "stage.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shorter", "told"),
     [
@@ -266,6 +277,7 @@ def test_a_run_of_another_config_is_not_taken_for_a_finished_one(
         run_experiment(compose_config("train", *whole))
 
 
+@pytest.mark.slow
 def test_results_of_another_config_are_not_shown(
     tiny: tuple[str, ...], copied_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +292,7 @@ def test_results_of_another_config_are_not_shown(
         assert f"stage {stage} in {copied_run / stage} was trained with another" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "instead"),
     [
@@ -315,6 +328,7 @@ def test_a_cap_that_caps_nothing_is_told(
     )
 
 
+@pytest.mark.slow
 def test_how_a_batch_is_made_up_is_told(
     tiny: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

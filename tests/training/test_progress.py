@@ -108,6 +108,7 @@ def train(
     return run
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_all_and_keeps_a_line(train: Train, terminal: Terminal) -> None:
     train("trainer.max_epochs=2")
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
@@ -150,6 +151,7 @@ def test_a_failure_leaves_the_terminal_as_it_was(
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [False, True], ids=["switched off", "a log file"])
 def test_log_lines_alone(
     file: bool, train: Train, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +165,7 @@ def test_log_lines_alone(
     assert "motion: epoch 1/1" in terminal.getvalue()
 
 
+@pytest.mark.slow
 def test_what_goes_into_a_file_stays_in_it(train: Train, terminal: Terminal) -> None:
     """python -m src.train > file: the bar is on the terminal, prints are in the file."""
     file = io.StringIO()

@@ -91,6 +91,7 @@ def call(
     return end.value.code, capfd.readouterr().err.strip().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queued", "status"), [(True, -1), (False, 1)])
 def test_a_job_that_is_queued_again_has_not_failed(
     queued: bool,

@@ -17,6 +17,8 @@ from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
 from tests.training.several_ranks import run_as_ranks
 
+pytestmark = pytest.mark.slow
+
 
 def run(module: str, *overrides: str) -> str:
     """A command on two processes of its own launcher; what it prints."""

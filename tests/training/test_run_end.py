@@ -25,6 +25,7 @@ def last_words(
     return paths, [shlex.split(line) for line in following.splitlines()]
 
 
+@pytest.mark.slow
 def test_all_that_was_written_is_listed(
     tiny: tuple[str, ...], finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def losses(stage: Path) -> list[float]:
     return [float(value) for value in values if value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", ["optimizer.fused=true", "model.backbone.gradient_checkpointing=true"]
 )
@@ -90,6 +91,7 @@ def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -
     assert_close(scores(stage), scores(plain))
 
 
+@pytest.mark.slow
 def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
     """Names included; full frames, of 64 pixels, are tested without compiling for them."""
     stage = train("compile=default")
@@ -98,6 +100,7 @@ def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int])
     assert_close(scores(stage), scores(plain))
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_close(train: Run, plain: Path) -> None:
     """bfloat16 has 8 bits: losses agree to a hundredth, weights and scores to a twentieth."""
     stage = train("trainer.precision=bf16-mixed")
@@ -112,6 +115,7 @@ def test_mixed_precision_is_close(train: Run, plain: Path) -> None:
     assert_close(scores(stage), scores(plain), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_compiled_units_are_computed_again(
     dtype: torch.dtype | None, compiled_sizes: set[int]
@@ -132,6 +136,7 @@ def test_compiled_units_are_computed_again(
     assert_close(found[1], found[0], rtol=rtol, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
@@ -162,6 +167,7 @@ def test_another_precision_is_another_run(option: str, told: str) -> None:
     assert config_diff(now, before) == told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -211,6 +217,7 @@ def test_tf32() -> None:
         assert torch.get_float32_matmul_precision() == products
 
 
+@pytest.mark.slow
 def test_cudnn_chooses_in_training_alone(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """Full frames have another size in almost every video: they would be searched for each."""
     seen: dict[str, bool] = {}

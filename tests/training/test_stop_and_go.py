@@ -30,6 +30,8 @@ from src.utils.processes import SIGNALS
 from tests.conftest import compose_config
 from tests.training.several_ranks import run_as_ranks
 
+pytestmark = pytest.mark.slow
+
 # 8 steps of 2 clips in an epoch, 2 steps to an update, dropout from the real config
 SHORT = (
     "experiment=motion_two_movers",

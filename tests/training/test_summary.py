@@ -25,6 +25,7 @@ def table_of(configs: dict[str, Any]) -> list[str]:
     return [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
 
 
+@pytest.mark.slow
 def test_resnet50_costs_what_everybody_says() -> None:
     """4.09 G products and 25.56 M parameters, as torchvision documents them, for 1000 classes."""
     cfg = compose_config("train", "experiment=appearance_hmdb51", "data.num_classes=1000")
@@ -34,6 +35,7 @@ def test_resnet50_costs_what_everybody_says() -> None:
     assert "net.fc 1 x 1000 2.049 0.004" in lines
 
 
+@pytest.mark.slow
 def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
     cfg = compose_config("train", "experiment=st_resnet_ucf101", "skip_stages=[appearance,joint]")
     lines = table_of(stage_configs(cfg))
@@ -49,6 +51,7 @@ def test_tables_of_the_chosen_stages_fit_a_log_file() -> None:
         stage_configs(compose_config("train", "experiment=two_stream_ucf101", "run_stages=joint"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["st_multiplier_hmdb51", "st_resnet_hmdb51"])
 def test_parts_of_joined_streams_add_up(experiment: str) -> None:
     """Units of a stage are called one by one there, and filters look along time."""
@@ -81,6 +84,7 @@ def test_the_command_needs_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_configs_of_stages_are_printed(
     call: Callable[..., int],
     tmp_path: Path,

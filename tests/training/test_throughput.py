@@ -30,6 +30,7 @@ def logged(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[name])) for row in rows]
 
 
+@pytest.mark.slow
 def test_numbers_of_every_interval_are_logged(
     tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def pasted(command: str) -> list[str]:
     return done.stdout.decode().split("\0")[1:-1]
 
 
+@pytest.mark.slow
 def test_what_is_shown_can_be_pasted(
     tiny: tuple[str, ...],
     call: Callable[..., int],

@@ -25,6 +25,7 @@ def tell(seconds: float) -> tuple[int, tuple[int, str] | None]:
     return os.getpid(), _given
 
 
+@pytest.mark.slow
 def test_each_worker_is_set_up_with_its_number() -> None:
     with worker_pool(2, __name__, note, "text") as pool:
         told = set(pool.map(tell, [0.5] * 4))

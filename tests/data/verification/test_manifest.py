@@ -196,6 +196,7 @@ class TestUnfit:
         file.write_text("".join(lines[:-1]))
         assert "for other lists" in self.ignored(broken, caplog)
 
+    @pytest.mark.slow
     def test_of_a_run_that_was_killed(
         self, broken: MadeUp, caplog: pytest.LogCaptureFixture
     ) -> None:

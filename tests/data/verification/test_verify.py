@@ -246,6 +246,7 @@ class TestCache:
         assert len(file.read_text().splitlines()) == lines // 2 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) -> None:
     """The second run takes what the first has found, and no worker outlives the first."""
@@ -344,6 +345,7 @@ class TestLists:
             assert len(lists.videos) == {"hmdb51": 6766 - 395, "ucf101": 13320}[name]
 
 
+@pytest.mark.slow
 @needs_lists
 @pytest.mark.parametrize(
     ("name", "classes"),
