@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -48,6 +49,13 @@ def test_experiment_composes_and_its_networks_run(experiment: str, tmp_path: Pat
     assert cfg.name == experiment
     stages = {"appearance": 1, "motion": 1, "two_stream": 2, "st_resnet": 4, "st_multiplier": 3}
     assert len(configs) == stages[experiment.rsplit("_", 2 if "movers" in experiment else 1)[0]]
+
+
+def test_composing_within_a_command() -> None:
+    """As the report does, of which row a published number is."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        assert compose_config("train", "seed=3").seed == 3
+    assert compose_config("train", "seed=4").seed == 4
 
 
 def test_an_experiment_has_the_last_word() -> None:
