@@ -1,7 +1,8 @@
 """What entry points share: compose a config, call one function, show a mistake as one line.
 
 Their own imports of the rooms below stand in functions: --help and mistakes in the config do not
-wait for torch."""
+wait for torch.
+"""
 
 import argparse
 import contextlib

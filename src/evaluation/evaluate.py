@@ -28,7 +28,7 @@ def load_module(
     data_changes: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
 ) -> tuple[VideoClassifier, CheckpointMetadata]:
-    """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's description.
+    """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's metadata.
 
     Keys of its data config (such as the places of the data) and of its protocol can be changed, but
     for those of the protocol that are None.
@@ -36,8 +36,8 @@ def load_module(
     Raises:
         UserError: the file is no checkpoint of this project, or asks for foreign code.
     """
-    description, content = CheckpointMetadata.read(ckpt_path)
-    config = description.config
+    metadata, content = CheckpointMetadata.read(ckpt_path)
+    config = metadata.config
     given = {key: value for key, value in (protocol or {}).items() if value is not None}
     try:
         check_trusted(built_without_training(config), ckpt_path)
@@ -51,11 +51,11 @@ def load_module(
         ) from error
     if load_weights(net, net_weights(content), ckpt_path).new:
         raise UserError(f"{ckpt_path} lacks the classifier that its own config describes")
-    if len(description.class_names) != module.num_classes:
+    if len(metadata.class_names) != module.num_classes:
         raise UserError(
-            f"{ckpt_path} names {len(description.class_names)} of {module.num_classes} classes"
+            f"{ckpt_path} names {len(metadata.class_names)} of {module.num_classes} classes"
         )
-    return module, description
+    return module, metadata
 
 
 def evaluate_checkpoint(
@@ -70,22 +70,22 @@ def evaluate_checkpoint(
     Raises:
         UserError: the data is of another split, was made with other flow, or has other classes.
     """
-    module, description = load_module(ckpt_path, data_changes, protocol)
-    scores = score_videos(module, description, trainer, output, ckpt_path)
-    stage = str(description.config["stage"])
+    module, metadata = load_module(ckpt_path, data_changes, protocol)
+    scores = score_videos(module, metadata, trainer, output, ckpt_path)
+    stage = str(metadata.config["stage"])
     return Result(stage, stage, video_accuracies(scores), scores.protocol, scores.faults)
 
 
 def score_videos(
     module: VideoClassifier,
-    description: CheckpointMetadata,
+    metadata: CheckpointMetadata,
     trainer: pl.Trainer,
     output: str,
     ckpt_path: str,
 ) -> VideoScores:
     """Score every test video with what `load_module` has returned, and write the scores."""
-    data = data_of(description, ckpt_path)
-    collected = CollectScores(data, build_protocol(description.config).name)
+    data = data_of(metadata, ckpt_path)
+    collected = CollectScores(data, build_protocol(metadata.config).name)
     trainer.callbacks += [collected]  # type: ignore[attr-defined]
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
@@ -93,17 +93,17 @@ def score_videos(
     return collected.scores
 
 
-def data_of(description: CheckpointMetadata, ckpt_path: str) -> VideoDataModule:
+def data_of(metadata: CheckpointMetadata, ckpt_path: str) -> VideoDataModule:
     """The data that a checkpoint was trained and is tested on, set up.
 
     Raises:
         UserError: they are of another split, were made with other flow, or have other classes.
     """
-    data = build_datamodule(description.config)
+    data = build_datamodule(metadata.config)
     data.prepare_data()
     data.setup()
-    description.check_fits(data, ckpt_path)
-    if list(data.videos.classes) != description.class_names:
+    metadata.check_fits(data, ckpt_path)
+    if list(data.videos.classes) != metadata.class_names:
         raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
     return data
 

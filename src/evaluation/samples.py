@@ -1,4 +1,4 @@
-"""Some videos of a test with what the network saw and said, for reports and dashboards.
+"""Some videos of a test with what the network saw and predicted, for reports and dashboards.
 
 stage_dir/samples/
   samples.json      what they are and what each classifier says
@@ -62,8 +62,8 @@ class Sample:
     def caption(self) -> str:
         """In words: which video, and what each classifier says of it."""
         predictions = "; ".join(
-            f"{'' if name == NET else f'{name}: '}{said.prediction} {said.probability:.0%}"
-            for name, said in self.predictions.items()
+            f"{'' if name == NET else f'{name}: '}{top.prediction} {top.probability:.0%}"
+            for name, top in self.predictions.items()
         )
         right = "right" if self.right else "wrong"
         return f"{right}: {self.video} is {self.label}. Predictions: {predictions}"

@@ -88,13 +88,13 @@ def load_without_classifiers(
         UserError: the checkpoint cannot be used.
     """
     protocol = {**protocol, "average_over": "logits"}
-    module, description = load_module(ckpt_path, data_changes, protocol)
+    module, metadata = load_module(ckpt_path, data_changes, protocol)
     streams = [part for part in module.net.modules() if isinstance(part, ResNet)]
     if not streams:
         raise UserError(f"{ckpt_path} has no ResNet, whose features these would be")
     for stream in streams:
         stream.fc = nn.Identity()  # type: ignore[assignment]
-    return module, description
+    return module, metadata
 
 
 def features_of_lists(
@@ -117,9 +117,9 @@ def features_of_lists(
         raise UserError(str(error)) from error
     if not lists:
         raise UserError(f"lists=[]: choose from {', '.join(LISTS)}")
-    module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
-    data = data_of(description, ckpt_path)
-    features = Features(_about(module, description), list(data.videos.classes))
+    module, metadata = load_without_classifiers(ckpt_path, data_changes, protocol)
+    data = data_of(metadata, ckpt_path)
+    features = Features(_about(module, metadata), list(data.videos.classes))
     for part in lists:
         data.test_part = part
         if not data.tested:
@@ -144,10 +144,10 @@ def features_of_files(
     sources, failed = find_inputs([named] if isinstance(named, str) else [str(n) for n in named])
     for source in filter(is_stream, sources):
         raise UserError(f"input {source} has no end: features are of full videos")
-    module, description = load_without_classifiers(ckpt_path, data_changes, protocol)
-    predictor = Predictor(module, description, flow, device)
+    module, metadata = load_without_classifiers(ckpt_path, data_changes, protocol)
+    predictor = Predictor(module, metadata, flow, device)
     made_by = {"flow": asdict(predictor.flow) if predictor.flow else None}
-    features = Features(_about(module, description) | made_by, description.class_names)
+    features = Features(_about(module, metadata) | made_by, metadata.class_names)
     with progress() as bar:
         for source in bar.track(sources, description="features"):
             try:
@@ -161,9 +161,9 @@ def features_of_files(
     return features
 
 
-def _about(module: VideoClassifier, description: CheckpointMetadata) -> dict[str, Any]:
+def _about(module: VideoClassifier, metadata: CheckpointMetadata) -> dict[str, Any]:
     views = module.protocol.name.partition(";")[0]  # without the part: each video has its own
-    return origin(description) | {
+    return origin(metadata) | {
         "features": "pooled activations before dropout and fc, mean over views and time steps",
         "protocol": views.removesuffix("logits") + "features",
     }

@@ -36,7 +36,7 @@ class Imported:
 
     architecture: Architecture
     weights: Mapping[str, Weight]  # the tensors of the net, and what each was made of
-    description: CheckpointMetadata
+    metadata: CheckpointMetadata
     state_dict: Mapping[str, Any]  # of the LightningModule
     source: str  # the name of the file
 
@@ -50,7 +50,7 @@ class Imported:
             raise UserError(f"output {path} is a folder: give the name of a file in it")
         content = {
             "state_dict": dict(self.state_dict),
-            KEY: asdict(self.description),
+            KEY: asdict(self.metadata),
             "imported_from": self.source,
             "epoch": 0,
             "global_step": 0,
@@ -94,14 +94,14 @@ def import_model(path: str | Path, split: int | None) -> Imported:
     tensors = weights(dag, architecture, rows)
     fill(net, tensors, dag)
     module = build_module(config, net)
-    description = CheckpointMetadata(
+    metadata = CheckpointMetadata(
         config=config,
         class_names=list(classes),
         split=split,
         normalization=module.normalize.describe(),
         flow=asdict(FlowSettings()) if "motion" in channels else None,  # the published TV-L1
     )
-    return Imported(architecture, tensors, description, module.state_dict(), dag.source)
+    return Imported(architecture, tensors, metadata, module.state_dict(), dag.source)
 
 
 def split_of(path: str | Path, given: int | None) -> int:
@@ -175,10 +175,10 @@ def overrides(
 
 def report(imported: Imported) -> Iterator[str]:
     """What was recognized and used, and what had to be put in, line by line."""
-    architecture, description = imported.architecture, imported.description
+    architecture, metadata = imported.architecture, imported.metadata
     yield (
-        f"{description.config['name']}, split {description.split}, stage "
-        f"{description.config['stage']}: {architecture.classes} classes"
+        f"{metadata.config['name']}, split {metadata.split}, stage "
+        f"{metadata.config['stage']}: {architecture.classes} classes"
     )
     for name, stream in architecture.streams.items():
         yield f"{name}: ResNet-{stream.depth} over {stream.channels} channels"
@@ -191,7 +191,7 @@ def report(imported: Imported) -> Iterator[str]:
         yield f"temporal pool: {f'{pool.kind} {pool.size} / {pool.stride}' if pool else 'none'}"
     for modality, reader in (("rgb", "appearance"), ("flow", "motion")):
         if reader in architecture.streams:
-            mean = description.normalization[f"{modality}_mean"]
+            mean = metadata.normalization[f"{modality}_mean"]
             numbers = [mean] if isinstance(mean, (int, float)) else mean
             shown = " ".join(f"{number:.6g}" for number in numbers)
             yield f"subtracted from {modality}: {shown}"

@@ -86,21 +86,21 @@ def starting_weights(ckpt_path: str) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoint is not one of this project.
     """
-    description, _ = CheckpointMetadata.read(ckpt_path)
+    metadata, _ = CheckpointMetadata.read(ckpt_path)
     weights: dict[str, Tensor] = {}
-    for part, source in weight_sources(description.config).items():
-        file = source and _file_of(source, Path(ckpt_path).parent, description)
+    for part, source in weight_sources(metadata.config).items():
+        file = source and _file_of(source, Path(ckpt_path).parent, metadata)
         if file:
             own = of_part(net_weights(read_checkpoint(file)), part)
             weights |= {f"{part}.{name}" if part else name: value for name, value in own.items()}
     return weights
 
 
-def _file_of(source: str, folder: Path, description: CheckpointMetadata) -> Path | None:
+def _file_of(source: str, folder: Path, metadata: CheckpointMetadata) -> Path | None:
     """The checkpoint that a stage in this folder calls `source`."""
     moved = (StageDir(folder).finished() or {}).get("stage_dirs", {})
     beside = folder / moved.get(source, f"../{source}")
-    paths = description.config["paths"]
+    paths = metadata.config["paths"]
     made = [Path(paths[key]) / source for key in ("run_dir", "streams_dir")]
     candidates = [Path(source), *(StageDir(place).final for place in (beside, *made))]
     return next((file for file in candidates if file.is_file()), None)

@@ -31,14 +31,14 @@ class Predictor:
     def __init__(
         self,
         module: VideoClassifier,
-        description: CheckpointMetadata,
+        metadata: CheckpointMetadata,
         flow: FlowSettings | None,
         device: str | torch.device,
     ) -> None:
         self._module, self._device = module.to(device), device
-        self._data = build_datamodule(description.config)
-        self.class_names = description.class_names
-        trained_on = FlowSettings(**description.flow) if description.flow else None
+        self._data = build_datamodule(metadata.config)
+        self.class_names = metadata.class_names
+        trained_on = FlowSettings(**metadata.flow) if metadata.flow else None
         if trained_on and flow:
             flow = replace(flow, short_side=trained_on.short_side, bound=trained_on.bound)
             if flow != trained_on:

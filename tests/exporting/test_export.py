@@ -100,13 +100,13 @@ def test_both_files_compute_what_the_checkpoint_does(exported: Exported) -> None
 
 def test_metadata(exported: Exported) -> None:
     about = json.loads((exported.folder / f"{exported.name}.json").read_text())
-    _, description = load_module(str(exported.checkpoint))
-    assert about["class_names"] == description.class_names
-    assert about["normalization"] == description.normalization
+    _, metadata = load_module(str(exported.checkpoint))
+    assert about["class_names"] == metadata.class_names
+    assert about["normalization"] == metadata.normalization
     assert about["flow"]["algorithm"] == "tvl1"
     assert about["flow"]["bound"] == 20
     assert about["protocol"] == "11 full frames at 64 px, mean of logits"
-    assert about["notes"] == description.config["notes"]
+    assert about["notes"] == metadata.config["notes"]
     assert (about["split"], about["version"], about["opset"]) == (1, __version__, 20)
     session = exported.session()
     found = session.get_modelmeta().custom_metadata_map

@@ -51,11 +51,11 @@ def test_description(tmp_path: Path) -> None:
     assert {"state_dict", "epoch", "global_step", "pytorch-lightning_version"} <= content.keys()
     assert content["imported_from"] == path.name
     assert all(name.startswith("net.") for name in content["state_dict"])
-    module, description = load_module(str(tmp_path / "a.ckpt"))
-    config = description.config
+    module, metadata = load_module(str(tmp_path / "a.ckpt"))
+    config = metadata.config
     net = config["model"]["net"]
-    assert (description.split, config["data"]["split"], config["stage"]) == (2, 2, "joint_pooled")
-    assert description.class_names == list(HMDB51)
+    assert (metadata.split, config["data"]["split"], config["stage"]) == (2, 2, "joint_pooled")
+    assert metadata.class_names == list(HMDB51)
     assert net["connection"]["kind"] == "additive"
     assert net["temporal_filters"]["kind"] == "inflated"
     assert {k: net["temporal_pool"][k] for k in ("size", "stride", "kind")} == {
@@ -65,14 +65,14 @@ def test_description(tmp_path: Path) -> None:
     }
     assert (config["optimizer"]["lr"], config["lr_scheduler"]["gamma"]) == (1e-4, 0.1)
     assert (config["max_epochs"], config["lr_scheduler"]["milestones"]) == (2, [1])
-    assert description.flow is not None
-    assert (description.flow["algorithm"], description.flow["bound"]) == ("tvl1", 20.0)
+    assert metadata.flow is not None
+    assert (metadata.flow["algorithm"], metadata.flow["bound"]) == ("tvl1", 20.0)
     image = pooled().average_image
     assert image is not None
-    assert description.normalization["flow_mean"] == pytest.approx(image.flatten()[:20].tolist())
-    assert description.normalization["rgb_mean"] == pytest.approx(image.flatten()[20:].tolist())
-    assert description.normalization["rgb_std"] == [1, 1, 1]
-    assert description.normalization["flow_std"] == 1
+    assert metadata.normalization["flow_mean"] == pytest.approx(image.flatten()[:20].tolist())
+    assert metadata.normalization["rgb_mean"] == pytest.approx(image.flatten()[20:].tolist())
+    assert metadata.normalization["rgb_std"] == [1, 1, 1]
+    assert metadata.normalization["flow_std"] == 1
     flow = torch.full((1, 20, 1, 1, 1), 128, dtype=torch.uint8)
     assert module.normalize.flow(flow).flatten().tolist() == pytest.approx(
         (128 - image.flatten()[:20]).tolist(), abs=1e-4
@@ -82,10 +82,10 @@ def test_description(tmp_path: Path) -> None:
 def test_flow_that_is_alike_in_all_channels_is_one_number(tmp_path: Path) -> None:
     net = base_stream(20, 26)
     net.average_image = np.full((1, 1, 20), 128.0)
-    description = import_model(net.save(tmp_path / "net.mat"), 1).description
-    assert description.normalization["flow_mean"] == 128
-    assert description.config["stage"] == "motion"
-    assert description.config["model"]["motion"]["dropout"] == 0.8
+    metadata = import_model(net.save(tmp_path / "net.mat"), 1).metadata
+    assert metadata.normalization["flow_mean"] == 128
+    assert metadata.config["stage"] == "motion"
+    assert metadata.config["model"]["motion"]["dropout"] == 0.8
 
 
 def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
     net.params["fc1000_bias"] = np.arange(51, dtype=np.float32)[:, None]
     found = import_model(net.save(tmp_path / "net.mat"), 1)
     bias = found.weights["fc.bias"].tensor
-    released = {name: int(bias[i]) for i, name in enumerate(found.description.class_names)}
-    assert list(found.description.class_names) == sorted(found.description.class_names)
+    released = {name: int(bias[i]) for i, name in enumerate(found.metadata.class_names)}
+    assert list(found.metadata.class_names) == sorted(found.metadata.class_names)
     assert (released["kick_ball"], released["kick"]) == (20, 21)
     assert (released["sword_exercise"], released["sword"]) == (44, 45)
     rest = {"kick", "kick_ball", "sword", "sword_exercise"}
@@ -106,7 +106,7 @@ def test_classes_are_put_into_our_order(tmp_path: Path) -> None:
     net.params["fc1000_bias"] = np.arange(101, dtype=np.float32)[:, None]
     found = import_model(net.save(tmp_path / "net.mat"), 1)
     assert found.weights["fc.bias"].tensor.tolist() == list(range(101))
-    assert found.description.class_names == list(UCF101)
+    assert found.metadata.class_names == list(UCF101)
 
 
 @pytest.mark.slow
