@@ -31,8 +31,9 @@ FORKED = [
     "src.training.launch",
     "src.extraction.worker",
     "src.data.two_movers",
+    "tests.data.test_two_movers",
     "tests.data.verification.damaged",
-    "tests.training.several_ranks",
+    "tests.processes",
     "tests.training.test_checkpoint_io",
     "tests.training.test_stop_and_go",
 ]
@@ -40,6 +41,11 @@ FORKED = [
 # One thread here and in all that tests start: more only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: of two processes, none is then left with one of them in the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Sequence
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
 
@@ -193,8 +193,8 @@ def make(root: Path, count: Path) -> None:
         two_movers.read_two_movers(str(root), TRAIN, TEST, SEED, workers=1)
 
 
-def start(root: Path, count: Path) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(target=make, args=(root, count))
+def start(root: Path, count: Path) -> ForkServerProcess:
+    process = multiprocessing.get_context("forkserver").Process(target=make, args=(root, count))
     process.start()
     return process
 

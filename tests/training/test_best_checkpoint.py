@@ -22,7 +22,7 @@ from src.training.pipeline import run_experiment
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from tests.conftest import compose_config
-from tests.training.several_ranks import run_as_ranks
+from tests.processes import run_as_ranks
 from tests.training.test_stop_and_go import STRIKE, Clips
 
 HERE = "tests.training.test_best_checkpoint"

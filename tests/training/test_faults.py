@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -29,6 +27,7 @@ from src.training.unreadable import UnreadableVideos
 from src.utils.errors import UserError
 from tests.builders import CLIPS
 from tests.conftest import TINY, compose_config
+from tests.processes import Command
 
 TRAIN, TEST = 16, 8
 
@@ -241,12 +240,11 @@ def test_ranks_agree(data: Path, tmp_path: Path) -> None:
         "trainer.accelerator=cpu",
         "data.loader.num_workers=1",
     )
-    command = [sys.executable, "-m", "src.train", *overrides(data, tmp_path, *batches, *two)]
-    stopped = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert stopped.returncode == 1
-    (line,) = [one for one in stopped.stderr.splitlines() if one.startswith("error: ")]
+    stopped = Command("src.train", overrides(data, tmp_path, *batches, *two), tmp_path)
+    assert stopped.wait() == 1
+    (line,) = [one for one in stopped.errors.splitlines() if one.startswith("error: ")]
     assert f"1 of 8 test videos cannot be read: {lost.name}" in line
-    assert "Traceback" not in stopped.stderr
+    assert "Traceback" not in stopped.errors
 
     record = train(data, tmp_path, *batches, "data.videos.missing=count_as_wrong")
     training, testing = record["faults"]

@@ -4,6 +4,7 @@ import atexit
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from src.utils.errors import UserError
 from src.utils.files import RETRY_AFTER, exclusive_lock
 from src.utils.ranks import own_rank
 from tests.conftest import TINY, compose_config
+from tests.processes import Command
 
 pytestmark = pytest.mark.slow
 
@@ -40,21 +42,26 @@ HERE = "tests.training.test_launch"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def start(
+def run(
     folder: Path,
     *overrides: str,
     by: Sequence[str] = (),
     name: str = "appearance",
     env: Mapping[str, str] | None = None,
-) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+) -> "subprocess.CompletedProcess[str]":
+    """Start it as a shell does, and wait for its end."""
+    return subprocess.run(
         [sys.executable, *by, "-m", "src.train", *arguments(folder, *overrides, name=name)],
         env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        start_new_session=True,
+        timeout=240,
+        check=False,
     )
+
+
+def start(folder: Path, *overrides: str) -> Command:
+    return Command("src.train", arguments(folder, *overrides), folder)
 
 
 def arguments(folder: Path, *overrides: str, name: str = "appearance") -> list[str]:
@@ -94,12 +101,11 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     overrides += [f"{batch.replace('appearance', 'motion')}" for batch in BATCHES]
     overrides += ["data.dataset.num_train=17", "data.dataset.num_test=9"]  # uneven for two
     overrides += [f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"]
-    run = start(tmp_path, *overrides, name="two_stream", env=strays)
-    output, errors = run.communicate(timeout=240)
-    assert run.returncode == 1
-    assert errors.count("error: seed=-1: needs an integer") == 1
-    assert "error: job 1 of the sweep failed" in errors.splitlines()[-1]
-    assert output.count("late fusion of both │") == 2
+    done = run(tmp_path, *overrides, name="two_stream", env=strays)
+    assert done.returncode == 1
+    assert done.stderr.count("error: seed=-1: needs an integer") == 1
+    assert "error: job 1 of the sweep failed" in done.stderr.splitlines()[-1]
+    assert done.stdout.count("late fusion of both │") == 2
     sweeps = tmp_path / "outputs" / "sweeps"
     assert len([path for path in sweeps.iterdir() if path.is_dir()]) == 3
     assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
@@ -157,13 +163,12 @@ def test_what_the_second_process_alone_meets_is_the_last_line(
 def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
     """And leave it when both are done."""
     last = f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"
-    run = start(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4", by=TORCHRUN)
-    output, errors = run.communicate(timeout=240)
-    assert run.returncode == 0, errors[-2000:]
+    done = run(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4", by=TORCHRUN)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
     stages = [file.parent for file in tmp_path.rglob("stage.json")]
     assert len(stages) == 2
-    assert output.count("appearance │") == output.count("epoch 1/1") == 2
+    assert done.stdout.count("appearance │") == done.stdout.count("epoch 1/1") == 2
     for stage in stages:
         videos = scored(stage)
         assert len(videos) == len(set(videos)) == 8
@@ -173,11 +178,14 @@ def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
 def test_the_same_command_on_each_of_two_machines(tmp_path: Path) -> None:
     """Here on one of them, twice."""
     place = place_to_meet(nodes=1, job=0)
-    alone = ("trainer.devices=1", "trainer.num_nodes=2")
-    runs = [start(tmp_path, *alone, env={**place, "NODE_RANK": str(node)}) for node in range(2)]
-    told = [run.communicate(timeout=240) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
-    assert [output.count("appearance │") for output, _ in told] == [1, 0]
+    alone = arguments(tmp_path, "trainer.devices=1", "trainer.num_nodes=2")
+    runs = []
+    for node in range(2):
+        printed = tmp_path / f"machine{node}"
+        printed.mkdir()
+        runs.append(Command("src.train", alone, printed, {**place, "NODE_RANK": str(node)}))
+    assert [run.wait() for run in runs] == [0, 0], [run.errors for run in runs]
+    assert [run.output.count("appearance │") for run in runs] == [1, 0]
     (stage,) = (tmp_path / "outputs").rglob("appearance")
     videos = scored(stage)
     assert len(videos) == len(set(videos)) == 8
@@ -230,20 +238,20 @@ def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> N
     options = (f"paths.streams_dir={shared}", "paths.run_dir=${paths.output_dir}/mine")
     with exclusive_lock(shared / "appearance" / ".lock"):
         run = start(tmp_path, *options)
-        assert run.stdout is not None
-        waits = f"{shared}/appearance is in use by process {os.getpid()} on "
-        assert any(waits in line and "waiting for its end" in line for line in run.stdout)
+        waits = re.compile(
+            f"{shared}/appearance is in use by process {os.getpid()} on .*waiting for"
+        )
+        wait_for(lambda: waits.search(run.output), 120)
         time.sleep(3 * RETRY_AFTER)
-        assert run.poll() is None
+        assert run.runs
         own = arguments(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
         alone = [override for override in own if override not in ON_TWO]
         run_experiment(compose_config("train", *alone, "trainer.accelerator=cpu"))
         stage = tmp_path / "outputs/its_own/appearance"
         for name in ("last.ckpt", "scores.csv", "stage.json"):
             shutil.copy(stage / name, shared / "appearance")
-    output, errors = run.communicate(timeout=60)
-    assert run.returncode == 0, errors[-2000:]
-    assert "stage appearance is finished" in output
+    assert run.wait(60) == 0, run.errors
+    assert "stage appearance is finished" in run.output
     assert not list(shared.rglob("version_*"))
 
 
@@ -267,9 +275,8 @@ def test_a_signal_that_one_process_loses_while_it_starts_ends_it_soon(
 def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
     run = start(tmp_path, "hydra.mode=MULTIRUN", "seed=3,4")
     wait_for(lambda: len(children(run.pid)) == 2, 60)
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
-    assert run.returncode == 128 + signal.SIGINT
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait(60) == 128 + signal.SIGINT
     assert len([path for path in (tmp_path / "outputs/sweeps").iterdir() if path.is_dir()]) == 1
 
 
@@ -284,15 +291,15 @@ def test_no_process_stays(how: str, tmp_path: Path) -> None:
     if how == "a process dies":
         os.kill(ranks[1], signal.SIGKILL)
     else:
-        run.send_signal(getattr(signal, how))
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode != 0
+        os.kill(run.pid, getattr(signal, how))
+    status = run.wait(60)
+    assert status != 0
     if how == "a process dies":
-        assert "process 1 of 2 ended with status -9" in errors
+        assert "process 1 of 2 ended with status -9" in run.errors
     if how == "SIGTERM":
-        assert run.returncode == 128 + signal.SIGTERM
-        assert errors.count("stopped by SIGTERM: rerun the same command") == 1
-        assert "Traceback" not in errors
+        assert status == 128 + signal.SIGTERM
+        assert run.errors.count("stopped by SIGTERM: rerun the same command") == 1
+        assert "Traceback" not in run.errors
     assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0  # whole, whatever happened
     wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), 20)
 

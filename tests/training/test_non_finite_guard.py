@@ -24,7 +24,7 @@ from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
 from tests.conftest import compose_config
 from tests.models.test_modules import build, loader, random_batch, trainer
-from tests.training.several_ranks import run_as_ranks
+from tests.processes import run_as_ranks
 
 FOUR_STEPS = ("stages.appearance.effective_batch_size=4", "stages.appearance.data.batch_size=4")
 APPEARANCE = ("experiment=appearance_two_movers", *FOUR_STEPS)

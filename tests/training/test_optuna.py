@@ -1,8 +1,6 @@
 """Searches by Optuna: trials are jobs, bad ones end early, and a stopped search continues."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from src.reporting.report import make_report
 from src.training.search import PRUNED, open_study
 from src.utils.errors import UserError
 from tests.conftest import TINY
+from tests.processes import Command
 
 optuna = pytest.importorskip("optuna")
 TrialState = optuna.trial.TrialState
@@ -32,7 +31,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
 ) -> None:
     """Of one epoch each is complete; of two each is pruned, as no accuracy reaches 200 %."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "src.train", "-m", "experiment=appearance_two_movers"]
+    command = ["-m", "experiment=appearance_two_movers"]
     command += [one for one in TINY if "max_epochs" not in one]
     command += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     command += ["stages.appearance.effective_batch_size=8", "stages.appearance.data.batch_size=4"]
@@ -41,8 +40,8 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += ["hydra.sweeper.pruner_options={lower:2}"]
     command += ["trainer.max_epochs=choice(1,2)", "data.val_fraction=0.5", "data.test.part=val"]
     command += [f"data.dataset.root={tmp_path / 'data'}", f"paths.output_dir={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    search = Command("src.train", command, tmp_path)
+    assert search.wait() == 0, search.errors
     (journal,) = (out / "sweeps").glob("*.study")
     by_passes = {int(one.params["trainer.max_epochs"]): one for one in open_study(journal).trials}
     assert by_passes[1].state == TrialState.COMPLETE

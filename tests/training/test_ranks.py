@@ -1,8 +1,6 @@
 """What is learnt and what is measured does not depend on how many processes share the work."""
 
 import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,18 +13,17 @@ from src import evaluate, features, fuse
 from src.evaluation.scores import VideoScores
 from src.training.pipeline import run_experiment
 from tests.conftest import compose_config
-from tests.training.several_ranks import run_as_ranks
+from tests.processes import Command, run_as_ranks
 
 pytestmark = pytest.mark.slow
 
 
-def run(module: str, *overrides: str) -> str:
+def run(module: str, *overrides: str, folder: Path) -> str:
     """A command on two processes of its own launcher; what it prints."""
     ddp = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
-    command = [sys.executable, "-m", module, *overrides, *ddp]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    command = Command(module, [*overrides, *ddp], folder)
+    assert command.wait() == 0, command.errors
+    return command.output
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -110,7 +107,7 @@ def test_each_job_of_a_sweep_of_tests_is_one_group(finished_run: Path, tmp_path:
         (tmp_path / stage / "last.ckpt").symlink_to(finished_run / stage / "last.ckpt")
     checkpoints = ",".join(str(tmp_path / stage / "last.ckpt") for stage in stages)
     sweep = ("-m", f"ckpt_path={checkpoints}", f"hydra.sweep.dir={tmp_path}")
-    printed = run("src.evaluate", *sweep)
+    printed = run("src.evaluate", *sweep, folder=tmp_path)
     assert printed.count("protocol: ") == 2
     for stage in stages:
         scores = tmp_path / stage / "evaluation" / "scores.csv"
@@ -137,7 +134,7 @@ def test_features_are_the_same_on_two_processes(
     shared = (checkpoint, "lists=[train]")
     on_cpu = ("trainer.accelerator=cpu", "+data.loader.num_workers=0")
     assert call(features.main, *shared, f"output={files[0]}", *on_cpu) == 0
-    run("src.features", *shared, f"output={files[1]}")
+    run("src.features", *shared, f"output={files[1]}", folder=tmp_path)
     alone, together = map(np.load, files)
     assert alone.files == together.files
     for name in alone.files:

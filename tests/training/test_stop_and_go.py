@@ -28,7 +28,7 @@ from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.processes import SIGNALS
 from tests.conftest import compose_config
-from tests.training.several_ranks import run_as_ranks
+from tests.processes import run_as_ranks
 
 pytestmark = pytest.mark.slow
 
