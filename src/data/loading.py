@@ -167,11 +167,18 @@ class _Named(Iterator[dict[str, Any]]):
                 if self._loader.goes_on(error):
                     continue
                 if mistake := self._loader.explain(error):
+                    self._kill_workers()
                     raise mistake from error
                 raise
             self._loader.waited += time.perf_counter() - begin
             self._loader.given += batch is not None
             return batch
+
+    def _kill_workers(self) -> None:
+        """They may wait for a lock that a dead one holds, and torch then for each of them."""
+        for process in getattr(self._batches, "_workers", ()):
+            process.kill()
+            process.join()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)  # Lightning looks at the iterator's own state

@@ -1,6 +1,7 @@
 """What is said when a video hangs its decoder or takes the process along."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import time
@@ -28,7 +29,7 @@ class Videos:
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         if draw[0] == 3 and self.fate == "hangs":
-            time.sleep(10)  # as long as somebody who lets go of the loader then waits
+            time.sleep(60)
         if draw[0] == 3 and self.fate == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.fate == "collects":
@@ -56,6 +57,7 @@ def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
 def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> None:
     with pytest.raises(UserError, match=rf"{what}.*under way: videos/v3\.avi\. "):
         list(loader(fate, 2, timeout=timeout, multiprocessing_context=method))
+    assert not multiprocessing.active_children()  # whoever lets go of the loader need not wait
 
 
 def test_between_two_videos_nothing_hangs() -> None:
