@@ -15,7 +15,8 @@ from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
 from src.utils.files import exclusive_lock
 
-# The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes.
+# The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes, and
+# no pictures for TensorBoard, which take as long as the training.
 TINY = (
     "data.dataset.num_train=16",
     "data.dataset.num_test=8",
@@ -24,6 +25,7 @@ TINY = (
     "model.backbone.width=4",
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
+    "logger=csv",
 )
 
 # Modules of processes that tests start.
@@ -45,7 +47,7 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first: of two processes, none is then left with one of them in the end."""
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    items.sort(key=lambda item: ("slow" not in item.keywords, item.path.parent.name != "training"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,7 +80,8 @@ def tiny(shared: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def finished_run(tiny: tuple[str, ...], shared: Path) -> Path:
     """The run directory of all four stages, trained by one process; tests leave it as it is."""
-    cfg = compose_config("train", *tiny, f"paths.output_dir={shared / 'outputs'}")
+    both = "logger=[csv,tensorboard]"
+    cfg = compose_config("train", *tiny, both, f"paths.output_dir={shared / 'outputs'}")
     folder = Path(cfg.paths.run_dir)
     with exclusive_lock(shared / "finished_run.lock", wait=True):
         if not (folder / "results.csv").is_file():
