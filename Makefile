@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-PYTEST := $(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+PYTEST := $(RUN) -m pytest --numprocesses=3 --dist=worksteal
 
 .PHONY: demo test test-fast lint lock clean
 

@@ -21,7 +21,8 @@ from src.evaluation.evaluate import data_of, load_module
 from src.experiment.checkpoint import CheckpointMetadata
 from src.exporting.network import origin
 from src.flow.settings import FlowSettings
-from src.media.frames_in_order import Upright, is_stream
+from src.media.frames_in_order import is_stream
+from src.media.video_file import VideoFile
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.prediction.inputs import find_inputs
@@ -151,7 +152,7 @@ def features_of_files(
     with progress() as bar:
         for source in bar.track(sources, description="features"):
             try:
-                vectors = predictor.streams(Upright(source), source)
+                vectors = predictor.streams(VideoFile(source), source)
                 features.rows.append((source, "input", NO_LABEL, vectors))
             except UNREADABLE as error:
                 failed[source] = str(error)

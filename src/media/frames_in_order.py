@@ -1,18 +1,17 @@
 """All frames of a video or a stream, once and in order, upright, each with its time."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from src.media.decoding import breaks_off, frames_of, image_of, open_video, rate_of
 from src.media.sources import Uint8, resize
-from src.media.video_file import VideoFile, open_video, rate_of
 from src.utils.errors import UserError, first_line
 
 PATIENCE = 30.0  # seconds to wait for a stream's next packet
@@ -67,9 +66,8 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
     try:
         with open_video(source, timeout=patience) as stream:
             usual = float(1 / rate_of(stream))
-            for frame in stream.container.decode(stream):
-                image = reformatter.reformat(frame, format="rgb24").to_ndarray()
-                image = upright(image, quarter_turns(frame))
+            for frame in frames_of(stream):
+                image = image_of(frame, reformatter)
                 size = size if index else image.shape[:2]
                 duration = float((frame.duration or 0) * (frame.time_base or 0)) or usual
                 before, now = now, frame.time
@@ -79,6 +77,8 @@ def _decoded(source: str) -> Iterator[TimedFrame]:
                 index += 1
             if not index:
                 raise ValueError("no frame in it")
+            if not is_stream(source) and breaks_off(Path(source), stream, index):
+                raise ValueError("the rest of the file is missing")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = first_line(error)
         if index:
@@ -107,27 +107,3 @@ def _camera(device: str) -> Iterator[TimedFrame]:
         f"{device} {'stopped' if index else 'gives no picture'}: give a camera such as "
         "/dev/video0 that no other program uses"
     )
-
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """How often a frame is to be turned by 90 degrees, against the clock, to be upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def upright(image: Uint8, turns: int) -> Uint8:
-    """Turn an image (H, W, 3) by quarters, against the clock."""
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-
-class Upright(VideoFile):
-    """A video file's frames as they are to be looked at, which `VideoFile` leaves as stored."""
-
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-        self._turns = 0  # of what PyAV cannot read here, too
-        with suppress(av.FFmpegError, ValueError, StopIteration), open_video(str(path)) as stream:
-            self._turns = quarter_turns(next(stream.container.decode(stream)))
-
-    def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
-        """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3)."""
-        return (upright(image, self._turns) for image in super().rgb(indices))

@@ -6,49 +6,30 @@ its frames, makes it read frame by frame from the beginning instead.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from fractions import Fraction
-from itertools import chain, islice
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import av
-from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import VideoReformatter
 
+from src.media.decoding import (
+    breaks_off,
+    frames_of,
+    image_of,
+    open_video,
+    packets_of,
+    rate_of,
+    turn_of,
+    vop_type,
+)
 from src.media.sources import Uint8, in_order
 from src.utils.errors import UserError, first_line
-
-av.logging.set_level(av.logging.PANIC)
 
 DECODERS = ("auto", "pyav", "decord")
 LARGE = 64 * 2**20  # bytes; PyAV holds a file's packets in memory
 _ONE_FRAME_PER_PACKET = ("mpeg4", "h264", "hevc", "mpeg2video", "vp9", "libdav1d", "mjpeg")
 CHUNK = 8  # frames that decord decodes at once
-# Titles in old files are not in UTF-8. From 19 on PyAV puts up with them by itself.
-_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-@contextmanager
-def open_video(source: str, **options: Any) -> Iterator[av.VideoStream]:
-    """Open the video of a file, URL or device; `options` as of `av.open`.
-
-    Raises:
-        av.FFmpegError: it cannot be opened.
-        ValueError: there is no video in it, or one of an unknown codec.
-    """
-    with av.open(source, "r", **_LENIENT, **options) as container:
-        stream = container.streams.best("video")  # decord's choice among several, too
-        if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
-            raise ValueError("no video in it")
-        # A loader has a process per core already, and with more PyAV may hang on a broken file.
-        stream.codec_context.thread_count = 1
-        yield stream
-
-
-def rate_of(stream: av.VideoStream) -> Fraction:
-    """Frames per second as the container states them, 25 where it does not."""
-    return Fraction(stream.average_rate or 25)
 
 
 class _Unsuitable(Exception):
@@ -56,11 +37,13 @@ class _Unsuitable(Exception):
 
 
 class VideoFile:
-    """The frames of a video file.
+    """The frames of a video file, upright.
 
     Keep it no longer than one clip needs: a reader holds the decoder's memory, and it must not
     cross a process boundary. `decoder` tells which library reads the file, `fps` is what the
-    container states, 25 where it does not.
+    container states, 25 where it does not. `stated` is how many frames it states, 0 where it does
+    not: those that its edit list hides, or that a camera has dropped, among them. If the file is
+    `truncated`, `num_frames` is what it states, and `rgb` tells where it breaks off.
 
     Args:
         path: the file.
@@ -78,6 +61,7 @@ class VideoFile:
             raise UserError(f"video {path} does not exist")
         self._reader, self.decoder = self._open(decoder)
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
+        self.stated, self.truncated = self._reader.stated, self._reader.truncated
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         """Read the frames `indices` (from 0, any order, repeats allowed), each (H, W, 3).
@@ -114,30 +98,33 @@ class _Packets:
     them), so the frames that come out are those of a full decoding.
     """
 
+    truncated = False
+
     def __init__(self, path: Path) -> None:
         self._path, self._held = path, []
         try:
             self._open = ExitStack()  # the codec needs the file
             self._stream = stream = self._open.enter_context(open_video(str(path)))
             self._codec, self.fps = stream.codec_context, float(rate_of(stream))
+            self.stated = stream.frames
             if self._codec.name not in _ONE_FRAME_PER_PACKET:
                 raise _Unsuitable
             hold = path.stat().st_size <= LARGE
             self._keys: list[bool] = []
             kinds, times = [], []
-            for packet in _demux(stream):
+            for packet in packets_of(stream, unpack=True):
                 if packet.is_discard or packet.is_corrupt:
                     raise _Unsuitable
                 self._keys.append(packet.is_keyframe)
                 times.append(packet.pts)
                 if self._codec.name == "mpeg4":
-                    kinds.append(_vop_type(bytes(packet)))
+                    kinds.append(vop_type(bytes(packet)))
                 if hold:
                     self._held.append(packet)
+            if not times or not all(kinds) or breaks_off(path, stream, len(times)):
+                raise _Unsuitable
         except (av.FFmpegError, ValueError) as error:
             raise _Unsuitable from error
-        if not times:
-            raise _Unsuitable
         if kinds:
             self._keys = [kind == "I" for kind in kinds]
             self._index = _indices_of_b_frames_last(kinds)
@@ -157,7 +144,7 @@ class _Packets:
             first = next(self._decode([0]), None)
         except (av.FFmpegError, ValueError) as error:
             raise _Unsuitable from error
-        if first is None or first.rotation != 0:
+        if first is None or turn_of(first) is not None:
             return False
         if self._codec.name == "vp9":
             return True
@@ -169,7 +156,7 @@ class _Packets:
         try:
             for frame in self._decode(indices):
                 if frame.pts == indices[done]:
-                    yield self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+                    yield image_of(frame, self._reformatter)
                     done += 1
                     if done == len(indices):
                         return
@@ -196,17 +183,7 @@ class _Packets:
 
     def _all(self) -> Iterator[av.Packet]:
         with open_video(str(self._path)) as stream:
-            yield from _demux(stream)
-
-
-def _demux(stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the video, one for each frame."""
-    packets = (packet for packet in stream.container.demux(stream) if packet.size)
-    if stream.codec_context.name != "mpeg4":
-        return packets
-    # Undoes DivX's packing of a B frame into the packet of the frame before it.
-    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
-    return (out for packet in chain(packets, [None]) for out in unpack.filter(packet) if out.size)
+            yield from packets_of(stream, unpack=True)
 
 
 def _has_idr(packet: bytes) -> bool:
@@ -217,14 +194,6 @@ def _has_idr(packet: bytes) -> bool:
             return packet[at + 4] & 31 == 5
         at += 4 + int.from_bytes(packet[at : at + 4], "big")
     return False
-
-
-def _vop_type(packet: bytes) -> str:
-    """The type of a frame after MPEG-4's VOP start code."""
-    at = packet.find(b"\x00\x00\x01\xb6") + 4
-    if at < 4 or len(packet) <= at + 4:
-        raise _Unsuitable  # no frame in it, or a note that the frame is skipped
-    return "IPBS"[packet[at] >> 6]
 
 
 def _indices_of_b_frames_last(kinds: Sequence[str]) -> list[int]:
@@ -259,8 +228,11 @@ def _indices_by_time(times: Sequence[int | None], reorders: bool) -> list[int]:
 class _Decord:
     """decord, where it finds its frames: it jumps to key frames, and expects a new beginning there.
 
-    It also turns upright what was filmed upright, and miscounts in containers with vague times.
+    It also turns what was filmed upright but never mirrors it, and miscounts in containers with
+    vague times.
     """
+
+    truncated = False
 
     def __init__(self, path: Path) -> None:
         try:
@@ -272,7 +244,7 @@ class _Decord:
         about = _Packets(path)
         if not about.can_jump():
             raise _Unsuitable
-        self.num_frames, self.fps = about.num_frames, about.fps
+        self.num_frames, self.fps, self.stated = about.num_frames, about.fps, about.stated
         try:
             # One thread: a loader has a process per core already, and decord's threads hang.
             self._reader = decord.VideoReader(str(path), num_threads=1)
@@ -293,13 +265,18 @@ class _InOrder:
     """PyAV from the first frame on: needs no seek table, which is what broken files lack."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._decodable, stated = path, 0, 0
-        cause: Exception | None = None
+        self._path, self._decodable, self.stated, packets = path, 0, 0, 0
+        self.truncated, cause = False, None
         try:
             with open_video(str(path)) as stream:
-                stated, self.fps = stream.frames, float(rate_of(stream))
-                for _ in stream.container.decode(stream):
-                    self._decodable += 1
+                self.stated, self.fps = stream.frames, float(rate_of(stream))
+                try:
+                    for packet in packets_of(stream):
+                        packets += not packet.is_discard
+                        self._decodable += len(stream.codec_context.decode(packet))
+                    self._decodable += len(stream.codec_context.decode(None))
+                finally:
+                    self.truncated = breaks_off(path, stream, packets)
         except (av.FFmpegError, ValueError) as error:
             cause = error
         if not self._decodable:
@@ -308,7 +285,9 @@ class _InOrder:
                 f"video {path} cannot be decoded ({reason}): "
                 "replace the file or take it out of the list"
             ) from cause
-        self.num_frames = max(self._decodable, stated)  # `rgb` tells where it breaks off
+        # Where the container counts them, each packet is a frame.
+        expected = self.stated if cause or self.truncated else min(packets, self.stated)
+        self.num_frames = max(self._decodable, expected)
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
         if max(indices) >= self._decodable:
@@ -320,9 +299,9 @@ class _InOrder:
         cause: Exception | None = None
         try:
             with open_video(str(self._path)) as stream:
-                for index, frame in enumerate(stream.container.decode(stream)):
+                for index, frame in enumerate(frames_of(stream)):
                     if index in asked:
-                        yield reformatter.reformat(frame, format="rgb24").to_ndarray()
+                        yield image_of(frame, reformatter)
                         if index == indices[-1]:
                             return
         except (av.FFmpegError, ValueError) as error:

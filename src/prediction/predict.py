@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.media.frames_in_order import TimedFrame, Upright, duration_of, is_stream, read_in_order
+from src.media.frames_in_order import TimedFrame, duration_of, is_stream, read_in_order
+from src.media.video_file import VideoFile
 from src.plotting.charts import draw_timeline
 from src.prediction.inputs import output_names
 from src.prediction.output import (
@@ -122,7 +123,7 @@ class _Job:
         self.show(0.0, 0.0)
         memory: Memory = {}
         kept = memory if self.options.annotate else None
-        probabilities = self.predictor.video(Upright(self.source), self.source, kept)
+        probabilities = self.predictor.video(VideoFile(self.source), self.source, kept)
         labels = self.predictor.labels(probabilities, self.options.top_k)
         ranked = self._predictions(labels)
         self.rows.add(ranked)

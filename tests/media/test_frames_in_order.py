@@ -4,14 +4,14 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from src.media.frames_in_order import Upright, is_stream, read_in_order
+from src.media.frames_in_order import is_stream, read_in_order
+from src.media.video_file import VideoFile
 from src.media.video_writer import VideoWriter
 from src.utils.errors import UserError
 from tests.builders import CLIPS, frames_of, moving_texture, write_video
@@ -22,7 +22,7 @@ def test_frames_are_those_of_random_access(tmp_path: Path) -> None:
     frames = list(read_in_order(str(video)))
     assert [frame.index for frame in frames] == list(range(6))
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(6)])
-    expected = frames_of(Upright(video), range(6))
+    expected = frames_of(VideoFile(video), range(6))
     np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), expected)
 
 
@@ -33,27 +33,6 @@ def test_times_are_the_files_own(tmp_path: Path) -> None:
             writer.write(image, time)
     frames = list(read_in_order(str(tmp_path / "v.mp4")))
     assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-4)
-
-
-@pytest.mark.parametrize(("angle", "corner"), [(0, (0, 0)), (90, (-1, 0)), (-90, (0, -1))])
-def test_a_turned_camera_gives_upright_frames(
-    angle: int, corner: tuple[int, int], tmp_path: Path
-) -> None:
-    image = np.zeros((48, 64, 3), np.uint8)
-    image[:16, :16] = 255  # the top left as stored
-    path = tmp_path / "turned.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(25))
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        stream.set_display_rotation(angle)
-        for _ in range(2):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    frames = next(iter(read_in_order(str(path)))).image, next(Upright(path).rgb([1]))
-    for frame in frames:
-        assert frame.shape == ((48, 64, 3) if angle == 0 else (64, 48, 3))
-        assert frame[corner].min() > 200
-        assert (frame > 200).mean() < 0.2
 
 
 def sound_only(path: Path) -> None:
@@ -80,7 +59,7 @@ def test_a_file_without_video_is_told(
     with pytest.raises(UserError, match=word):
         list(read_in_order(str(tmp_path / "v.mp4")))
     with pytest.raises(UserError, match=r"v\.mp4 cannot be decoded"):
-        Upright(tmp_path / "v.mp4")
+        VideoFile(tmp_path / "v.mp4")
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no real clips here")

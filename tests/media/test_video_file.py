@@ -1,7 +1,6 @@
 """Frames of video files against a full decoding, for every decoder and many kinds of file."""
 
 import contextlib
-import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -327,22 +326,6 @@ def test_frames_that_the_encoder_left_out(decoder: str, make: Make, tmp_path: Pa
     assert 0 < len(file.frames) < COUNT
     for indices in various(len(file.frames)):
         file.check(VideoFile(path, decoder), indices)
-
-
-@pytest.mark.parametrize(("angle", "matrix"), [(-90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1))])
-def test_video_filmed_with_a_turned_camera(
-    angle: int, matrix: tuple[int, ...], decoder: str, make: Make, tmp_path: Path
-) -> None:
-    """A note to turn the picture is not followed, whichever library reads the file."""
-    file = make("closed.mp4")
-    content = bytearray(file.path.read_bytes())
-    at = content.index(b"tkhd") + 44
-    a, b, c, d = (number << 16 for number in matrix)
-    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    (tmp_path / "turned.mp4").write_bytes(content)
-    with av.open(str(tmp_path / "turned.mp4")) as container:
-        assert next(container.decode(video=0)).rotation in (angle, -angle)
-    file.check(VideoFile(tmp_path / "turned.mp4", decoder), [0, 11, 12])
 
 
 def test_title_in_an_old_encoding(decoder: str, make: Make, tmp_path: Path) -> None:

@@ -2,25 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 
-from src.data.dataset import COUNT_TOLERANCE
 from src.data.splits import Video
 from src.data.stores import FlowStore, FrameStore, ImageStore, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
 from src.media.image_index import file_state
 from src.media.images import Images
 from src.media.sources import Size
-from src.media.video_file import VideoFile, open_video
+from src.media.video_file import VideoFile
 from src.utils.errors import UserError
 
 _JPEG_END = b"\xff\xd9"
@@ -81,26 +78,17 @@ def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
         return VideoCheck(problems={"empty": f"{path} has no content"})
     with path.open("rb") as file:
         fingerprint = file_digest(file, _digest).hexdigest()
-    stated, there = _packets(path)
-    if stated - there > COUNT_TOLERANCE:
-        reason = f"{path} has {there} of the {stated} frames that it states"
-        return VideoCheck(fingerprint=fingerprint, problems={"truncated": reason})
+    video = None
     try:
         video = VideoFile(path, decoder)
         sizes = [image.shape[:2] for image in video.rgb(_chosen(video.num_frames, full))]
     except UserError as error:
-        return VideoCheck(fingerprint=fingerprint, problems={"broken": str(error)})
+        code = "truncated" if video and video.truncated else "broken"
+        return VideoCheck(fingerprint=fingerprint, problems={code: str(error)})
     problems = _sizes_problem(str(path), sizes)
+    if video.stated and video.stated != video.num_frames:
+        problems["stated"] = f"{path} states {video.stated} frames, {video.num_frames} are shown"
     return VideoCheck(video.num_frames, sizes[0], video.fps, video.decoder, fingerprint, problems)
-
-
-def _packets(path: Path) -> tuple[int, int]:
-    """Frames that the container states, 0 if it does not, and those that are in it."""
-    with suppress(av.FFmpegError, ValueError), open_video(str(path)) as stream:
-        if stream.frames:
-            packets = stream.container.demux(stream)  # the last is a mark of the end
-            return stream.frames, sum(packet.dts is not None for packet in packets)
-    return 0, 0  # or another library read it
 
 
 def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:

@@ -22,7 +22,7 @@ from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of the format, and of what is looked at
+VERSION = 3  # of the format, and of what is looked at
 _ROUNDING = 2  # pixels by which the longer side of resized flow may be off
 Details = dict[str, dict[str, str]]  # by code and video: what exactly
 Modality = Literal["rgb", "flow"]
@@ -64,6 +64,11 @@ PROBLEMS = {
     "flow_uv": Problem("u and v differ in number or size", _FLOW),
     "flow_sizes": Problem("flow changes its size within a video", _FLOW),
     "flow_count": Problem("flow of another video: it does not fit the number of frames", _FLOW),
+    "rgb_stated": Problem(
+        "another number of frames than the file states",
+        "nothing, if it was cut or its camera dropped frames: all that is shown is used",
+        False,
+    ),
     "rgb_sizes": Problem("frames change their size within a video", "nothing: cut to fit", False),
     "flow_uneven": Problem(
         "not one flow field fewer than frames",
@@ -105,8 +110,16 @@ class VideoCheck:
     @property
     def fatal(self) -> list[str]:
         """Why a video cannot be used; an unknown code is a reason."""
-        codes = [*self.problems, *self.others]
-        return [code for code in codes if code not in PROBLEMS or PROBLEMS[code].fatal]
+        return [*self.damage, *filter(_is_fatal, self.others)]
+
+    @property
+    def damage(self) -> list[str]:
+        """The part of `fatal` that was seen in it alone."""
+        return [*filter(_is_fatal, self.problems)]
+
+
+def _is_fatal(code: str) -> bool:
+    return code not in PROBLEMS or PROBLEMS[code].fatal
 
 
 Checks = dict[tuple[Modality, str], VideoCheck]  # of both sides of a video, by its `key_of`
@@ -255,9 +268,7 @@ def complete(
 
 def _sound(check: VideoCheck | None) -> VideoCheck | None:
     """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
-    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.problems):
-        return None
-    return check
+    return check if check and check.count and not check.damage else None
 
 
 def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
@@ -291,7 +302,7 @@ def _duplicates(modality: Modality, checks: Checks) -> dict[str, str]:
     """For each video with the content of others, the first of them."""
     same: dict[str, list[str]] = defaultdict(list)
     for (which, key), check in checks.items():
-        if which == modality and check.fingerprint and not check.problems:
+        if which == modality and check.fingerprint and not check.damage:
             same[check.fingerprint].append(key)
     return {
         key: f"as {keys[0] if key != keys[0] else keys[1]}"
