@@ -55,9 +55,11 @@ def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
     ],
 )
 def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> None:
+    others = set(multiprocessing.active_children())
     with pytest.raises(UserError, match=rf"{what}.*under way: videos/v3\.avi\. "):
         list(loader(fate, 2, timeout=timeout, multiprocessing_context=method))
-    assert not multiprocessing.active_children()  # whoever lets go of the loader need not wait
+    # Whoever lets go of the loader need not wait.
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_between_two_videos_nothing_hangs() -> None:

@@ -1,6 +1,7 @@
 """Options of speed: the same weights, names and checkpoints, faster; mistakes found early."""
 
 import csv
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def test_the_same_in_less_time_or_memory(option: str, train: Run, plain: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_is_the_same(train: Run, plain: Path, compiled_sizes: set[int]) -> None:
     """Names included; full frames, of 64 pixels, are tested without compiling for them."""
     stage = train("compile=default")

@@ -285,12 +285,13 @@ def test_stopped_it_goes_on(small: Small, stop: signal.Signals, tmp_path: Path) 
     assert found(again) == {}
 
 
-def _alive(session: int) -> list[str]:
-    """Processes of a session."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True
-    )
-    return listed.stdout.split()
+def _alive(group: int) -> bool:
+    """Whether a group still has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class TestInParallel:
