@@ -4,35 +4,24 @@
 <root>/flow/{u,v}/<video>/frame000001.jpg   by src.extract_flow
 """
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from src.data.splits import Split, Video, fold_of_groups
+from src.data.video_list import ListedVideo, read_video_list
 from src.media.find_videos import ENDINGS, check_names, videos_below
 from src.utils.errors import UserError
 from src.utils.values import check_values, integer, number
 
-_COLUMNS = ("path", "class", "split", "group")  # the last two are optional
 _NEEDS = {
     "test_share": number("a share above 0, below 1", lambda share: 0 < share < 1),
     "seed": integer(0),
 }
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
-
-
-@dataclass(frozen=True)
-class ListedVideo:
-    """One video."""
-
-    path: str  # of its file, relative to the root
-    label: str  # name of its class
-    group: str  # never divided between training and test
-    part: str = ""  # "train" or "test" where the CSV file says so
 
 
 def read_folder(
@@ -151,7 +140,7 @@ def _fingerprint(entries: Sequence[ListedVideo], folds: Mapping[str, int]) -> st
 
 def _entries(root: str, lists: str | None) -> list[ListedVideo]:
     """Every video, sorted by path, and checked for what networks and files cannot take."""
-    found = _listed(Path(lists)) if lists else _in_class_folders(Path(root))
+    found = read_video_list(Path(lists)) if lists else _in_class_folders(Path(root))
     entries = sorted(found, key=lambda entry: entry.path)
     check_names(Path(root, entry.path) for entry in entries)
     classes = sorted({entry.label for entry in entries})
@@ -184,40 +173,6 @@ def _in_class_folders(root: Path) -> list[ListedVideo]:
                 "all videos with their classes in a file for data.dataset.lists"
             )
     return [ListedVideo(path.as_posix(), path.parts[0], path.as_posix()) for path in paths]
-
-
-def _listed(file: Path) -> list[ListedVideo]:
-    listed = []
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            if {"path", "class"} <= set(reader.fieldnames or ()):
-                for row in reader:
-                    listed.append(_listed_video(row, f"{file}, line {reader.line_num}"))
-    except FileNotFoundError as error:
-        raise UserError(f"data.dataset.lists={file} does not exist: give a CSV file") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"data.dataset.lists={file} cannot be read: {error}") from error
-    if not listed:
-        raise UserError(
-            f"data.dataset.lists={file} names no videos: its first "
-            "line names the columns, path,class and maybe split and group, one video on each other"
-        )
-    return listed
-
-
-def _listed_video(row: Mapping[str, str | None], where: str) -> ListedVideo:
-    values = {column: (row[column] or "").strip() for column in _COLUMNS if column in row}
-    path = PurePosixPath(values["path"])
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in values["path"]:
-        raise UserError(f"{where}: {values['path']!r} is no path below data.dataset.root")
-    for column, value in values.items():
-        if not value:
-            raise UserError(f"{where}: no {column}")
-    part = values.get("split", "")
-    if part not in ("train", "test", ""):
-        raise UserError(f"{where}: split is train or test, not {part}")
-    return ListedVideo(path.as_posix(), values["class"], values.get("group", path.as_posix()), part)
 
 
 # --- what is trained and what is tested ----------------------------------------------------------

@@ -15,7 +15,7 @@ from src.evaluation.evaluate import load_module, score_videos, scores_beside
 from src.evaluation.protocol import AVERAGES
 from src.evaluation.scores import VideoScores, video_accuracies
 from src.evaluation.table import Result
-from src.media.find_videos import ENDINGS
+from src.media.find_videos import is_video
 from src.utils.errors import UserError
 
 
@@ -142,7 +142,7 @@ def check_classes(
 def _key(video: str) -> str:
     """A video's name without class folder and ending."""
     path = PurePosixPath(video.replace("\\", "/"))
-    return path.stem if path.suffix.lower() in ENDINGS.split() else path.name
+    return path.stem if is_video(path) else path.name
 
 
 def fuse_inputs(

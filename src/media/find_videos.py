@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from src.utils.errors import UserError
 
@@ -40,7 +40,12 @@ def videos_below(folder: Path) -> list[Path]:
             if not (name.startswith(".") or name in flow or leads_back(Path(parent, name)))
         ]
         videos += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(video for video in videos if video.suffix.lower() in ENDINGS.split())
+    return sorted(video for video in videos if is_video(video))
+
+
+def is_video(name: str | PurePath) -> bool:
+    """Whether a file is called as videos are."""
+    return PurePath(name).suffix.lower() in ENDINGS.split()
 
 
 def leads_back(folder: os.PathLike[str]) -> bool:

@@ -189,8 +189,8 @@ def test_what_is_refused(
 @pytest.mark.parametrize(
     ("header", "rows", "told"),
     [
-        ("file,label", [["1.mp4", "a"]], "first line names the columns"),
-        ("path,class", [], "first line names the columns"),
+        ("file,label", [["1.mp4", "a"]], "first line is 'file,label'; it names the columns"),
+        ("path,class", [], "names no videos"),
         ("path,class", [["../1.mp4", "a"]], "line 2: '../1.mp4' is no path below"),
         ("path,class", [["1.mp4", "a"], ["/2.mp4", "b"]], "line 3: '/2.mp4' is no path below"),
         ("path,class", [["1.mp4", ""]], "line 2: no class"),

@@ -1,0 +1,124 @@
+"""A file of paths and classes, as spreadsheets and other frameworks write it.
+
+    path,class,split,group      between commas, semicolons or tabs; columns in any order and case
+    path,class                  or without such a first line: a path and a class on each
+    path 0                      PySlowFast's and mmaction2's lists: the number of a class
+
+What could be read in two ways is an error that names the line.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+
+from src.media.find_videos import is_video
+from src.utils.errors import UserError
+
+_COLUMNS = ("path", "class", "split", "group")  # the last two are optional
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
+_MARKED = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """One video."""
+
+    path: str  # of its file, relative to the root
+    label: str  # name of its class
+    group: str  # never divided between training and test
+    part: str = ""  # "train" or "test" where the file says so
+
+
+def read_video_list(file: Path) -> list[ListedVideo]:
+    """The videos of a file, in its order.
+
+    Raises:
+        UserError: the file cannot be read or names no videos, a line is wrong, or a video is there
+            twice.
+    """
+    lines = _lines(file)
+    separator, columns, named = _understand(lines, file)
+    line_of: dict[str, int] = {}
+    listed = []
+    for number, cells in _rows(lines, separator, file)[named:]:
+        where = f"{file}, line {number}"
+        if any(cells[len(columns) :]):
+            rest = separator.join(cells[len(columns) - 1 :])
+            raise UserError(
+                f"{where}: {len(cells)} columns, not {len(columns)}: put what has a "
+                f'{_SEPARATORS[separator]} in it into quotes, such as "{rest}"'
+            )
+        video = _video(dict(zip_longest(columns, cells[: len(columns)], fillvalue="")), where)
+        if video.path in line_of:
+            raise UserError(
+                f"{where}: {video.path} is in line {line_of[video.path]}, too: delete one of them"
+            )
+        line_of[video.path] = number
+        listed.append(video)
+    if not listed:
+        raise UserError(f"data.dataset.lists={file} names no videos, its first line is its last")
+    return listed
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"data.dataset.lists={file} does not exist: give a CSV file") from error
+    except OSError as error:
+        raise UserError(f"data.dataset.lists={file} cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in _MARKED.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding).splitlines(keepends=True)
+    except UnicodeError as error:
+        raise UserError(
+            f"data.dataset.lists={file} is not in UTF-8 ({error}): save it as UTF-8, such as by "
+            "iconv -f latin1 -t utf8 <file> > <new file>"
+        ) from error
+
+
+def _understand(lines: Sequence[str], file: Path) -> tuple[str, Sequence[str], bool]:
+    """What separates the columns, which they are, and whether the first line names them."""
+    first = next((line for line in lines if line.strip()), "")
+    for separator in _SEPARATORS:
+        for _, cells in _rows([first], separator, file):
+            columns = [cell.lower() for cell in cells]
+            if {"path", "class"} <= set(columns):
+                return separator, columns, True
+            if len(cells) == 2 and is_video(cells[0]) and (separator != " " or cells[1].isdigit()):
+                return separator, ("path", "class"), False
+    raise UserError(
+        f"data.dataset.lists={file} names no videos: its first line is {first.strip()[:100]!r}; "
+        "it names the columns, path,class and maybe split and group, or is a video and its class"
+    )
+
+
+def _rows(lines: Sequence[str], separator: str, file: Path) -> list[tuple[int, list[str]]]:
+    """The cells of each line that has any, and the number of the line."""
+    if separator == " ":  # a path may have spaces, too
+        pairs = [(number, line.rsplit(maxsplit=1)) for number, line in enumerate(lines, start=1)]
+        return [(number, cells) for number, cells in pairs if cells]
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise UserError(
+            f"data.dataset.lists={file} cannot be read: line {reader.line_num}: {error}"
+        ) from error
+    return [(number, cells) for number, cells in rows if any(cells)]
+
+
+def _video(values: Mapping[str, str], where: str) -> ListedVideo:
+    values = {column: values[column] for column in _COLUMNS if column in values}
+    path = PurePosixPath(values["path"])
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in values["path"]:
+        raise UserError(f"{where}: {values['path']!r} is no path below data.dataset.root")
+    for column, value in values.items():
+        if not value:
+            raise UserError(f"{where}: no {column}")
+    part = values.get("split", "")
+    if part not in ("train", "test", ""):
+        raise UserError(f"{where}: split is train or test, not {part}")
+    return ListedVideo(path.as_posix(), values["class"], values.get("group", path.as_posix()), part)
