@@ -49,8 +49,8 @@ TWO_STEPS = (
 )
 DATA = {  # the first whose name an override ends with is the one that is used
     "folder": ("data.dataset.root=${paths.data_dir}/folder",),
-    "hmdb51": (),
-    "ucf101": (),
+    "hmdb51": ("data.dataset.any_size=true",),
+    "ucf101": ("data.dataset.any_size=true",),
     "two_movers": tuple(override for override in TINY if "dataset" in override),
 }
 

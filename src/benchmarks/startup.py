@@ -31,8 +31,9 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
     """
     root = fixtures.root / "ucf101"
     make_dataset(root, fixtures, videos)
-    places = (f"data.dataset.root={root}", "data.videos.cache_dir=null")
-    config = stage_config(compose_config("train", "experiment=st_resnet_ucf101", *places), "joint")
+    dataset = (f"data.dataset.root={root}", "data.dataset.any_size=true")
+    overrides = ("experiment=st_resnet_ucf101", *dataset, "data.videos.cache_dir=null")
+    config = stage_config(compose_config("train", *overrides), "joint")
     file = fixtures.root / "config.json"
     file.write_text(json.dumps(config))
     experiment = "experiment=st_resnet_hmdb51"
@@ -74,7 +75,7 @@ def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
         (lists / f"{part}list01.txt").write_text("".join(f"{key}\n" for key in some))
     for folder in (*(f"videos/{name}" for name in UCF101), f"{FLOW}/u", f"{FLOW}/v"):
         (root / folder).mkdir(parents=True)
-    split, clips = read_ucf101(str(root), 1), list(fixtures.frames)
+    split, clips = read_ucf101(str(root), 1, any_size=True), list(fixtures.frames)
     for number, video in enumerate((*split.train, *split.test)):
         clip = clips[number % len(clips)]
         os.link(fixtures.video("avi", clip), video.path)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from src.data.splits import Split, Video, fold_of_groups
+from src.data.splits import NoSuchSplit, Split, Video, fold_of_groups
 from src.data.video_list import ListedVideo, read_video_list
 from src.media.find_videos import ENDINGS, check_names, videos_below
 from src.utils.errors import UserError
@@ -67,7 +67,7 @@ def read_folder(
     last = max(1, *folds.values())
     if split not in range(1, last + 1):
         made = f"{lists} has" if entries[0].part else f"data.dataset.test_share={test_share} makes"
-        raise UserError(
+        raise NoSuchSplit(
             f"data.split={split} does not exist: {made} split 1{f' to {last}' if last > 1 else ''}"
         )
     classes = tuple(sorted({entry.label for entry in entries}))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -40,11 +40,19 @@ VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
 HMDB51 = tuple(_HMDB51.split())  # as `read_hmdb51` finds them: alphabetical
 UCF101 = tuple(_UCF101.split())  # as `read_ucf101` finds them: in the order of classInd.txt
 
+# Videos to train on and to test on, by split; of the official lists.
+HMDB51_SIZES = ((3570, 1530), (3570, 1530), (3570, 1530))
+UCF101_SIZES = ((9537, 3783), (9586, 3734), (9624, 3696))
+
 PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a split, in words
 Label = TypeVar("Label", int, str)
 _DIGITS = 9  # that shares are compared to: sums of them depend on the order
 # The same for every run: what is chosen between must be validated on the same videos.
 _VALIDATION_SEED = 7
+
+
+class NoSuchSplit(UserError):
+    """The split does not exist, or not here."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,9 @@ testlist01.txt, classInd.txt (unpacked from UCF101.rar and \
 UCF101TrainTestSplits-RecognitionTask.zip of the UCF101 authors)"""
 
 
-def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
+def read_hmdb51(
+    root: str, split: int, videos: str = "videos", lists: str = "splits", any_size: bool = False
+) -> Split:
     """Read split 1, 2 or 3 of HMDB51; classes are in alphabetical order.
 
     A line of a list is `<file>.avi <flag>` with flag 1 = train, 2 = test, 0 = in neither.
@@ -105,16 +115,18 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
         root, split: where the dataset lies; 1, 2 or 3.
         videos: folder with one folder of .avi files per class, relative to root.
         lists: folder of the official `<class>_test_split<n>.txt`, relative to root.
+        any_size: whether lists of other lengths than the official ones are taken.
 
     Raises:
-        UserError: the lists or the split do not exist.
+        NoSuchSplit: the lists or the split do not exist.
+        UserError: a list is damaged or is not the official one.
     """
     videos_dir, lists_dir, tree = _folders("HMDB51", root, split, videos, lists, HMDB51_TREE)
     ending = f"_test_split{split}.txt"
     # By class, not by file name, where "kick_ball_..." comes before "kick_test_...".
     file_of = {file.name.removesuffix(ending): file for file in lists_dir.glob(f"*{ending}")}
     if not file_of:
-        raise UserError(f"HMDB51 has no split lists in {lists_dir}; expected {tree}")
+        raise NoSuchSplit(f"HMDB51 has no split lists in {lists_dir}; expected {tree}")
     classes = tuple(sorted(file_of))
     marked: dict[str, list[tuple[str, int]]] = {"0": [], "1": [], "2": []}
     for label, name in enumerate(classes):
@@ -125,10 +137,15 @@ def read_hmdb51(root: str, split: int, videos: str = "videos", lists: str = "spl
                     raise UserError(f"{file_of[name]}: {line!r} does not end in flag 0, 1 or 2")
                 marked[flag].append((f"{name}/{video.strip()}", label))
     train, test = (_videos(lists_dir, videos_dir, marked[flag]) for flag in "12")
+    _check_lists(
+        train, test, None if any_size else HMDB51_SIZES[split - 1], f"{lists_dir}/*{ending}"
+    )
     return Split(classes, train, test)
 
 
-def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "splits") -> Split:
+def read_ucf101(
+    root: str, split: int, videos: str = "videos", lists: str = "splits", any_size: bool = False
+) -> Split:
     """Read split 1, 2 or 3 of UCF101; classes are in the order of classInd.txt.
 
     Args and errors are those of `read_hmdb51`; `lists` holds trainlist0n.txt, testlist0n.txt and
@@ -140,7 +157,7 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
     for part in ("classInd.txt", f"trainlist0{split}.txt", f"testlist0{split}.txt"):
         file = lists_dir / part
         if not file.is_file():
-            raise UserError(f"UCF101's list {file} does not exist; expected {tree}")
+            raise NoSuchSplit(f"UCF101's list {file} does not exist; expected {tree}")
         parts[part[:5]] = [line.split() for line in _lines(file) if line.strip()]
     classes = tuple(line[-1] for line in parts["class"])
     label_of = {name: label for label, name in enumerate(classes)}
@@ -155,7 +172,29 @@ def read_ucf101(root: str, split: int, videos: str = "videos", lists: str = "spl
         return entries
 
     train, test = (_videos(lists_dir, videos_dir, labelled(parts[p])) for p in ("train", "testl"))
+    sizes = None if any_size else UCF101_SIZES[split - 1]
+    _check_lists(train, test, sizes, f"{lists_dir}/*list0{split}.txt")
     return Split(classes, train, test)
+
+
+def _check_lists(
+    train: Sequence[Video], test: Sequence[Video], sizes: tuple[int, int] | None, where: str
+) -> None:
+    """Refuse a video that is listed twice, and other numbers of videos than `sizes`."""
+    for key, count in Counter(map(key_of, (*train, *test))).items():
+        if count > 1:
+            both = " for training and for test" if count == 2 and key in map(key_of, test) else ""
+            raise UserError(
+                f"{where}: {key} is listed {count} times{both}: download the lists again"
+            )
+    if sizes and (len(train), len(test)) != sizes:
+        raise UserError(
+            f"{where}: {len(train)} videos to train on and {len(test)} to test on, not {sizes[0]} "
+            f"and {sizes[1]}: download the lists again, or take them as they are with "
+            "data.dataset.any_size=true"
+        )
+    if not test:
+        raise UserError(f"{where}: no video to test on")
 
 
 def _folders(
@@ -163,11 +202,11 @@ def _folders(
 ) -> tuple[Path, Path, str]:
     """The folders of videos and of lists, and the tree that is expected, with their places."""
     if split not in (1, 2, 3):
-        raise UserError(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
+        raise NoSuchSplit(f"data.split={split} does not exist: {dataset} has splits 1, 2 and 3")
     videos_dir, lists_dir = Path(root) / videos, Path(root) / lists
     tree = tree.format(videos=videos_dir, lists=lists_dir)
     if not lists_dir.is_dir():
-        raise UserError(
+        raise NoSuchSplit(
             f"{dataset} is not here: {lists_dir} missing; expected {tree}; "
             "other places are given by data.dataset.root, .videos and .lists"
         )
@@ -176,7 +215,7 @@ def _folders(
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"list {file} cannot be read ({error}): download it again") from error
 

@@ -69,7 +69,7 @@ def datamodule(
     root: Path, rgb: str = "videos", flow: str = "flow", **changes: Any
 ) -> VideoDataModule:
     options: dict[str, Any] = {
-        "dataset": lambda: read_ucf101(str(root), 1),
+        "dataset": lambda: read_ucf101(str(root), 1, any_size=True),
         "rgb": rgb if rgb == "videos" else str(root / rgb),
         "flow": flow if flow == "on_the_fly" else str(root / flow),
         "flow_settings": DIS,
@@ -186,7 +186,7 @@ class TestMissing:
 
     @staticmethod
     def listed(root: Path) -> Split:
-        split = read_ucf101(str(root), 1)
+        split = read_ucf101(str(root), 1, any_size=True)
         absent = Video("absent", root / "videos" / "Archery" / "absent.avi", 1)
         return Split(split.classes, (absent, *split.train), split.test)
 

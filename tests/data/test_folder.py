@@ -257,7 +257,10 @@ def test_from_a_folder_to_a_tested_checkpoint(
     index = f"paths.data_dir={tmp_path}"
     assert call(verify_data.main, "data=folder", place, "workers=1", index) == 0
     told = capfd.readouterr().out
-    assert "12 videos in the lists of split 1, 2, 3" in told
+    assert (
+        "12 videos in the lists of split 1 (9 + 3), 2 (9 + 3), 3 (9 + 3), to train and to test on"
+        in told
+    )
     assert "nothing that would stop training" in told
     assert "note extra" not in told
 

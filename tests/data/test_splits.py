@@ -1,5 +1,6 @@
 """The official lists of HMDB51 and UCF101, and what small, wrong trees are answered with."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -123,7 +124,7 @@ def small_ucf101(tmp_path: Path) -> Path:
 
 def test_hmdb51_tree(small_hmdb51: Path) -> None:
     videos = small_hmdb51 / "videos"
-    assert read_hmdb51(str(small_hmdb51), 1) == Split(
+    assert read_hmdb51(str(small_hmdb51), 1, any_size=True) == Split(
         classes=("jump", "run"),
         train=(Video("a", videos / "jump" / "a.avi", 0),),
         test=(Video("b", videos / "jump" / "b.avi", 0), Video("a", videos / "run" / "a.avi", 1)),
@@ -132,7 +133,7 @@ def test_hmdb51_tree(small_hmdb51: Path) -> None:
 
 def test_ucf101_tree(small_ucf101: Path) -> None:
     videos = small_ucf101 / "videos"
-    assert read_ucf101(str(small_ucf101), 1) == Split(
+    assert read_ucf101(str(small_ucf101), 1, any_size=True) == Split(
         classes=("Run", "Jump"),
         train=(Video("v_Run_g01_c01", videos / "Run" / "v_Run_g01_c01.avi", 0),),
         test=(Video("v_Jump_g02_c01", videos / "Jump" / "v_Jump_g02_c01.avi", 1),),
@@ -166,17 +167,17 @@ def test_no_such_split(read: Reader, number: int, tmp_path: Path) -> None:
 
 
 def test_videos_need_not_be_there(small_hmdb51: Path) -> None:
-    whole = read_hmdb51(str(small_hmdb51), 1)
+    whole = read_hmdb51(str(small_hmdb51), 1, any_size=True)
     for video in (small_hmdb51 / "videos").rglob("*.avi"):
         video.unlink()
-    assert read_hmdb51(str(small_hmdb51), 1) == whole
+    assert read_hmdb51(str(small_hmdb51), 1, any_size=True) == whole
 
 
 @pytest.mark.parametrize("line", ["a.avi 3", "a.avi x", "a.avi"])
 def test_bad_flag(line: str, small_hmdb51: Path) -> None:
     (small_hmdb51 / "splits/run_test_split1.txt").write_text(f"{line}\n")
     with pytest.raises(UserError, match=rf"run_test_split1\.txt.*{line}.*flag 0, 1 or 2"):
-        read_hmdb51(str(small_hmdb51), 1)
+        read_hmdb51(str(small_hmdb51), 1, any_size=True)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_bad_flag(line: str, small_hmdb51: Path) -> None:
 def test_label_that_contradicts_class_list(line: str, small_ucf101: Path) -> None:
     (small_ucf101 / "splits/trainlist01.txt").write_text(f"{line}\n")
     with pytest.raises(UserError, match=rf"contradict classInd\.txt at {line.split()[0]}"):
-        read_ucf101(str(small_ucf101), 1)
+        read_ucf101(str(small_ucf101), 1, any_size=True)
 
 
 @pytest.mark.parametrize(
@@ -206,17 +207,69 @@ def test_ucf101_entries_stay_below_the_videos(part: str, entry: str, small_ucf10
     (small_ucf101 / "splits" / "classInd.txt").write_text("1 Run\n2 Jump\n3 ..\n4 secret.avi\n")
     (small_ucf101 / "splits" / part).write_text(f"{entry}\n")
     with pytest.raises(UserError, match=r"no <class>/<file> below|contradict classInd"):
-        read_ucf101(str(small_ucf101), 1)
+        read_ucf101(str(small_ucf101), 1, any_size=True)
 
 
 @pytest.mark.parametrize("entry", ["../../secret.avi", "/etc/secret.avi", "..", "", "a\0.avi"])
 def test_hmdb51_entries_stay_below_the_videos(entry: str, small_hmdb51: Path) -> None:
     (small_hmdb51 / "splits/run_test_split1.txt").write_text(f"{entry} 1\n")
     with pytest.raises(UserError, match="no <class>/<file> below"):
-        read_hmdb51(str(small_hmdb51), 1)
+        read_hmdb51(str(small_hmdb51), 1, any_size=True)
 
 
 def test_a_list_that_is_no_text(small_hmdb51: Path) -> None:
     (small_hmdb51 / "splits/run_test_split1.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"run_test_split1\.txt cannot be read"):
-        read_hmdb51(str(small_hmdb51), 1)
+        read_hmdb51(str(small_hmdb51), 1, any_size=True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "read"), [("small_hmdb51", read_hmdb51), ("small_ucf101", read_ucf101)]
+)
+def test_a_list_with_a_byte_order_mark(
+    dataset: str, read: Reader, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(dataset)
+    plain = read(str(root), 1, any_size=True)
+    for file in (root / "splits").iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read(str(root), 1, any_size=True) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("trainlist01.txt", "Run/v_Run_g01_c01.avi 1\n" * 2, "v_Run_g01_c01.avi is listed 2 times"),
+        ("trainlist01.txt", "Jump/v_Jump_g02_c01.avi 2\n", "v_Jump_g02_c01.avi is listed 2 times"),
+        ("testlist01.txt", "", r"\*list01.txt: no video to test on"),
+    ],
+)
+def test_lists_that_cannot_be_meant(name: str, content: str, told: str, small_ucf101: Path) -> None:
+    (small_ucf101 / "splits" / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_ucf101(str(small_ucf101), 1, any_size=True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "read", "told"),
+    [
+        ("small_hmdb51", read_hmdb51, "1 videos to train on and 2 to test on, not 3570 and 1530"),
+        ("small_ucf101", read_ucf101, "1 videos to train on and 1 to test on, not 9537 and 3783"),
+    ],
+)
+def test_other_sizes_than_the_official_ones_are_allowed_by_name(
+    dataset: str, read: Reader, told: str, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(dataset)
+    with pytest.raises(UserError, match=rf"{told}: .*data\.dataset\.any_size=true"):
+        read(str(root), 1)
+
+
+@pytest.mark.skipif(not UCF101_LISTS.is_dir(), reason="no official lists here")
+def test_an_official_list_that_was_cut_short(tmp_path: Path) -> None:
+    shutil.copytree(UCF101_LISTS, tmp_path / "splits")
+    cut = tmp_path / "splits" / "trainlist02.txt"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:4686]))
+    assert len(read_ucf101(str(tmp_path), 1).train) == 9537
+    with pytest.raises(UserError, match="4686 videos to train on and 3734 to test on, not 9586"):
+        read_ucf101(str(tmp_path), 2)

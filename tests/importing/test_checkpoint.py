@@ -191,6 +191,7 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
         f"ckpt_path={checkpoint}",
         f"output={scores}",
         f"+data.dataset.root={root}",
+        "+data.dataset.any_size=true",
         f"+data.flow={root}/tvl1_flow",
         f"+data.videos.cache_dir={tmp_path / 'index'}",
         "+data.loader.num_workers=0",
@@ -206,6 +207,7 @@ def test_command_writes_a_checkpoint_that_evaluate_takes(call: Call, tmp_path: P
     assert {line[1] for line in lines} == {"kick", "wave"}
     assert all(np.isfinite([float(value) for value in line[2:]]).all() for line in lines)
     other = [f"+data.dataset.root={root}", f"+data.flow={root}/tvl1_flow", "+data.split=2"]
+    other += ["+data.dataset.any_size=true"]
     status, _, error = call(
         evaluate.main,
         f"ckpt_path={checkpoint}",

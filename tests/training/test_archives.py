@@ -69,6 +69,7 @@ def test_published_archives_to_a_table(tmp_path: Path) -> None:
         "model/backbone=narrow26",
         "model.backbone.width=4",
         f"data.dataset.root={root}",
+        "data.dataset.any_size=true",
         f"data.rgb={root}/ucf101_jpegs_256.zip.001",
         f"data.flow={root}/ucf101_tvl1_flow.zip.001",
         f"data.videos.cache_dir={tmp_path}/index",

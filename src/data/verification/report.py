@@ -35,8 +35,13 @@ def write_report(verification: Verification) -> Path:
 
 
 def _summary(found: Verification) -> list[str]:
-    splits = ", ".join(map(str, found.lists.splits))
-    lines = [f"{len(found.lists.videos)} videos in the lists of split {splits}"]
+    splits = ", ".join(
+        f"{number} ({len(split.train)} + {len(split.test)})"
+        for number, split in found.lists.splits.items()
+    )
+    lines = [
+        f"{len(found.lists.videos)} videos in the lists of split {splits}, to train and to test on"
+    ]
     if found.lists.unused:
         lines[0] += f"; {len(found.lists.unused)} more are listed for no split"
     names: dict[Modality, str] = {"rgb": "frames", "flow": "flow"}
@@ -89,6 +94,11 @@ def _lists(found: Verification, few: int | None) -> Iterable[list[str]]:
     across = _across(found)
     for title, names, hint in (
         (
+            "error lists: splits that cannot be used",
+            found.lists.unreadable,
+            "as each line tells; data/README.md says where the lists come from",
+        ),
+        (
             "note leak: of one group in train and test",
             found.lists.leaks(),
             "take the original lists; of data=folder, data.dataset.group keeps groups together",
@@ -120,6 +130,8 @@ def _some(names: Sequence[str], few: int | None) -> list[str]:
 def _verdict(found: Verification) -> list[str]:
     errors = {key for code, keys in found.details.items() if PROBLEMS[code].fatal for key in keys}
     verdict = "nothing that would stop training"
+    if found.lists.unreadable:
+        verdict = f"{len(found.lists.unreadable)} splits cannot be used"
     if errors:
         verdict = f"{len(errors)} videos cannot be used"
     return ["", f"{verdict}; manifest in {found.manifest.file}"]

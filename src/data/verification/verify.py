@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.data.splits import Split, Video, key_of
+from src.data.splits import NoSuchSplit, Split, Video, key_of
 from src.data.stores import ON_THE_FLY, VIDEOS, ImageStore, open_flow, open_rgb
 from src.data.verification.inspection import Job, Stores, VideoChecker
 from src.data.verification.manifest import (
@@ -39,6 +39,7 @@ class Lists:
     videos: tuple[Video, ...]  # each that a split trains or tests on, once
     splits: dict[int, Split]
     unused: frozenset[str]  # names, in lower case, that the lists mention for no split
+    unreadable: Sequence[str] = ()  # why splits cannot be used whose lists are there
 
     def parts(self) -> dict[str, set[tuple[int, str]]]:
         """The parts of splits that each video is in, such as (1, "train"), by its key."""
@@ -75,19 +76,22 @@ def read_lists(dataset: Callable[..., Split]) -> Lists:
         UserError: there is none.
     """
     splits: dict[int, Split] = {}
-    reasons = []
+    absent, unreadable = [], []
     for number in _SPLITS:
         try:
             splits[number] = dataset(split=number)
+        except NoSuchSplit as error:
+            absent.append(error)
         except UserError as error:
-            reasons.append(error)
+            unreadable.append(error)
     if not splits:
-        raise reasons[0]
+        raise (unreadable or absent)[0]
     videos = {
         key_of(video): video for split in splits.values() for video in (*split.train, *split.test)
     }
     names = {video.name.lower() for video in videos.values()}
-    return Lists(tuple(videos.values()), splits, frozenset(_mentioned(dataset) - names))
+    unused = frozenset(_mentioned(dataset) - names)
+    return Lists(tuple(videos.values()), splits, unused, [*map(str, unreadable)])
 
 
 def _mentioned(dataset: Any) -> set[str]:
@@ -120,8 +124,8 @@ class Verification:
 
     @property
     def failed(self) -> bool:
-        """Whether a video cannot be trained on."""
-        return any(PROBLEMS[code].fatal for code in self.details)
+        """Whether a video or a split cannot be trained on."""
+        return bool(self.lists.unreadable) or any(PROBLEMS[code].fatal for code in self.details)
 
     @property
     def videos(self) -> Path:

@@ -19,13 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.data.splits import Split, Video, key_of, read_hmdb51, read_ucf101
+from src.data.splits import NoSuchSplit, Split, Video, key_of, read_hmdb51, read_ucf101
 from src.data.verification.inspection import Job, VideoChecker
 from src.data.verification.manifest import VideoCheck
 from src.data.verification.verify import read_lists
 from src.media.sources import Size
 from src.media.video_file import VideoFile
-from src.utils.errors import UserError
 from src.utils.processes import in_parallel
 from tests.builders import moving_texture, write_video
 
@@ -112,7 +111,7 @@ class MadeUp:
 def read_small(root: str, split: int = 1, lists: str = "splits", videos: str = "videos") -> Split:
     """Two classes under made-up names with odd characters; splits 1 and 2."""
     if split == 3:
-        raise UserError("no split 3")
+        raise NoSuchSplit("no split 3")
     videos_of = [
         Video(name, Path(root, videos, folder, f"{name}.avi"), label)
         for label, folder in enumerate(("wave", "kick_ball"))
@@ -335,7 +334,7 @@ if __name__ == "__main__":
     video = VideoFile(stand_in)
     size = next(video.rgb([0])).shape[:2]
     dataset = MadeUp(Path(place), Path(stand_in).read_bytes(), video.num_frames, size)
-    listed = read_lists(lambda split: READERS[kind](place, split)).videos
+    listed = read_lists(lambda split: READERS[kind](place, split, any_size=True)).videos
     fill(dataset, listed, "folders" in options)
     planted = plant(dataset, listed, "folders" in options) if "faults" in options else {}
     for code, keys in planted.items():
