@@ -7,6 +7,7 @@ pieces (.zip.001, .zip.002, ...) that follow each other byte for byte.
 import glob
 import os
 import re
+import shlex
 import struct
 import zipfile
 import zlib
@@ -56,6 +57,11 @@ def parts_of(path: Path) -> list[Path]:
     for part in parts:
         if not part.is_file():
             raise UserError(f"archive {part} does not exist")
+    if any(path.with_suffix(ending).exists() for ending in (".z01", ".Z01")):
+        raise UserError(
+            f"archive {path} is in volumes, .z01 and so on: join them by "
+            f"zip -s 0 {shlex.quote(str(path))} --out joined.zip"
+        )
     return parts
 
 

@@ -1,12 +1,19 @@
 """Which files of a folder are videos, and what they are called."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from src.utils.errors import UserError
 
-ENDINGS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
+log = logging.getLogger(__name__)
+_told: set[Path] = set()  # folders of which it has been told what is skipped
+ENDINGS = (
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg "
+    ".mpg .mts .mxf .ogv .rm .ts .vob .webm .wmv"
+)
 # As `src.flow.settings` writes it, whose import would bring torch along.
 _FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v"}
 
@@ -40,6 +47,13 @@ def videos_below(folder: Path) -> list[Path]:
             if not (name.startswith(".") or name in flow or leads_back(Path(parent, name)))
         ]
         videos += [Path(parent, name) for name in files if not name.startswith(".")]
+    others = Counter(
+        path.suffix.lower() or "without ending" for path in videos if not is_video(path)
+    )
+    if others and folder not in _told:
+        _told.add(folder)
+        endings = ", ".join(f"{ending} ({count})" for ending, count in others.most_common())
+        log.info("%s: %d files that are no videos are skipped: %s", folder, others.total(), endings)
     return sorted(video for video in videos if is_video(video))
 
 

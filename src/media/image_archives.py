@@ -1,4 +1,4 @@
-"""Numbered JPEG images in zip archives."""
+"""Numbered images in zip archives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class ArchiveRows:
         cache: where to keep the index, without ending; None reads the directory each time.
 
     Raises:
-        UserError: the archive is missing, damaged or holds no numbered JPEG images.
+        UserError: the archive is missing, damaged or holds no numbered images.
     """
 
     def __init__(self, path: Path, cache: Path | None) -> None:
@@ -77,7 +77,7 @@ class ArchiveImages:
     prefix: str  # of their names in the archive
     start: int
     count: int
-    beyond: int  # images after a gap in the numbers, which are not counted
+    beyond: int  # images after a gap or a double in the numbers, which are not counted
     first = 1  # number of the first image, which numbers alone do not make a gap
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ def _index(archive: Archive) -> tuple[Spans, npt.NDArray[np.void]]:
                 blocks.append(np.array(block, dtype=np.int64))
                 block = []
     if not groups:
-        raise UserError(f"archive {archive.path} holds no numbered JPEG images, <video>/frame*.jpg")
+        raise UserError(f"archive {archive.path} holds no numbered images, <video>/frame*.jpg")
     blocks.append(np.array(block, dtype=np.int64).reshape(-1, 5))
     table = np.concatenate(blocks)  # (N, 5): group, number, offset, size, method
     table = table[np.lexsort((table[:, 1], table[:, 0]))]

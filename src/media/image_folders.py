@@ -1,4 +1,4 @@
-"""Numbered JPEG images in folders."""
+"""Numbered images in folders."""
 
 import os
 import time
@@ -31,7 +31,7 @@ class FolderImages:
     suffix: str
     first: int
     count: int
-    beyond: int  # images after a gap in the numbers, which are not counted
+    beyond: int  # images after a gap or a double in the numbers, which are not counted
 
     def __len__(self) -> int:
         return self.count
@@ -65,8 +65,10 @@ def images_in_folders(root: Path, cache: Path | None) -> Iterator[FolderImages]:
     Raises:
         UserError: the folder does not exist.
     """
-    if not root.is_dir():
+    if not root.exists():
         raise UserError(f"folder of images {root} does not exist")
+    if not root.is_dir():
+        raise UserError(f"{root} is neither a folder of images nor a .zip archive: unpack it")
     known = {folder: kept for folder, kept in load_json(cache).items() if _lies_in(kept, folder)}
     listings: dict[str, Any] = {}
     level = [""]
@@ -128,6 +130,7 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
     images = {}
     for prefix, numbers in numbered.items():
         first, digits, suffix = min(numbers)
-        count = unbroken(np.sort([number for number, _, _ in numbers]))
+        alike = np.sort([number for number, _, ending in numbers if ending == suffix])
+        count = unbroken(alike)
         images[prefix] = [digits, suffix, first, count, len(numbers) - count]
     return {"changed": changed, "folders": sorted(folders), "images": images}

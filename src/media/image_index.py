@@ -1,4 +1,4 @@
-"""Indices of numbered JPEG images: what places and names tell, and how indices are kept.
+"""Indices of numbered images: what places and names tell, and how indices are kept.
 
 Folder and name of an image tell its video, component and number; data/README.md shows how. What
 lies above or between these folders (an archive's top folder, a folder per class) does not matter.
@@ -21,8 +21,10 @@ from src.utils.files import atomic_write
 log = logging.getLogger(__name__)
 _warned: set[Path] = set()
 # Files that begin with a dot are a Mac's notes on others. A number has to fit 64 bits.
-NUMBERED = re.compile(r"(?P<prefix>(?!\.).*?)(?P<number>\d{1,18})\.jpe?g", re.IGNORECASE)
-_FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}  # of denseflow, mmaction2
+NUMBERED = re.compile(r"(?P<prefix>(?!\.).*?)(?P<number>\d{1,18})\.(?:jpe?g|png|webp)", re.I)
+# Of the released flow, denseflow and mmaction2.
+_FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}
+_FLOW_FOLDER = {"u": "u", "v": "v", "x": "u", "y": "v", "flow_x": "u", "flow_y": "v"}
 
 
 def component_of(folder: str, prefix: str) -> tuple[str, str]:
@@ -30,7 +32,10 @@ def component_of(folder: str, prefix: str) -> tuple[str, str]:
     *above, video = folder.split("/")
     if prefix in _FLOW_PREFIX:
         return _FLOW_PREFIX[prefix], video
-    return next((part for part in reversed(above) if part in ("u", "v")), "rgb"), video
+    if above and video in ("flow_x", "flow_y"):
+        return _FLOW_FOLDER[video], above[-1]
+    parts = (_FLOW_FOLDER[part] for part in reversed(above) if part in _FLOW_FOLDER)
+    return next(parts, "rgb"), video
 
 
 def file_state(file: str | Path) -> list[Any]:

@@ -1,8 +1,9 @@
-"""Frames and flow as numbered JPEG images of many videos, in folders or in zip archives."""
+"""Frames and flow as numbered images of many videos, in folders or in zip archives."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -38,17 +39,21 @@ class ImageIndex:
                     f"{one_video.where(0)}: take out one of them, or give the folder of one of them"
                 )
 
-    def add(self, other: "ImageIndex") -> None:
-        """Take what another index has and this one lacks."""
-        self._images = other._images | self._images
-
     def videos(self, component: str) -> dict[str, int]:
         """Number of images of each video, by its name as it is written there."""
-        return {i.video: i.count for i in self._images.values() if i.component == component}
+        names = {images.video for images in self._images.values()}
+        found = {name: self.images(component, name) for name in names}
+        return {name: len(images) for name, images in found.items() if images}
 
     def images(self, component: str, video: str) -> Images | None:
-        """The images of a video, whatever the case of its name; None if there are none."""
-        return self._images.get((component, video.lower()))
+        """The images of a video, whatever the case of its name; None if there are none.
+
+        What could be u of a flow without v, or v without u, is RGB below a class called so.
+        """
+        rgb, u, v = (self._images.get((part, video.lower())) for part in ("rgb", "u", "v"))
+        if component == "rgb":
+            return rgb or (u or v if not (u and v) else None)
+        return u if component == "u" else v
 
 
 def is_archive(path: Path) -> bool:
@@ -59,14 +64,13 @@ def is_archive(path: Path) -> bool:
 def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageIndex:
     """Open a folder of images, a zip archive of them, or a folder of such archives.
 
-    A video in two archives of a folder comes from the first.
-
     Args:
         path: the folder; the .zip, or the .zip.001 of one in pieces.
         cache_dir: where the index is kept between runs; None keeps none.
 
     Raises:
-        UserError: there is nothing, an archive is damaged, or a video is there twice.
+        UserError: there is nothing, an archive is damaged, or a video is there twice, as when its
+            images are divided between two archives.
     """
     root = Path(path)
 
@@ -82,10 +86,8 @@ def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageI
     shards = [f for f in root.glob("*") if f.name.lower().endswith((".zip", ".zip.001"))]
     if not shards:
         return ImageIndex(root, images_in_folders(root, cache(root)))
-    index = ImageIndex(root, ())
-    for shard in sorted(shards):
-        index.add(ImageIndex(shard, images_in_archive(shard, cache(shard))))
-    return index
+    in_shards = (images_in_archive(shard, cache(shard)) for shard in sorted(shards))
+    return ImageIndex(root, chain.from_iterable(in_shards))
 
 
 class FrameImages:
@@ -99,6 +101,7 @@ class FrameImages:
         images = index.images("rgb", video)
         if not images:
             raise UserError(f"no frames of video {video} in {index.root}")
+        _check_all_are_numbered(images)
         self._images, self.num_frames = images, len(images)
 
     def rgb(self, indices: Sequence[int]) -> Iterator[Uint8]:
@@ -121,6 +124,8 @@ class FlowImages:
                 f"{index.root}; make it with "
                 "python -m src.extract_flow input=<folder of videos> output=<folder>"
             )
+        _check_all_are_numbered(u)
+        _check_all_are_numbered(v)
         self._u, self._v, self.num_fields = u, v, len(u)
 
     def flow(self, indices: Sequence[int]) -> Iterator[tuple[Uint8, Uint8]]:
@@ -134,6 +139,15 @@ class FlowImages:
                     "extract its video again"
                 )
             yield u, v
+
+
+def _check_all_are_numbered(images: Images) -> None:
+    if images.beyond:
+        raise UserError(
+            f"after {images.where(images.count - 1)} a number is missing, there twice or of "
+            f"another ending, and {images.beyond} more images follow: extract or download its "
+            "video again"
+        )
 
 
 def _decode(images: Images, index: int, flags: int) -> Uint8:

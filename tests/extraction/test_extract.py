@@ -276,6 +276,21 @@ def test_find_videos(tmp_path: Path) -> None:
     assert find_videos(tmp_path / "b" / "1.mp4") == [tmp_path / "b" / "1.mp4"]
 
 
+def test_other_files_are_counted_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.3gp", "b.MTS", "c.gif", "notes.txt", "more/x.TXT", "more/LICENSE", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert [video.name for video in find_videos(tmp_path)] == ["a.3gp", "b.MTS", "c.gif"]
+    (message,) = caplog.messages
+    assert message == (
+        f"{tmp_path}: 3 files that are no videos are skipped: .txt (2), without ending (1)"
+    )
+
+
 def test_find_videos_names_an_empty_or_absent_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no video in"):
         find_videos(tmp_path)

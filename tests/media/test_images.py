@@ -173,9 +173,55 @@ class TestNumbers:
         assert images.read(count - 1) == f"v/frame{numbers[count - 1]}.jpg".encode()
 
     def test_other_files_are_left_alone(self, packed: bool, tmp_path: Path) -> None:
-        names = ["v/1.jpg", "v/._1.jpg", "v/._frame2.jpg", "v/thumbs.db", "v/cover.jpg", "v/2.png"]
+        names = ["v/1.jpg", "v/._1.jpg", "v/._frame2.jpg", "v/thumbs.db", "v/cover.jpg", "v/2.bmp"]
         names += ["__MACOSX/v/._1.jpg", ".hidden/w/1.jpg" if not packed else "list.txt"]
         assert self.tree(names, packed, tmp_path).videos("rgb") == {"v": 1}
+
+    @pytest.mark.parametrize("numbers", ["0123", "5", "98", "7 8 9 10 11"])
+    def test_numbers_in_a_row_are_all_read(
+        self, numbers: str, packed: bool, tmp_path: Path
+    ) -> None:
+        listed = numbers.split() if " " in numbers else list(numbers)
+        tree = self.tree([f"v/frame{number}.jpg" for number in listed], packed, tmp_path)
+        assert FrameImages(tree, "v").num_frames == len(listed)
+
+    @pytest.mark.parametrize(
+        "names", [["0", "5", "10"], ["1", "2", "4"], ["1", "2", "002", "3"], ["01", "02", "2"]]
+    )
+    def test_a_gap_or_a_double_is_an_error_that_names_the_image(
+        self, names: list[str], packed: bool, tmp_path: Path
+    ) -> None:
+        tree = self.tree([f"v/frame{name}.jpg" for name in names], packed, tmp_path)
+        with pytest.raises(UserError, match=r"after .*v.* a number is missing, there twice or of"):
+            FrameImages(tree, "v")
+
+    def test_a_gap_in_flow(self, packed: bool, tmp_path: Path) -> None:
+        names = [f"{part}/v/frame{number}.jpg" for part in "uv" for number in (1, 2, 4)]
+        with pytest.raises(UserError, match="a number is missing"):
+            FlowImages(self.tree(names, packed, tmp_path), "v")
+
+    @pytest.mark.parametrize("classes", [("u", "v"), ("v", "run"), ("x", "flow_y")])
+    def test_a_class_may_be_called_as_flow_is(
+        self, classes: tuple[str, str], packed: bool, tmp_path: Path
+    ) -> None:
+        names = [f"{name}/clip{n}/{i}.jpg" for n, name in enumerate(classes) for i in (1, 2)]
+        tree = self.tree(names, packed, tmp_path)
+        assert tree.videos("rgb") == {"clip0": 2, "clip1": 2}
+        assert FrameImages(tree, "clip1").num_frames == 2
+
+    @pytest.mark.parametrize(
+        "layout", ["x/{v}/{n}", "flow_x/{v}/img_{n}", "a/flow_x/{v}/{n}", "a/{v}/flow_x/{n}"]
+    )
+    def test_flow_in_folders_of_other_names(
+        self, layout: str, packed: bool, tmp_path: Path
+    ) -> None:
+        files = [layout.format(v=v, n=n) for v in ("one", "two") for n in (1, 2, 3)]
+        names = [f"{name.replace('x/', part + '/')}.jpg" for name in files for part in "xy"]
+        tree = self.tree(
+            [*names, *(f"{v}/{n}.jpg" for v in ("one", "two") for n in (1, 2))], packed, tmp_path
+        )
+        assert tree.videos("u") == tree.videos("v") == {"one": 3, "two": 3}
+        assert tree.videos("rgb") == {"one": 2, "two": 2}
 
     def test_numbers_beyond_64_bits(self, packed: bool, tmp_path: Path) -> None:
         name = f"v/{'9' * 60}.jpg"
@@ -187,7 +233,7 @@ class TestNumbers:
 
     def test_no_images_at_all(self, packed: bool, tmp_path: Path) -> None:
         if packed:
-            with pytest.raises(UserError, match=r"a\.zip holds no numbered JPEG images"):
+            with pytest.raises(UserError, match=r"a\.zip holds no numbered images"):
                 self.tree(["readme.txt"], packed, tmp_path)
         else:
             assert self.tree(["readme.txt"], packed, tmp_path).videos("rgb") == {}
@@ -196,6 +242,33 @@ class TestNumbers:
 def test_folder_of_frames_of_one_video(tmp_path: Path) -> None:
     unpack(tmp_path / "my video", {"1.jpg": jpeg(1), "2.jpg": jpeg(2)})
     assert open_images(tmp_path / "my video").videos("rgb") == {"my video": 2}
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".PNG"])
+def test_images_of_other_formats(ending: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if ending == ".webp" else []
+    data = cv2.imencode(ending, image[..., ::-1], lossless)[1].tobytes()
+    tree = open_images(unpack(tmp_path, {f"v/frame{n:03d}{ending}": data for n in (1, 2)}))
+    np.testing.assert_array_equal(frames_of(FrameImages(tree, "v"), [0, 1]), [image, image])
+
+
+@pytest.mark.parametrize("shards", [("12", "34"), ("123", "123")])
+def test_a_video_in_two_archives_is_refused(shards: tuple[str, str], tmp_path: Path) -> None:
+    for name, numbers in zip("ab", shards, strict=True):
+        pack(tmp_path / f"{name}.zip", {f"v/{number}.jpg": jpeg(1) for number in numbers})
+    with pytest.raises(UserError, match=r"video v twice, .*a\.zip.* and .*b\.zip"):
+        open_images(tmp_path)
+
+
+def test_volumes_and_other_archives_are_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a b.zip").write_bytes(b"PK")
+    (tmp_path / "a b.z01").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"in volumes.* zip -s 0 '.*a b\.zip' --out"):
+        open_images(tmp_path / "a b.zip")
+    (tmp_path / "frames.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"frames\.tar is neither a folder .*: unpack it"):
+        open_images(tmp_path / "frames.tar")
 
 
 def test_nothing_there(tmp_path: Path) -> None:

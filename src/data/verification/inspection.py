@@ -20,7 +20,7 @@ from src.media.sources import Size
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
 
-_JPEG_END = b"\xff\xd9"
+_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PADDING = 64  # bytes that some writers add after the end
 Job = tuple[Modality, Video]  # which side to look at of a video, as a store has found it
 Stores = dict[Modality, FrameStore | FlowStore]  # those that are there
@@ -132,7 +132,10 @@ def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:
         return b"", ("broken", str(error))
     if not data:
         return b"", ("empty", f"{images.where(index)} has no content")
-    if _JPEG_END not in data[-_PADDING:]:  # OpenCV would fill up with grey, without a word
+    begun = data.startswith(_JPEG_BEGIN)
+    if (
+        begun and _JPEG_END not in data[-_PADDING:]
+    ):  # OpenCV would fill up with grey, without a word
         return data, ("truncated", f"{images.where(index)} breaks off")
     return data, None
 
