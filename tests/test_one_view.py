@@ -22,6 +22,7 @@ from tests.media.odd_videos import (
     begins_between_key_frames,
     cut_without_encoding,
     dropped_frames,
+    turned,
     write,
 )
 
@@ -29,7 +30,7 @@ from tests.media.odd_videos import (
 CLIPS: dict[str, tuple[Callable[[Path], Path], int, bool]] = {
     **{
         f"{turn.replace(' ', '_')}.mp4": (
-            partial(write, turn=TURNS[turn][0]),
+            partial(turned, turn=TURNS[turn][0]),
             FRAMES,
             TURNS[turn][0][0] == 0,
         )
@@ -100,15 +101,15 @@ def test_flow_and_checks_are_of_the_frames_that_are_shown(
     flow = ("flow=dis", "flow.parameters.finest_scale=0", "flow.short_side=32", "workers=1")
     assert call(extract_flow.main, f"input={root}", f"output={tmp_path}", *flow) == 0
     assert len(open_images(tmp_path).videos("u")) == len(CLIPS) + 2
-    for name, (_, count, turned) in CLIPS.items():
+    for name, (_, count, quarter) in CLIPS.items():
         (path,) = root.glob(f"*/{name}")
         video = VideoFile(path)
         (image,) = video.rgb([0])
-        assert (video.num_frames, image.shape) == (count, (64, 48, 3) if turned else (48, 64, 3))
+        assert (video.num_frames, image.shape) == (count, (64, 48, 3) if quarter else (48, 64, 3))
         stored = stored_flow(tmp_path, path.stem)
         (field,) = stored.flow([0])
         assert stored.num_fields == count - 1
-        assert field[0].shape == ((43, 32) if turned else (32, 43))
+        assert field[0].shape == ((43, 32) if quarter else (32, 43))
         check = check_file(path, "auto", full=True)
         assert (check.count, check.size) == (count, image.shape[:2])
         assert list(check.problems) == ([] if video.stated == count else ["stated"])

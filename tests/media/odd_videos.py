@@ -25,23 +25,26 @@ TURNS: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndar
 _HEADER = struct.Struct("<4sI")
 
 
-def write(path: Path, codec: str = "mpeg4", turn: Sequence[float] = (), **options: str) -> Path:
-    """A clip of a moving texture, with a key frame every `GOP` frames; `turn` is a matrix's."""
+def write(path: Path, codec: str = "mpeg4") -> Path:
+    """A clip of a moving texture, with a key frame every `GOP` frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(25), options={"g": str(GOP), **options})
+        stream = container.add_stream(codec, rate=Fraction(25), options={"g": str(GOP)})
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        if turn:
-            _turn(stream, turn)
         for image in moving_texture((1.0, 0.5), FRAMES, (48, 64)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
-def _turn(stream: av.VideoStream, turn: Sequence[float]) -> None:
+def turned(path: Path, turn: Sequence[float], codec: str = "mpeg4") -> Path:
+    """The same clip in an .mp4 file that says how to turn it."""
+    content = bytearray((path if path.exists() else write(path, codec)).read_bytes())
     a, b, c, d = (round(value * 2**16) for value in turn)
-    stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 2**30])
+    place = content.index(b"tkhd") + 44  # of the display matrix in a track's header
+    struct.pack_into(">9i", content, place, a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(content)
+    return path
 
 
 def cut_without_encoding(path: Path, first: int) -> Path:

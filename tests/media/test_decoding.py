@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.media.decoding import open_video
-from src.media.decoding import upright as turned
+from src.media.decoding import open_video, upright
 from src.media.frames_in_order import read_in_order
 from src.media.video_file import DECODERS, VideoFile
 from src.utils.errors import UserError
@@ -22,6 +21,7 @@ from tests.media.odd_videos import (
     cut_without_encoding,
     dropped_frames,
     stream_joined_late,
+    turned,
     write,
 )
 
@@ -66,15 +66,16 @@ def test_every_reader_shows_a_video_upright(
     turn: str, codec: str, decoder: str, tmp_path: Path
 ) -> None:
     matrix, expected = TURNS[turn]
-    plain = images(write(tmp_path / "plain.mp4", codec))
-    shown = images(write(tmp_path / "turned.mp4", codec, matrix), decoder)
+    path = write(tmp_path / "v.mp4", codec)
+    plain = images(path)
+    shown = images(turned(path, matrix), decoder)
     np.testing.assert_array_equal(shown, [expected(image) for image in plain])
 
 
 @needs_ffmpeg
 @pytest.mark.parametrize("turn", TURNS)
 def test_upright_is_what_ffmpeg_calls_upright(turn: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "turned.mp4", turn=TURNS[turn][0])
+    path = turned(tmp_path / "turned.mp4", TURNS[turn][0])
     frames = images(path)
     np.testing.assert_array_equal(of_ffmpeg(path, frames.shape[1:3]), frames)
 
@@ -82,19 +83,19 @@ def test_upright_is_what_ffmpeg_calls_upright(turn: str, tmp_path: Path) -> None
 def test_any_angle(tmp_path: Path) -> None:
     """The picture keeps its size; turned on by the rest of a quarter, its middle is upright."""
     half = np.sqrt(0.5)
-    shown = images(write(tmp_path / "v.mp4", turn=(half, half, -half, half)))
+    shown = images(turned(tmp_path / "v.mp4", (half, half, -half, half)))
     plain = images(write(tmp_path / "plain.mp4"))
     back = np.array([[half, -half], [half, half]])
     for image, original in zip(shown, plain, strict=True):
         assert image.shape == original.shape
         assert not image[0, 0].any()
-        middle = turned(image, back)[20:28, 28:36].astype(float)
+        middle = upright(image, back)[20:28, 28:36].astype(float)
         assert np.abs(middle - original[20:28, 28:36]).mean() < 3
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_a_matrix_that_only_enlarges_turns_nothing(scale: float, tmp_path: Path) -> None:
-    shown = images(write(tmp_path / "v.mp4", turn=(scale, 0, 0, scale)))
+    shown = images(turned(tmp_path / "v.mp4", (scale, 0, 0, scale)))
     np.testing.assert_array_equal(shown, images(write(tmp_path / "plain.mp4")))
 
 
