@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from src.data.splits import Split, Video
+from src.data.splits import NoSuchSplit, Split, Video
 from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
 from src.media.video_writer import VideoWriter
 from src.utils.errors import UserError
@@ -61,7 +61,7 @@ def read_two_movers(
         UserError: a wrong argument, a folder made from other arguments, or one not to write in.
     """
     if split != 1:
-        raise UserError(f"data.split={split} does not exist: two_movers has split 1 only")
+        raise NoSuchSplit(f"data.split={split} does not exist: two_movers has split 1 only")
     needs = {"num_train": integer(1), "num_test": integer(1), "seed": integer(0)}
     check_values(locals(), needs | {"workers": integer(1) | NULL}, "two_movers: ")
     recipe = {"version": VERSION, "num_train": num_train, "num_test": num_test, "seed": seed}
