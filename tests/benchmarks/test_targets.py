@@ -141,6 +141,7 @@ def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> Non
         "train",
         "experiment=st_resnet_ucf101",
         f"data.dataset.root={root}",
+        "data.dataset.any_size=true",
         "data.loader.num_workers=0",
         "data.crop_size=32",
         "stages.joint.data.batch_size=1",
