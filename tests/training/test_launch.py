@@ -277,10 +277,12 @@ def test_a_signal_that_one_process_loses_while_it_starts_ends_it_soon(
 )
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
-    run = start(tmp_path, "hydra.mode=MULTIRUN", "seed=3,4")
-    wait_for(lambda: len(children(run.pid)) == 2, 60)
-    os.kill(run.pid, signal.SIGINT)
-    assert run.wait(60) == 128 + signal.SIGINT
+    # Started as a shell does: a server of processes ignores SIGINT, and they would do so, too.
+    command = [sys.executable, "-m", "src.train", *arguments(tmp_path, "seed=3,4"), "-m"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        wait_for(lambda: len(children(run.pid)) == 2, 60)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 128 + signal.SIGINT
     assert len([path for path in (tmp_path / "outputs/sweeps").iterdir() if path.is_dir()]) == 1
 
 
