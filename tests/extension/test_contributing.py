@@ -54,6 +54,7 @@ def test_a_network_of_ones_own(
 ) -> None:
     """Evaluate takes its checkpoint, too."""
     own = ("model=mean_gate", "skip_stages=joint_pooled", "name=mean_gate")
+    assert call(train.main, *checkout, *own, *tiny, "debug=summary") == 0
     streams = f"paths.streams_dir={finished_run}"
     assert call(train.main, *checkout, *own, *tiny, streams) == 0
     joint = Path("outputs/mean_gate/split1_seed0/joint")
