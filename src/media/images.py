@@ -41,9 +41,8 @@ class ImageIndex:
 
     def videos(self, component: str) -> dict[str, int]:
         """Number of images of each video, by its name as it is written there."""
-        names = {images.video for images in self._images.values()}
-        found = {name: self.images(component, name) for name in names}
-        return {name: len(images) for name, images in found.items() if images}
+        found = (self.images(component, video) for _, video in self._images)
+        return {images.video: len(images) for images in found if images}
 
     def images(self, component: str, video: str) -> Images | None:
         """The images of a video, whatever the case of its name; None if there are none.

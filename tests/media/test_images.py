@@ -223,6 +223,11 @@ class TestNumbers:
         assert tree.videos("u") == tree.videos("v") == {"one": 3, "two": 3}
         assert tree.videos("rgb") == {"one": 2, "two": 2}
 
+    def test_names_are_those_of_the_component(self, packed: bool, tmp_path: Path) -> None:
+        tree = self.tree(["Clip/1.jpg", "u/clip/1.jpg", "v/clip/1.jpg"], packed, tmp_path)
+        assert tree.videos("rgb") == {"Clip": 1}
+        assert tree.videos("u") == tree.videos("v") == {"clip": 1}
+
     def test_numbers_beyond_64_bits(self, packed: bool, tmp_path: Path) -> None:
         name = f"v/{'9' * 60}.jpg"
         assert self.tree([name], packed, tmp_path).videos("rgb") == {"v": 1}
