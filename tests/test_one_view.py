@@ -15,16 +15,7 @@ from src.evaluation.scores import VideoScores
 from src.media.images import open_images
 from src.media.video_file import VideoFile
 from tests.builders import random_checkpoint, stored_flow
-from tests.media.odd_videos import (
-    FRAMES,
-    GOP,
-    TURNS,
-    begins_between_key_frames,
-    cut_without_encoding,
-    dropped_frames,
-    turned,
-    write,
-)
+from tests.media.odd_videos import FRAMES, ODD, TURNS, turned, write
 
 # By name: how it is made, how many frames are shown, and whether it is turned by a quarter.
 CLIPS: dict[str, tuple[Callable[[Path], Path], int, bool]] = {
@@ -36,9 +27,7 @@ CLIPS: dict[str, tuple[Callable[[Path], Path], int, bool]] = {
         )
         for turn in TURNS
     },
-    "cut.mp4": (partial(cut_without_encoding, first=9), FRAMES - 9, False),
-    "dropped.avi": (dropped_frames, FRAMES, False),
-    "no_key.avi": (begins_between_key_frames, FRAMES - GOP, False),
+    **{name: (make, len(shown), False) for name, (make, shown) in ODD.items()},
 }
 
 

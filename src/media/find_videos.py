@@ -14,6 +14,7 @@ ENDINGS = (
     ".3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg "
     ".mpg .mts .mxf .ogv .rm .ts .vob .webm .wmv"
 )
+_ENDINGS = frozenset(ENDINGS.split())
 # As `src.flow.settings` writes it, whose import would bring torch along.
 _FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v"}
 
@@ -38,7 +39,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 def videos_below(folder: Path) -> list[Path]:
     """As `find_videos`; nothing where there is nothing."""
-    videos = []
+    paths: list[Path] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         flow = _FLOW_FOLDERS if _FLOW_RECORD in files else ()
         folders[:] = [
@@ -46,20 +47,21 @@ def videos_below(folder: Path) -> list[Path]:
             for name in folders
             if not (name.startswith(".") or name in flow or leads_back(Path(parent, name)))
         ]
-        videos += [Path(parent, name) for name in files if not name.startswith(".")]
-    others = Counter(
-        path.suffix.lower() or "without ending" for path in videos if not is_video(path)
-    )
-    if others and folder not in _told:
+        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+    videos = sorted(path for path in paths if is_video(path))
+    if len(videos) < len(paths) and folder not in _told:
         _told.add(folder)
+        others = Counter(
+            path.suffix.lower() or "without ending" for path in paths if not is_video(path)
+        )
         endings = ", ".join(f"{ending} ({count})" for ending, count in others.most_common())
         log.info("%s: %d files that are no videos are skipped: %s", folder, others.total(), endings)
-    return sorted(video for video in videos if is_video(video))
+    return videos
 
 
 def is_video(name: str | PurePath) -> bool:
     """Whether a file is called as videos are."""
-    return PurePath(name).suffix.lower() in ENDINGS.split()
+    return PurePath(name).suffix.lower() in _ENDINGS
 
 
 def leads_back(folder: os.PathLike[str]) -> bool:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -82,6 +83,15 @@ def stream_joined_late(path: Path) -> Path:
     path.with_suffix(".ts").unlink()
     path.write_bytes(tables + whole[middle:])
     return path
+
+
+# By the file: what makes it, and which frames of the clip are then shown.
+ODD: dict[str, tuple[Callable[[Path], Path], range]] = {
+    "cut_at_a_key_frame.mp4": (partial(cut_without_encoding, first=GOP), range(GOP, FRAMES)),
+    "cut_between.mp4": (partial(cut_without_encoding, first=9), range(9, FRAMES)),
+    "dropped_frames.avi": (dropped_frames, range(FRAMES)),
+    "no_first_key_frame.avi": (begins_between_key_frames, range(GOP, FRAMES)),
+}
 
 
 def _rewrite(path: Path, change: Callable[[int, bytes], list[bytes]]) -> Path:
