@@ -132,10 +132,8 @@ def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:
         return b"", ("broken", str(error))
     if not data:
         return b"", ("empty", f"{images.where(index)} has no content")
-    begun = data.startswith(_JPEG_BEGIN)
-    if (
-        begun and _JPEG_END not in data[-_PADDING:]
-    ):  # OpenCV would fill up with grey, without a word
+    # OpenCV would fill up with grey, without a word.
+    if data.startswith(_JPEG_BEGIN) and _JPEG_END not in data[-_PADDING:]:
         return data, ("truncated", f"{images.where(index)} breaks off")
     return data, None
 

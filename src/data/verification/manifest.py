@@ -268,7 +268,9 @@ def complete(
 
 def _sound(check: VideoCheck | None) -> VideoCheck | None:
     """A check whose numbers and sizes can be compared: not of what is missing or damaged."""
-    return check if check and check.count and not check.damage else None
+    if check is None or not check.count or any(not c.endswith("_sizes") for c in check.damage):
+        return None
+    return check
 
 
 def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
