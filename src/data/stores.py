@@ -185,4 +185,5 @@ def open_flow(
             f"input=<folder of videos> {shown_override(('output', place))}, or compute it with "
             f"data.flow={ON_THE_FLY}"
         )
+    FlowSettings.load(Path(place))  # refuses flow that cannot be relied on
     return FlowFolders(open_images(place, cache_dir))

@@ -9,6 +9,7 @@ What could be read in two ways is an error that names the line.
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -83,12 +84,14 @@ def _understand(lines: Sequence[str], file: Path) -> tuple[str, Sequence[str], b
     """What separates the columns, which they are, and whether the first line names them."""
     first = next((line for line in lines if line.strip()), "")
     for separator in _SEPARATORS:
-        for _, cells in _rows([first], separator, file):
-            columns = [cell.lower() for cell in cells]
-            if {"path", "class"} <= set(columns):
-                return separator, columns, True
-            if len(cells) == 2 and is_video(cells[0]) and (separator != " " or cells[1].isdigit()):
-                return separator, ("path", "class"), False
+        cells: list[str] = []
+        with suppress(UserError):  # a quote that has no meaning between others
+            cells = next((cells for _, cells in _rows([first], separator, file)), [])
+        columns = [cell.lower() for cell in cells]
+        if {"path", "class"} <= set(columns):
+            return separator, columns, True
+        if len(cells) == 2 and is_video(cells[0]) and (separator != " " or cells[1].isdigit()):
+            return separator, ("path", "class"), False
     raise UserError(
         f"data.dataset.lists={file} names no videos: its first line is {first.strip()[:100]!r}; "
         "it names the columns, path,class and maybe split and group, or is a video and its class"

@@ -4,8 +4,9 @@ import csv
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Self
 
 from src.extraction import worker
+from src.extraction.provenance import changed, sources_kept
 from src.extraction.shards import Shard, worker_devices
 from src.extraction.worker import FORMATS, Format
-from src.flow.settings import FILE_NAME, FlowSettings
+from src.flow.settings import FILE_NAME, FlowSettings, mark_upright, may_lie
+from src.media.decoding import is_turned
 from src.media.find_videos import check_names
 from src.utils.console import progress
 from src.utils.errors import UserError
@@ -50,10 +53,11 @@ def extract_flow(
     """Write each video's flow as images `{u,v}/<video stem>/frame%06d.jpg`, from 1, 8-bit grey.
 
     Field i goes from frame i to frame i + 1: a video of n frames has n - 1 fields. Videos whose
-    flow is already there are left alone; a broken video is reported in the result and in
-    `<output>/failed.csv`, and the rest continues. The settings are written to `<output>/flow.json`
-    first. Stopped at whatever moment, the same call resumes where it was. Shards may run at the
-    same time, and their number may change when all that have begun are finished.
+    flow is already there are left alone, unless their file has changed since; a broken video is
+    reported in the result and in `<output>/failed.csv`, and the rest continues. The settings are
+    written to `<output>/flow.json` first. Stopped at whatever moment, the same call resumes where
+    it was. Shards may run at the same time, and their number may change when all that have begun
+    are finished.
 
     Args:
         videos: video files; their stems must differ.
@@ -80,6 +84,7 @@ def extract_flow(
         label = shard.label("flow")
         with _working_folder(output, label) as work:
             target = FORMATS[format](output, work, label)
+            _drop_outdated(target, output, own, shard)
             extracted = target.videos()
             todo = {video.stem: video for video in own if video.stem not in extracted}
             frames, failed = _run(todo, work, target, settings, devices) if todo else (0, {})
@@ -121,12 +126,42 @@ def claim(output: Path, settings: FlowSettings, format: str) -> None:
         )
     output.mkdir(parents=True, exist_ok=True)
     settings.save(output)
-    existing = FlowSettings.load(output)  # another shard may have been faster
+    existing = FlowSettings.load(output, lying=True)  # another shard may have been faster
     if existing and (differences := _differences(existing, settings)):
         raise UserError(
             f"{output} holds flow made with other settings ({'; '.join(differences)}): give "
             f"another output folder, or the settings of {output / FILE_NAME}"
         )
+
+
+def _drop_outdated(target: Format, output: Path, own: Sequence[Path], shard: Shard) -> None:
+    """Drop flow that is not of its video's file as it is seen now, to be extracted again.
+
+    Raises:
+        UserError: it lies in an archive, or all shards would have to look at once.
+    """
+    lies = may_lie(output)
+    if lies and shard.count > 1:
+        raise UserError(
+            f"{output / FILE_NAME} is from before turned videos were seen upright: extract once "
+            "without shard, which looks for them"
+        )
+    extracted = target.videos()
+    there = [video for video in own if video.stem in extracted]
+    outdated = {video.stem: "have changed" for video in changed(there, sources_kept(output))}
+    if lies:
+        with ThreadPoolExecutor() as pool:
+            turned = pool.map(is_turned, there)
+            outdated |= {
+                v.stem: "are turned" for v, is_so in zip(there, turned, strict=True) if is_so
+            }
+    if outdated:
+        target.drop(outdated)
+        kinds = Counter(outdated.values()).most_common()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in kinds)
+        log.info("%s: flow of videos that %s is extracted again", output, reasons)
+    if lies:
+        mark_upright(output)
 
 
 def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:

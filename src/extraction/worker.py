@@ -4,18 +4,22 @@ It writes each video as a part in a working folder; the parent alone takes compl
 Whenever either is killed, a video is there completely or not at all.
 """
 
+import shlex
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
 import cv2
 
+from src.extraction.provenance import source_of
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
+from src.media.image_archives import ArchiveImages
 from src.media.images import encode_jpeg, open_images
+from src.media.skipped import SOURCES
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError, first_line
 
@@ -38,11 +42,18 @@ class JpegFolders:
         u, v = ({e.name for e in f.iterdir()} if f.is_dir() else set() for f in folders)
         return u & v
 
+    def drop(self, videos: Collection[str]) -> None:
+        """Delete the flow of videos."""
+        for video in videos:
+            for component in "vu":  # a video without v counts as not done
+                shutil.rmtree(self.output / component / video)
+
     @staticmethod
-    def write(part: Path, video: str, fields: Fields) -> None:
-        """Write a video as two folders, in a worker."""
+    def write(part: Path, video: str, source: str, fields: Fields) -> None:
+        """Write a video as two folders and what it was made of, in a worker."""
         for component in "uv":
             (part / component).mkdir(parents=True)
+        (part / SOURCES).write_text(source)
         for number, field in enumerate(fields, start=1):
             for component, data in zip("uv", field, strict=True):
                 (part / component / f"frame{number:06d}.jpg").write_bytes(data)
@@ -54,6 +65,10 @@ class JpegFolders:
             target.parent.mkdir(exist_ok=True)
             # Of a run killed between the two there is one: it counts as not done.
             shutil.rmtree(target, ignore_errors=True)
+            if component == "v":  # what it was made of is there before it counts as done
+                source = self.output / SOURCES / f"{video}.txt"
+                source.parent.mkdir(exist_ok=True)
+                (part / SOURCES).replace(source)
             (part / component).rename(target)
         part.rmdir()
 
@@ -79,15 +94,36 @@ class ZipArchives:
         """Names of the videos in all archives, of other shards too."""
         return set(open_images(self.output).videos("u"))
 
+    def drop(self, videos: Collection[str]) -> None:
+        """Refuse to delete the flow of videos: nothing can be taken out of an archive.
+
+        Raises:
+            UserError: names the archives that have it.
+        """
+        index = open_images(self.output)
+        held = [index.images("u", video) for video in videos]
+        archives = {one.index.archive.path for one in held if isinstance(one, ArchiveImages)}
+        files = [str(path) for path in sorted(archives)]
+        raise UserError(
+            f"{', '.join(files)} has flow of videos whose files have changed since, such as "
+            f"{min(videos)}: {shlex.join(['rm', *files])}, then rerun the same command, which "
+            "extracts what was in there again"
+        )
+
     @staticmethod
-    def write(part: Path, video: str, fields: Fields) -> None:
+    def write(part: Path, video: str, source: str, fields: Fields) -> None:
         """Write an archive of one video, in a worker."""
         with zipfile.ZipFile(part, "w") as archive:
+
+            def add(name: str, data: str | bytes) -> None:
+                info = zipfile.ZipInfo(name)
+                info.external_attr = 0o100644 << 16  # readable, once unpacked
+                archive.writestr(info, data)
+
             for number, field in enumerate(fields, start=1):
                 for component, data in zip("uv", field, strict=True):
-                    info = zipfile.ZipInfo(f"{component}/{video}/frame{number:06d}.jpg")
-                    info.external_attr = 0o100644 << 16  # readable, once unpacked
-                    archive.writestr(info, data)
+                    add(f"{component}/{video}/frame{number:06d}.jpg", data)
+            add(f"{SOURCES}/{video}.txt", source)
 
     def take(self, part: Path, video: str) -> None:
         """Append a video, in the parent."""
@@ -138,12 +174,13 @@ def extract_video(video: Path, part: Path) -> int:
         UserError: the video is broken or has no flow.
     """
     settings, algorithm, format = _worker
+    source_file = source_of(video)
     try:
         frames = VideoFile(video)
         source = OnTheFlyFlow(frames, settings, algorithm)
         fields = source.flow(range(source.num_fields))
         encoded = ((encode_jpeg(u), encode_jpeg(v)) for u, v in fields)
-        format.write(part, video.stem, encoded)
+        format.write(part, video.stem, source_file, encoded)
         return frames.num_frames
     except (RuntimeError, MemoryError) as error:  # of a network on a GPU, too
         reason = first_line(error)

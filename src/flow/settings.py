@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from src import __version__
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import ALGORITHMS
 from src.utils.errors import UserError, first_line
+from src.utils.files import atomic_write
 
 FILE_NAME = "flow.json"
 
@@ -75,8 +77,8 @@ class FlowSettings:
         versions = {"opencv": cv2.__version__, "project": __version__}
         if self.uses_torch:
             versions |= {name: version(name) for name in ("torch", "torchvision")}
-        # step: frames from one end of a field to the other
-        record = {**asdict(self), "step": 1, "versions": versions}
+        # step: frames from one end of a field to the other; upright: before, turned videos lay
+        record = {**asdict(self), "step": 1, "upright": True, "versions": versions}
         part = folder / f".{FILE_NAME}.{uuid4().hex}.part"  # machines may write at the same time
         part.write_text(json.dumps(record, indent=2) + "\n")
         try:
@@ -89,13 +91,45 @@ class FlowSettings:
             part.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, place: Path) -> Self | None:
-        """Read flow.json in a folder of flow, or beside an archive; None where there is none."""
+    def load(cls, place: Path, lying: bool = False) -> Self | None:
+        """Read flow.json in a folder of flow, or beside an archive; None where there is none.
+
+        Args:
+            place: the folder or archive.
+            lying: take flow from before turned videos were seen upright, too.
+
+        Raises:
+            UserError: it is damaged, or of such flow.
+        """
         file = (place if place.is_dir() else place.parent) / FILE_NAME
         if not file.is_file():
             return None
         try:
             record = json.loads(file.read_text())
-            return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+            settings = cls(**{name: record[name] for name in cls.__dataclass_fields__})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is not readable as flow settings: {error}") from error
+        if not lying and _may_lie(record):
+            raise UserError(
+                f"{file} is from before turned videos were seen upright: the same "
+                "python -m src.extract_flow input=... output=... that made its flow extracts that "
+                'of turned videos again; where none is turned, add "upright": true to the file'
+            )
+        return settings
+
+
+def _may_lie(record: Mapping[str, Any]) -> bool:
+    """Whether flow was extracted by this project before turned videos were seen upright."""
+    return "versions" in record and not record.get("upright")
+
+
+def may_lie(folder: Path) -> bool:
+    """Whether the flow of turned videos in a folder may have been extracted lying."""
+    return _may_lie(json.loads((folder / FILE_NAME).read_text()))
+
+
+def mark_upright(folder: Path) -> None:
+    """Note in flow.json that all flow in the folder is of upright videos."""
+    with atomic_write(folder / FILE_NAME) as draft:
+        record = json.loads((folder / FILE_NAME).read_text())
+        draft.write_text(json.dumps(record | {"upright": True}, indent=2) + "\n")

@@ -5,9 +5,9 @@ its edit list, from the first key frame on; what a header states is no more than
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,13 @@ def turn_of(frame: av.VideoFrame) -> Any:
     if size == 0 or np.allclose(linear / size, _UPRIGHT, atol=0.01):
         return None
     return linear / size
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a file's first frame is turned or mirrored; not, if it has none that decodes."""
+    with suppress(av.FFmpegError, ValueError), open_video(str(path)) as stream:
+        return any(turn_of(frame) is not None for frame in islice(frames_of(stream), 1))
+    return False
 
 
 def upright(image: Uint8, turn: Any) -> Uint8:

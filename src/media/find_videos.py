@@ -1,22 +1,19 @@
 """Which files of a folder are videos, and what they are called."""
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from src.media.skipped import SOURCES, count_skipped, report_skipped
 from src.utils.errors import UserError
 
-log = logging.getLogger(__name__)
-_told: set[Path] = set()  # folders of which it has been told what is skipped
 ENDINGS = (
     ".3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg "
     ".mpg .mts .mxf .ogv .rm .ts .vob .webm .wmv"
 )
 _ENDINGS = frozenset(ENDINGS.split())
 # As `src.flow.settings` writes it, whose import would bring torch along.
-_FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v"}
+_FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v", SOURCES}
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -49,13 +46,8 @@ def videos_below(folder: Path) -> list[Path]:
         ]
         paths += [Path(parent, name) for name in files if not name.startswith(".")]
     videos = sorted(path for path in paths if is_video(path))
-    if len(videos) < len(paths) and folder not in _told:
-        _told.add(folder)
-        others = Counter(
-            path.suffix.lower() or "without ending" for path in paths if not is_video(path)
-        )
-        endings = ", ".join(f"{ending} ({count})" for ending, count in others.most_common())
-        log.info("%s: %d files that are no videos are skipped: %s", folder, others.total(), endings)
+    others = (path.relative_to(folder).as_posix() for path in paths if not is_video(path))
+    report_skipped(folder, "videos", count_skipped(others))
     return videos
 
 

@@ -18,10 +18,12 @@ from src.media.image_index import (
     save,
     unbroken,
 )
+from src.media.skipped import count_skipped, report_skipped
 from src.utils.errors import UserError
 
 _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("method", "u1")])
 Spans = list[tuple[str, str, int, int, int]]  # folder, prefix, first row, count, beyond a gap
+Index = tuple[Spans, npt.NDArray[np.void], dict[str, int]]  # with rows of images, and the rest
 
 
 class ArchiveRows:
@@ -39,9 +41,9 @@ class ArchiveRows:
 
     def __init__(self, path: Path, cache: Path | None) -> None:
         self.archive, self._cache = Archive(path), cache
-        self.spans, self.rows = self._open()
+        self.spans, self.rows, self.skipped = self._open()
 
-    def _open(self) -> tuple[Spans, npt.NDArray[np.void]]:
+    def _open(self) -> Index:
         if self._cache is None:
             return _index(self.archive)
         about, array = self._cache.with_suffix(".json"), self._cache.with_suffix(".npy")
@@ -49,13 +51,14 @@ class ArchiveRows:
         identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in parts]
         kept, kept_rows = load_json(about), load_array(array)
         if kept_rows is not None and kept.get("archive") == identity and _fit(kept, kept_rows):
-            return kept["spans"], kept_rows
-        spans, rows = _index(self.archive)
+            return kept["spans"], kept_rows, kept["skipped"]
+        spans, rows, skipped = _index(self.archive)
         if save(array, rows):
-            save(about, {"archive": identity, "images": len(rows), "spans": spans})
+            content = {"images": len(rows), "spans": spans, "skipped": skipped}
+            save(about, {"archive": identity, **content})
             mapped = load_array(array)
             rows = rows if mapped is None else mapped
-        return spans, rows
+        return spans, rows, skipped
 
     def __getstate__(self) -> dict[str, object]:
         mapped = isinstance(self.rows, np.memmap)
@@ -64,7 +67,7 @@ class ArchiveRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
         if self.rows is None:
-            self.spans, self.rows = self._open()
+            self.spans, self.rows, self.skipped = self._open()
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class ArchiveImages:
 def images_in_archive(path: Path, cache: Path | None) -> list[ArchiveImages]:
     """The images of every video in an archive; arguments and errors are those of `ArchiveRows`."""
     index = ArchiveRows(path, cache)
+    report_skipped(path, "numbered images", index.skipped)
     return [
         ArchiveImages(index, *component_of(folder, prefix), f"{folder}/{prefix}", *span)
         for folder, prefix, *span in index.spans
@@ -111,19 +115,20 @@ def _fit(kept: dict[str, Any], rows: npt.NDArray) -> bool:
     if rows.dtype != _ROW or rows.shape != (kept.get("images"),):
         return False
     try:
-        return all(
+        return all(type(count) is int for count in kept["skipped"].values()) and all(
             isinstance(folder + prefix, str) and 0 <= start < start + count <= len(rows) - beyond
             for folder, prefix, start, count, beyond in kept["spans"]
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
 
-def _index(archive: Archive) -> tuple[Spans, npt.NDArray[np.void]]:
+def _index(archive: Archive) -> Index:
     """The rows of all images, by folder, prefix and number, and which rows are of one video."""
     groups: dict[tuple[str, str], int] = {}
     blocks: list[npt.NDArray[np.int64]] = []
     block: list[Sequence[int]] = []
+    others: list[str] = []
     for name, entry in archive.entries():
         folder, _, file = name.rpartition("/")
         if match := NUMBERED.fullmatch(file):
@@ -132,6 +137,8 @@ def _index(archive: Archive) -> tuple[Spans, npt.NDArray[np.void]]:
             if len(block) == 2**17:  # tuples take ten times the memory of an array
                 blocks.append(np.array(block, dtype=np.int64))
                 block = []
+        else:
+            others.append(name)
     if not groups:
         raise UserError(f"archive {archive.path} holds no numbered images, <video>/frame*.jpg")
     blocks.append(np.array(block, dtype=np.int64).reshape(-1, 5))
@@ -144,4 +151,4 @@ def _index(archive: Archive) -> tuple[Spans, npt.NDArray[np.void]]:
     for (folder, prefix), start, end in zip(groups, starts, starts[1:], strict=False):
         count = unbroken(table[start:end, 1])
         spans.append((folder, prefix, start, count, end - start - count))
-    return spans, rows
+    return spans, rows, count_skipped(others)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 
 from src.media.find_videos import leads_back
 from src.media.image_index import NUMBERED, component_of, load_json, save, unbroken
+from src.media.skipped import count_skipped, report_skipped
 from src.utils.errors import UserError
 
 _SCANNERS = 16  # folders listed at once: a network file system answers slowly, but many at a time
@@ -80,6 +81,10 @@ def images_in_folders(root: Path, cache: Path | None) -> Iterator[FolderImages]:
             level = [sub for listing in new.values() for sub in listing["folders"]]
     if cache and listings != known:
         save(cache, listings)
+    skipped = Counter[str]()
+    for listing in listings.values():
+        skipped.update(listing["skipped"])
+    report_skipped(root, "numbered images", skipped)
     for folder, listing in listings.items():
         for prefix, about in listing["images"].items():
             of = component_of(folder or root.name, prefix)
@@ -97,6 +102,7 @@ def _lies_in(listing: Any, folder: str) -> bool:
         return (
             listing["folders"] == [_below(folder, name) for name in subs if name != ".."]
             and isinstance(listing["changed"], int)
+            and all(type(count) is int for count in listing["skipped"].values())
             and all(
                 "/" not in prefix + suffix
                 and type(digits) is type(first) is int
@@ -109,17 +115,17 @@ def _lies_in(listing: Any, folder: str) -> bool:
 
 
 def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, Any]:
-    """What a folder holds: when it changed, its folders, and its images by their prefix."""
+    """What a folder holds: when it changed, its folders, its images by their prefix, the rest."""
     path = root / folder
     try:
         changed = path.stat().st_mtime_ns
     except FileNotFoundError:  # gone since the folder above was listed
-        return {"changed": 0, "folders": [], "images": {}}
+        return {"changed": 0, "folders": [], "images": {}, "skipped": {}}
     if known and known["changed"] == changed:
         return known
     if time.time_ns() - changed < _RECENT:
         changed = 0
-    folders, numbered = [], defaultdict(list)
+    folders, others, numbered = [], [], defaultdict(list)
     with os.scandir(path) as entries:
         for entry in entries:
             if match := NUMBERED.fullmatch(entry.name):
@@ -127,10 +133,13 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
                 numbered[match["prefix"]].append((int(number), len(number), suffix))
             elif not entry.name.startswith(".") and entry.is_dir() and not leads_back(entry):
                 folders.append(_below(folder, entry.name))
+            elif not entry.is_dir():
+                others.append(_below(folder, entry.name))
     images = {}
     for prefix, numbers in numbered.items():
         first, digits, suffix = min(numbers)
         alike = np.sort([number for number, _, ending in numbers if ending == suffix])
         count = unbroken(alike)
         images[prefix] = [digits, suffix, first, count, len(numbers) - count]
-    return {"changed": changed, "folders": sorted(folders), "images": images}
+    about = {"changed": changed, "folders": sorted(folders), "images": images}
+    return {**about, "skipped": count_skipped(others)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from src.media.image_archives import ArchiveImages, images_in_archive
 from src.media.image_folders import FolderImages, images_in_folders
+from src.media.skipped import count_skipped, report_skipped
 from src.media.sources import Uint8
 from src.utils.errors import UserError
 
@@ -80,13 +81,28 @@ def open_images(path: str | Path, cache_dir: str | Path | None = None) -> ImageI
         # The name is for people; two places must not share an index.
         return Path(cache_dir) / f"{of.name[:100]}-{sha256(place.encode()).hexdigest()[:16]}.index"
 
-    if is_archive(root):
-        return ImageIndex(root, images_in_archive(root, cache(root)))
-    shards = [f for f in root.glob("*") if f.name.lower().endswith((".zip", ".zip.001"))]
-    if not shards:
+    archives = archives_at(root)
+    if not archives:
         return ImageIndex(root, images_in_folders(root, cache(root)))
-    in_shards = (images_in_archive(shard, cache(shard)) for shard in sorted(shards))
-    return ImageIndex(root, chain.from_iterable(in_shards))
+    if archives != [root]:
+        report_skipped(root, "zip archives", _beside_archives(root))
+    in_archives = (images_in_archive(archive, cache(archive)) for archive in archives)
+    return ImageIndex(root, chain.from_iterable(in_archives))
+
+
+def archives_at(place: Path) -> list[Path]:
+    """The zip archive that a path names, or those in the folder that it names."""
+    if is_archive(place):
+        return [place]
+    return sorted(f for f in place.glob("*") if f.name.lower().endswith((".zip", ".zip.001")))
+
+
+def _beside_archives(root: Path) -> dict[str, int]:
+    """What is skipped in a folder of archives: files of other endings, and folders."""
+    others = [entry for entry in root.iterdir() if not is_archive(entry)]
+    folders = sum(not entry.name.startswith(".") for entry in others if entry.is_dir())
+    files = count_skipped(entry.name for entry in others if not entry.is_dir())
+    return files | ({"folders": folders} if folders else {})
 
 
 class FrameImages:

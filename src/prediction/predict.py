@@ -97,7 +97,8 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
                     else:
                         job.windows(options.window, options.step or options.window / 2)
                 except UserError as error:
-                    outcome.failed[source] = str(error)
+                    named = Path(source).name in str(error)
+                    outcome.failed[source] = str(error) if named else f"{source}: {error}"
                 except KeyboardInterrupt:
                     outcome.stopped = source
                     break

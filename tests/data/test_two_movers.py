@@ -208,7 +208,9 @@ def check_complete(root: Path, split: Split) -> None:
         assert stored_flow(root / "flow", video.name).num_fields == 31
     assert {path.name for path in root.iterdir()} == CONTENTS
     assert len(list((root / "videos").rglob("*"))) == len(CLASSES) + TRAIN + TEST
-    assert {path.name for path in (root / "flow").iterdir()} == {"u", "v", "flow.json"}
+    assert {path.name for path in (root / "flow").iterdir()} == {
+        *("u", "v", "sources", "flow.json")
+    }
     assert not list(root.resolve().parent.glob(".*.part"))
 
 

@@ -26,6 +26,7 @@ NUMBERED = [ListedVideo("a/1 x.mp4", "0", "a/1 x.mp4"), ListedVideo("b/2.mp4", "
         "a/1 x.mp4,a\nb/2.mp4,calm\n",
         "a/1 x.mp4;a\nb/2.mp4;calm\n",
         "./a/1 x.mp4,a\nb//2.mp4,calm\n",
+        '"path"\t"class"\n"a/1 x.mp4"\t"a"\n"b/2.mp4"\t"calm"\n',
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -16,6 +16,7 @@ from src.flow.algorithm import Fields, FlowAlgorithm, Frames
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
+from src.media.skipped import SOURCES
 from src.media.video_file import CHUNK, VideoFile
 from src.utils.errors import UserError
 from tests.builders import (
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_released_layout(extracted: Path) -> None:
-    assert {entry.name for entry in extracted.iterdir()} == {"u", "v", FILE_NAME}
+    assert {entry.name for entry in extracted.iterdir()} == {"u", "v", SOURCES, FILE_NAME}
     for component in "uv":
         counts = {"right": 4, "down": 1, ODD_NAME: CHUNK + 1}
         assert {entry.name for entry in (extracted / component).iterdir()} == set(counts)
@@ -168,7 +169,7 @@ def test_a_broken_video_is_reported_and_the_rest_done(videos: list[Path], tmp_pa
         there = {entry.name for entry in (tmp_path / "flow" / component).iterdir()}
         assert there == {video.stem for video in videos}
     assert {entry.name for entry in (tmp_path / "flow").iterdir()} == {
-        *("u", "v", FILE_NAME, "failed.csv")
+        *("u", "v", SOURCES, FILE_NAME, "failed.csv")
     }
     with (tmp_path / "flow" / "failed.csv").open(newline="") as table:
         rows = list(csv.reader(table))
@@ -286,9 +287,7 @@ def test_other_files_are_counted_and_told_once(
         for _ in range(2):
             assert [video.name for video in find_videos(tmp_path)] == ["a.3gp", "b.MTS", "c.gif"]
     (message,) = caplog.messages
-    assert message == (
-        f"{tmp_path}: 3 files that are no videos are skipped: .txt (2), without ending (1)"
-    )
+    assert message == (f"{tmp_path}: 3 skipped that are no videos: .txt (2), without ending (1)")
 
 
 def test_find_videos_names_an_empty_or_absent_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.archives import Archive
 from src.media.find_videos import find_videos
 from src.media.images import FlowImages, open_images
+from src.media.skipped import SOURCES
 from src.utils.errors import UserError
 from tests.builders import moving_texture, write_video
 
@@ -85,7 +86,8 @@ def images_in(output: Path) -> dict[str, bytes]:
 def test_an_archive_holds_the_files_of_the_folders(jpeg: Path, archive: Path) -> None:
     assert {entry.name for entry in archive.iterdir()} == {"flow.zip", FILE_NAME}
     expected = images_in(jpeg)
-    assert len(expected) == 2 * sum(5 + number for number in range(len(NAMES)))
+    fields = sum(5 + number for number in range(len(NAMES)))
+    assert len(expected) == 2 * fields + len(NAMES)  # with what each was made of
     assert images_in(archive) == expected
     assert FlowSettings.load(archive) == SLOW
 
@@ -112,7 +114,11 @@ def test_new_videos_go_to_another_archive(videos: list[Path], jpeg: Path, tmp_pa
     assert {file.name for file in tmp_path.iterdir()} == {"flow.zip", "flow-2.zip", FILE_NAME}
     assert (tmp_path / "flow.zip").read_bytes() == first
     names = {video.stem for video in videos[:3]}
-    expected = {name: data for name, data in images_in(jpeg).items() if name.split("/")[1] in names}
+    expected = {
+        name: data
+        for name, data in images_in(jpeg).items()
+        if name.split("/")[1].removesuffix(".txt") in names
+    }
     assert images_in(tmp_path) == expected
     assert open_images(tmp_path).videos("u").keys() == names
 
@@ -120,7 +126,8 @@ def test_new_videos_go_to_another_archive(videos: list[Path], jpeg: Path, tmp_pa
 def test_the_largest_video_comes_first(videos: list[Path], tmp_path: Path) -> None:
     extract_flow(videos, tmp_path, FAST, workers=1, format="zip")
     with zipfile.ZipFile(tmp_path / "flow.zip") as zipped:
-        order = list(dict.fromkeys(name.split("/")[1] for name in zipped.namelist()))
+        images = [name for name in zipped.namelist() if name.endswith(".jpg")]
+        order = list(dict.fromkeys(name.split("/")[1] for name in images))
     by_size = sorted(videos, key=lambda video: video.stat().st_size, reverse=True)
     assert by_size != videos
     assert order == [video.stem for video in by_size]
@@ -180,6 +187,7 @@ def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) 
     part = tmp_path / "part"
     for component in "uv":
         shutil.copytree(jpeg / component / "c", part / component)
+    shutil.copy(jpeg / SOURCES / "c.txt", part / SOURCES)
     rename, renamed = Path.rename, 0
 
     def killed(self: Path, target: Path) -> Path:
@@ -257,7 +265,7 @@ def test_a_part_that_is_taken_over_is_gone(kind: type[Format], tmp_path: Path) -
     output, part = tmp_path / "flow", tmp_path / "part"
     output.mkdir()
     target = kind(output, tmp_path, "flow")
-    kind.write(part, "c", FIELDS["c"])
+    kind.write(part, "c", "1-a", FIELDS["c"])
     target.take(part, "c")
     assert not part.exists()
     target.finish()
@@ -275,7 +283,7 @@ def test_archives_of_so_many_videos(
     work.mkdir()
     target = ZipArchives(output, work, "flow")
     for video, fields in FIELDS.items():
-        ZipArchives.write(work / video, video, fields)
+        ZipArchives.write(work / video, video, f"7-{video}", fields)
         target.take(work / video, video)
     target.finish()
     target.finish()  # nothing is left to do
@@ -292,7 +300,8 @@ def test_archives_of_so_many_videos(
             theirs |= {info.filename: zipped.read(info) for info in zipped.infolist()}
             assert {info.compress_type for info in zipped.infolist()} == {zipfile.ZIP_STORED}
             assert {info.external_attr >> 16 for info in zipped.infolist()} == {0o100644}
-    assert ours == theirs == IMAGES
+    sources = {f"{SOURCES}/{video}.txt": f"7-{video}".encode() for video in FIELDS}
+    assert ours == theirs == IMAGES | sources
     assert target.videos() == FIELDS.keys()
 
 

@@ -23,6 +23,7 @@ from src.flow.algorithm import FlowAlgorithm
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
 from src.media.images import open_images
+from src.media.skipped import SOURCES
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
 from src.utils.machine import usable_cores
@@ -114,7 +115,7 @@ def test_shards_at_the_same_time_make_what_one_run_makes(
     failed = (shared / "failed-1-of-2.csv").read_text()
     assert failed.startswith(f"video,reason\n{everything[0]},")
     (shared / "failed-1-of-2.csv").unlink()
-    names = {"zip": {"flow-1-of-2.zip", "flow-2-of-2.zip"}, "jpeg": {"u", "v"}}[format]
+    names = {"zip": {"flow-1-of-2.zip", "flow-2-of-2.zip"}, "jpeg": {"u", "v", SOURCES}}[format]
     assert {entry.name for entry in shared.iterdir()} == names | {FILE_NAME}
     assert images_in(shared) == images_in(whole)
     assert open_images(shared).videos("v") == open_images(whole).videos("v")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.media import image_archives, image_folders, image_index
+from src.media import image_archives, image_folders, image_index, skipped
 from src.media.find_videos import videos_below
 from src.media.image_archives import ArchiveImages
 from src.media.images import FlowImages, FrameImages, ImageIndex, is_archive, open_images
@@ -177,6 +177,20 @@ class TestNumbers:
         names += ["__MACOSX/v/._1.jpg", ".hidden/w/1.jpg" if not packed else "list.txt"]
         assert self.tree(names, packed, tmp_path).videos("rgb") == {"v": 1}
 
+    def test_other_files_are_counted_and_reported_once(
+        self, packed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = ["v/1.jpg", "v/._1.jpg", "v/thumbs.db", "v/cover.jpg", "v/2.bmp", "w/3.BMP", "list"]
+        names += ["flow.json", "failed-1-of-2.csv", "sources/v.txt"]  # of extract_flow itself
+        with caplog.at_level("INFO"):
+            for _ in range(2):
+                self.tree(names, packed, tmp_path)
+        (message,) = caplog.messages
+        assert message == (
+            f"{tmp_path / ('a.zip' if packed else 'a')}: 5 skipped that are no numbered images: "
+            ".bmp (2), .db (1), .jpg (1), without ending (1)"
+        )
+
     @pytest.mark.parametrize("numbers", ["0123", "5", "98", "7 8 9 10 11"])
     def test_numbers_in_a_row_are_all_read(
         self, numbers: str, packed: bool, tmp_path: Path
@@ -264,6 +278,18 @@ def test_a_video_in_two_archives_is_refused(shards: tuple[str, str], tmp_path: P
         pack(tmp_path / f"{name}.zip", {f"v/{number}.jpg": jpeg(1) for number in numbers})
     with pytest.raises(UserError, match=r"video v twice, .*a\.zip.* and .*b\.zip"):
         open_images(tmp_path)
+
+
+def test_what_lies_beside_archives_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = in_shards(tmp_path / "images", bare)
+    unpack(root, {"new/1.jpg": jpeg(1), ".index/1.jpg": jpeg(1), "readme.txt": b"", "a.tar": b""})
+    with caplog.at_level("INFO"):
+        assert open_images(root).videos("rgb") == VIDEOS
+    assert caplog.messages == [
+        f"{root}: 3 skipped that are no zip archives: .tar (1), .txt (1), folders (1)"
+    ]
 
 
 def test_volumes_and_other_archives_are_told_what_to_do(tmp_path: Path) -> None:
@@ -368,6 +394,28 @@ class TestIndex:
         assert len(indexed) == 14  # the root, three with videos below, tvl1_flow, nine with images
         assert open_images(root, cache).videos("rgb") == found == VIDEOS
         assert len(indexed) == 14
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_a_kept_index_knows_what_was_skipped(
+        self,
+        packed: bool,
+        tmp_path: Path,
+        cache: Path,
+        indexed: list[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        files = {"v/1.jpg": jpeg(1), "v/x.bmp": b""}
+        path = pack(tmp_path / "a.zip", files) if packed else unpack(tmp_path / "a", files)
+        if not packed:
+            age(path)
+        open_images(path, cache)
+        done = len(indexed)
+        caplog.clear()
+        skipped._reported.clear()  # as in another process
+        with caplog.at_level("INFO"):
+            open_images(path, cache)
+        assert len(indexed) == done
+        assert caplog.messages == [f"{path}: 1 skipped that are no numbered images: .bmp (1)"]
 
     def test_folder_that_changed(self, tmp_path: Path, cache: Path, indexed: list[str]) -> None:
         root = unpack(tmp_path / "a", all_images(released))

@@ -16,7 +16,7 @@ from src.prediction import predict as prediction
 from src.prediction.inputs import find_inputs, output_names
 from src.prediction.output import draw, legible
 from src.prediction.windows import POINTS, Timeline
-from tests.builders import write_video
+from tests.builders import moving_texture, write_video
 
 Call = Callable[..., int]
 
@@ -79,16 +79,18 @@ def test_one_broken_file_does_not_stop_the_others(
     checkpoint: str, video: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.mp4").write_text("no video")
+    still = write_video(tmp_path / "still.mp4", moving_texture((0.0, 0.0), 1, (64, 64)))
     output = tmp_path / "rows.csv"
-    named = f"input=[{tmp_path / 'absent.mp4'},{tmp_path / 'text.mp4'},{video}]"
+    named = f"input=[{tmp_path / 'absent.mp4'},{tmp_path / 'text.mp4'},{still},{video}]"
     for more in ([], ["window=1"]):
         assert call(predict.main, checkpoint, named, f"output={output}", "top_k=1", *more) == 1
         assert {row["video"] for row in rows_of(output)} == {str(video)}
         error = capfd.readouterr().err
         lines = [line for line in error.splitlines() if line.startswith("failed:")]
-        assert len(lines) == 2
+        assert len(lines) == 3
         assert "absent.mp4 does not exist" in lines[0]
         assert "text.mp4 cannot be" in lines[1]
+        assert f"{still}: a video of a single frame has no optical flow" in lines[2]
 
 
 @pytest.mark.parametrize(("stream", "status"), [(True, 0), (False, 130)])

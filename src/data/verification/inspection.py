@@ -14,6 +14,7 @@ import numpy as np
 from src.data.splits import Video
 from src.data.stores import FlowStore, FrameStore, ImageStore, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
+from src.extraction.provenance import source_of
 from src.media.image_index import file_state
 from src.media.images import Images
 from src.media.sources import Size
@@ -85,10 +86,13 @@ def check_file(path: Path, decoder: str, full: bool) -> VideoCheck:
     except UserError as error:
         code = "truncated" if video and video.truncated else "broken"
         return VideoCheck(fingerprint=fingerprint, problems={code: str(error)})
+    source = source_of(path)
     problems = _sizes_problem(str(path), sizes)
     if video.stated and video.stated != video.num_frames:
         problems["stated"] = f"{path} states {video.stated} frames, {video.num_frames} are shown"
-    return VideoCheck(video.num_frames, sizes[0], video.fps, video.decoder, fingerprint, problems)
+    return VideoCheck(
+        video.num_frames, sizes[0], video.fps, video.decoder, fingerprint, source, problems
+    )
 
 
 def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
@@ -121,7 +125,9 @@ def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
     if "uv" not in problems:
         problems |= _sizes_problem(images.where(0), list(chain.from_iterable(sizes.values())))
     first_size = (sizes[part] or [(0, 0)])[0]
-    return VideoCheck(len(images), first_size, 0.0, "jpeg", digest.hexdigest(), problems)
+    return VideoCheck(
+        len(images), first_size, decoder="jpeg", fingerprint=digest.hexdigest(), problems=problems
+    )
 
 
 def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:

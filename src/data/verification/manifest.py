@@ -22,7 +22,7 @@ from src.utils.errors import UserError
 from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
-VERSION = 3  # of the format, and of what is looked at
+VERSION = 4  # of the format, and of what is looked at
 _ROUNDING = 2  # pixels by which the longer side of resized flow may be off
 Details = dict[str, dict[str, str]]  # by code and video: what exactly
 Modality = Literal["rgb", "flow"]
@@ -33,7 +33,7 @@ class Problem:
     """A kind of problem."""
 
     title: str
-    hint: str  # what to do; {flow} is the flow's place, {extract} the command that makes it
+    hint: str  # what to do; see `report`
     fatal: bool = True  # whether a video with it cannot be trained on
 
 
@@ -48,6 +48,7 @@ _EXTRACT = f"{{extract}}, {_SKIP}"
 # The beginning of a code says which network it concerns: one that sees "rgb", or "flow".
 PROBLEMS = {
     "rgb_missing": Problem("no frames", _FRAMES),
+    "rgb_misplaced": Problem("frames not where the lists say", "sh {moves} moves them there"),
     "rgb_empty": Problem("files of frames without content", _FRAMES),
     "rgb_broken": Problem("frames cannot be decoded", _FRAMES),
     "rgb_truncated": Problem("files of frames that break off", _FRAMES),
@@ -60,6 +61,10 @@ PROBLEMS = {
     "flow_broken": Problem("flow cannot be decoded", _FLOW),
     "flow_truncated": Problem("files of flow that break off", _FLOW),
     "flow_gap": Problem("flow is missing in between", _FLOW),
+    "flow_source": Problem("flow of another file than the video is now", _EXTRACT),
+    "flow_single": Problem(
+        "no flow, which there is none of in a single frame", f"take it out of the lists, {_SKIP}"
+    ),
     "flow_crash": Problem("the decoder of flow crashed or hung", _FLOW),
     "flow_uv": Problem("u and v differ in number or size", _FLOW),
     "flow_sizes": Problem("flow changes its size within a video", _FLOW),
@@ -102,6 +107,7 @@ class VideoCheck:
     fps: float = 0.0  # 0 where nobody knows
     decoder: str = ""  # what read it
     fingerprint: str = ""  # equal for equal content; "" where there is none
+    source: str = ""  # of a video file, see `source_of`
     problems: Mapping[str, str] = field(default_factory=dict)  # seen in it alone, the first of each
     others: Mapping[str, str] = field(default_factory=dict)  # seen beside its frames or others
     state: str = ""  # of its files, such as their size and time; "" is not to be relied on
@@ -233,18 +239,36 @@ def videos_folder(videos: Sequence[Video]) -> Path:
 
 
 def complete(
-    known: Manifest, modalities: Sequence[Modality], videos: Sequence[Video], stack: int
+    known: Manifest,
+    modalities: Sequence[Modality],
+    videos: Sequence[Video],
+    stack: int,
+    sources: Mapping[str, str],
+    misplaced: Mapping[str, str],
 ) -> Details:
-    """Add to the checks what is missing, and what shows beside others only; gives all problems."""
+    """Add to the checks what is missing, and what shows beside others only; gives all problems.
+
+    Args:
+        known: what has been seen in each video alone.
+        modalities: those that are there.
+        videos: all that are listed.
+        stack: flow fields that a network sees at once.
+        sources: what flow was made of, see `sources_kept`.
+        misplaced: where videos lie that are not where the lists say, by key.
+    """
     checks = known.checks
     others: dict[tuple[Modality, str], dict[str, str]] = defaultdict(dict)
     for video in videos:
         key = key_of(video)
+        rgb = checks.get(("rgb", key), VideoCheck())
         for modality in modalities:
             if (modality, key) not in checks:
                 checks[modality, key] = VideoCheck()
-                others[modality, key] = {f"{modality}_missing": ""}
-        frames, flow = _sound(checks.get(("rgb", key))), _sound(checks.get(("flow", key)))
+                others[modality, key] = _why_absent(modality, rgb, misplaced.get(key))
+        made_of = sources.get(video.name.lower())
+        if rgb.source and made_of not in (None, rgb.source) and checks["flow", key].count:
+            others["flow", key]["flow_source"] = f"{video.path} has changed since"
+        frames, flow = _sound(rgb), _sound(checks.get(("flow", key)))
         others[modalities[-1], key] |= _of_both(frames, flow, stack)
     for key, detail in _duplicates("rgb", checks).items():
         others["rgb", key]["rgb_duplicate"] = detail
@@ -264,6 +288,14 @@ def complete(
         for code, detail in {**check.problems, **check.others}.items():
             details[code][key] = detail
     return dict(details)
+
+
+def _why_absent(modality: Modality, rgb: VideoCheck, place: str | None) -> dict[str, str]:
+    if modality == "rgb" and place:
+        return {"rgb_misplaced": f"is {place}"}
+    if modality == "flow" and rgb.count == 1:
+        return {"flow_single": ""}
+    return {f"{modality}_missing": ""}
 
 
 def _sound(check: VideoCheck | None) -> VideoCheck | None:

@@ -1,5 +1,6 @@
 """What `verify` has found, in words: what is there, what is wrong, and what to do about it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from src.utils.commands import shown_command
 from src.utils.errors import UserError, visible
 
 FILE_NAME = "verify_report.txt"
+MOVES = "verify_moves.sh"  # puts videos where the lists say
 _FEW = 5
 
 
@@ -23,15 +25,28 @@ def report(verification: Verification, few: int | None = _FEW) -> str:
 def write_report(verification: Verification) -> Path:
     """Write the report, with all names, beside the manifest; the file.
 
+    Where videos are misplaced, a script that moves them is written as well.
+
     Raises:
         UserError: it cannot be written.
     """
     file = verification.manifest.file.with_name(FILE_NAME)
+    moves = file.with_name(MOVES)
     try:
         file.write_text(report(verification, few=None) + "\n", encoding="utf-8")
+        if verification.moves:
+            lines = (_move(source, target) for source, target in verification.moves.items())
+            moves.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        else:
+            moves.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"report {file} cannot be written ({error.strerror})") from error
     return file
+
+
+def _move(source: Path, target: Path) -> str:
+    folder, *files = (shlex.quote(str(path)) for path in (target.parent, source, target))
+    return f"mkdir -p {folder} && mv -n {' '.join(files)}\n"
 
 
 def _summary(found: Verification) -> list[str]:
@@ -48,7 +63,8 @@ def _summary(found: Verification) -> list[str]:
     for modality, name in names.items():
         place = found.places.get(modality)
         checks = [check for (which, _), check in found.manifest.checks.items() if which == modality]
-        count = sum(f"{modality}_missing" not in check.others for check in checks)
+        absent = {f"{modality}_{why}" for why in ("missing", "misplaced", "single")}
+        count = sum(absent.isdisjoint(check.others) for check in checks)
         seen = [
             _counted(size_text(check.size) for check in checks if check.size[0]),
             _counted(f"{check.fps:g} fps" for check in checks if check.fps),
@@ -65,6 +81,12 @@ def _summary(found: Verification) -> list[str]:
         f"{found.seconds:.1f} s ({how}{'' if found.full else '; full=true decodes everything'})"
     )
     return lines
+
+
+def _places(found: Verification) -> dict[str, str]:
+    """What hints name: where flow lies, the command that makes it, the script that moves videos."""
+    moves = shlex.quote(str(found.manifest.file.with_name(MOVES)))
+    return {"flow": str(found.flow), "extract": _extract(found), "moves": moves}
 
 
 def _extract(found: Verification) -> str:
@@ -86,7 +108,7 @@ def _problems(found: Verification, few: int | None) -> Iterable[list[str]]:
                 "",
                 f"{kind} {code}: {problem.title}: {len(details)}",
                 *_some([f"{key}  {detail}".rstrip() for key, detail in details.items()], few),
-                f"  hint: {problem.hint.format(flow=found.flow, extract=_extract(found))}",
+                f"  hint: {problem.hint.format(**_places(found))}",
             ]
 
 

@@ -21,6 +21,8 @@ from src.data.verification.manifest import (
     place_of,
     videos_folder,
 )
+from src.extraction.provenance import sources_kept
+from src.flow.settings import FlowSettings
 from src.media.find_videos import videos_below
 from src.utils.console import progress
 from src.utils.errors import UserError
@@ -117,6 +119,7 @@ class Verification:
     manifest: Manifest  # a check of the frames and of the flow of every listed video
     details: Details
     extra: Mapping[Modality, Sequence[str]]  # what no list names
+    moves: Mapping[Path, Path]  # from where misplaced videos lie to where the lists say
     checked: int  # videos' frames or flow checked now
     cached: int  # of which the manifest knew already
     seconds: float  # wall-clock time of all of it
@@ -208,7 +211,14 @@ def verify(
             else:
                 known.add(*key, replace(result, state=states[key]))
             bar.advance(task)
-    details = complete(known, [*stores], lists.videos, stack)
+    sources: dict[str, str] = {}
+    if flow and "flow" in stores and FlowSettings.load(Path(flow)):  # flow of others has none
+        sources = sources_kept(Path(flow))
+    missing = [video for video in lists.videos if ("rgb", key_of(video)) not in jobs]
+    extra = _extra(lists, stores, {stored.path for _, stored in jobs.values()})
+    moves = _moves(missing, extra, folder) if places.get("rgb") == VIDEOS else {}
+    misplaced = {key_of(video): str(moves[video]) for video in missing if video in moves}
+    details = complete(known, [*stores], lists.videos, stack, sources, misplaced)
     known.save()
     return Verification(
         lists=lists,
@@ -216,7 +226,8 @@ def verify(
         flow=None if flow == ON_THE_FLY else flow,
         manifest=known,
         details=details,
-        extra=_extra(lists, stores),
+        extra=extra,
+        moves={moves[video]: video.path for video in moves},
         checked=len(jobs) - cached,
         cached=cached,
         seconds=time.monotonic() - start,
@@ -233,8 +244,21 @@ def _without_check(job: Job, error: Exception) -> VideoCheck:
     return VideoCheck(problems={f"{modality}_broken": reason})
 
 
-def _extra(lists: Lists, stores: Stores) -> dict[Modality, list[str]]:
-    """What is there and in no list."""
+def _moves(
+    missing: Sequence[Video], extra: dict[Modality, list[str]], folder: Path
+) -> dict[Video, Path]:
+    """The files of missing videos that lie elsewhere in their folder, which are taken from `extra`.
+
+    In a class folder of another case, in none, or with another ending.
+    """
+    elsewhere = {Path(name).stem.lower(): name for name in extra["rgb"]}
+    places = {v: elsewhere[v.name.lower()] for v in missing if v.name.lower() in elsewhere}
+    extra["rgb"] = sorted({*extra["rgb"]} - {*places.values()})
+    return {video: folder / place for video, place in places.items()}
+
+
+def _extra(lists: Lists, stores: Stores, known: set[Path]) -> dict[Modality, list[str]]:
+    """What is there and in no list, but for the `known` files of listed videos."""
     listed = {video.name.lower() for video in lists.videos} | lists.unused
     extra: dict[Modality, list[str]] = {"rgb": [], "flow": []}
     for modality, store in stores.items():
@@ -243,11 +267,9 @@ def _extra(lists: Lists, stores: Stores) -> dict[Modality, list[str]]:
             extra[modality] = sorted(name for name in names if name.lower() not in listed)
         else:
             folder = videos_folder(lists.videos)
-            files = {video.path.relative_to(folder).as_posix().lower() for video in lists.videos}
             extra[modality] = [
-                name
+                file.relative_to(folder).as_posix()
                 for file in videos_below(folder)
-                if (name := file.relative_to(folder).as_posix()).lower() not in files
-                and file.stem.lower() not in lists.unused
+                if file not in known and file.stem.lower() not in lists.unused
             ]
     return extra

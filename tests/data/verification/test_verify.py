@@ -16,12 +16,16 @@ import pytest
 
 from src import verify_data
 from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
-from src.data.verification.report import report, write_report
+from src.data.verification.report import MOVES, report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
+from src.extraction.provenance import source_of
+from src.flow.settings import FlowSettings
+from src.media.skipped import SOURCES
 from src.utils.errors import UserError
 from src.utils.processes import WorkerCrashed, in_parallel
 from tests.builders import CLIPS
 from tests.data.verification.damaged import (
+    FLOW_FAULTS,
     FRAMES,
     SMALL,
     CrashingChecker,
@@ -219,6 +223,80 @@ class TestFaults:
         shutil.copyfile(one.path, other.path)
         text = report(small.verify())
         assert "note across: the same frames in train and test: 2" in text  # of splits 1 and 2
+
+    def test_sizes_and_numbers_that_are_both_wrong(self, small: Small) -> None:
+        key = {key_of(small.videos[0])}
+        for fault in ("flow_count", "flow_sizes"):
+            FLOW_FAULTS[fault](small.tree, small.videos[0])
+        assert found(small.verify()) == {"flow_count": key, "flow_sizes": key}
+
+    def test_flow_of_another_file(self, small: Small) -> None:
+        video, other = small.videos[:2]
+        for known in small.videos[:4]:
+            record = small.tree.flow / SOURCES / f"{known.name}.txt"
+            record.parent.mkdir(exist_ok=True)
+            record.write_text(source_of(on_disk(known)))
+        FlowSettings().save(small.tree.flow)
+        assert found(small.verify()) == {}
+        file = on_disk(video)
+        small.tree.write_clip(file, small.tree.clip + b"JUNK" + bytes(4))
+        os.utime(on_disk(other), (1, 1))  # is the same still
+        assert found(small.verify()) == {"flow_source": {key_of(video)}}
+        assert f"{file} has changed since" in report(small.verify())
+        shutil.rmtree(small.tree.flow / "u" / video.name)
+        shutil.rmtree(small.tree.flow / "v" / video.name)
+        assert found(small.verify()) == {"flow_missing": {key_of(video)}}
+
+    def test_of_a_single_frame_no_flow_is_asked_for(self, small: Small) -> None:
+        video = small.videos[0]
+        small.tree.write_clip(on_disk(video), small_clip(small.tree.root / "parts", 1))
+        for component in "uv":
+            shutil.rmtree(small.tree.flow / component / video.name)
+        verification = small.verify()
+        assert found(verification) == {
+            "flow_single": {key_of(video)},
+            "short": {key_of(video)},
+        }
+        assert "extract_flow" not in report(verification)
+
+
+MISPLACED: dict[str, Callable[[Path], Path]] = {
+    "a class folder of another case": lambda file: file.parent.with_name("Wave") / file.name,
+    "no class folder": lambda file: file.parents[1] / file.name,
+    "another ending": lambda file: file.with_suffix(".mp4"),
+    "a folder between": lambda file: file.parents[1] / "hmdb51_org" / "wave" / file.name,
+}
+
+
+class TestMisplaced:
+    @pytest.mark.parametrize("kind", MISPLACED)
+    def test_is_one_finding_and_its_script_mends_it(self, kind: str, small: Small) -> None:
+        videos = [video for video in small.videos if video.path.parent.name == "wave"][:6]
+        for video in videos:
+            target = MISPLACED[kind](video.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            video.path.rename(target)
+        verification = small.verify()
+        assert found(verification) == {"rgb_misplaced": {key_of(video) for video in videos}}
+        assert verification.extra["rgb"] == []
+        write_report(verification)
+        script = small.tree.root / MOVES
+        assert f"sh {script} moves them there" in report(verification)
+        subprocess.run(["sh", str(script)], check=True)
+        again = small.verify()
+        assert found(again) == {}
+        write_report(again)
+        assert not script.exists()
+
+    def test_what_is_there_is_not_written_over(self, small: Small) -> None:
+        video = small.videos[0]
+        flat = video.path.parents[1] / video.path.name
+        video.path.rename(flat)
+        write_report(small.verify())
+        video.path.write_bytes(b"another download")
+        subprocess.run(["sh", str(small.tree.root / MOVES)], check=False)
+        assert video.path.read_bytes() == b"another download"
+        assert flat.is_file()
 
 
 class TestCache:
