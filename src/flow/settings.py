@@ -15,6 +15,7 @@ import cv2
 from src import __version__
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import ALGORITHMS
+from src.utils.commands import Shown, shown_override
 from src.utils.errors import UserError, first_line
 from src.utils.files import atomic_write
 
@@ -64,6 +65,20 @@ class FlowSettings:
                 f"flow algorithm {self.algorithm} refuses {self.parameters}: {first_line(error)}"
             ) from error
 
+    def overrides(self) -> list[Shown]:
+        """What `src.extract_flow` is to be given for these settings, to be shown."""
+        usual = FlowSettings(self.algorithm)
+        values = {key: (getattr(self, key), getattr(usual, key)) for key in ("short_side", "bound")}
+        for key, value in self.parameters.items():
+            values[f"parameters.{key}"] = value, usual.parameters[key]
+        chosen: list[Shown] = [f"flow={self.algorithm}"]
+        for key, (value, default) in values.items():
+            if isinstance(value, str) and value != default:
+                chosen.append((f"flow.{key}", value))
+            elif value != default:
+                chosen.append(f"flow.{key}={'null' if value is None else value}")
+        return chosen
+
     @property
     def uses_torch(self) -> bool:
         """Whether the algorithm is one of PyTorch, which can run on a device."""
@@ -110,10 +125,12 @@ class FlowSettings:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is not readable as flow settings: {error}") from error
         if not lying and _may_lie(record):
+            chosen: list[Shown] = [("output", file.parent), *settings.overrides()]
             raise UserError(
-                f"{file} is from before turned videos were seen upright: the same "
-                "python -m src.extract_flow input=... output=... that made its flow extracts that "
-                'of turned videos again; where none is turned, add "upright": true to the file'
+                f"{file} is from before turned videos were seen upright: python -m "
+                f"src.extract_flow input=<folder of videos> {' '.join(map(shown_override, chosen))}"
+                " extracts flow of those again; where none is turned, "
+                'add "upright": true to the file'
             )
         return settings
 

@@ -39,10 +39,7 @@ class Problem:
 
 _SKIP = "or train without them: data.videos.missing=skip"
 _FRAMES = f"get them again (data/README.md says where from), {_SKIP}"
-_FLOW = (
-    "delete what is there of them in {flow}, then {extract} "
-    f"(of an archive: download it again), {_SKIP}"
-)
+_FLOW = f"delete what is there of them in {{flow}}, then {{extract}}, {_SKIP}"
 _EXTRACT = f"{{extract}}, {_SKIP}"
 
 # The beginning of a code says which network it concerns: one that sees "rgb", or "flow".

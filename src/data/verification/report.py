@@ -7,7 +7,9 @@ from pathlib import Path
 
 from src.data.verification.manifest import PROBLEMS, Modality, size_text
 from src.data.verification.verify import Verification
-from src.utils.commands import shown_command
+from src.flow.settings import FlowSettings
+from src.media.images import archives_at, is_archive
+from src.utils.commands import Shown, shown_command
 from src.utils.errors import UserError, visible
 
 FILE_NAME = "verify_report.txt"
@@ -90,7 +92,18 @@ def _places(found: Verification) -> dict[str, str]:
 
 
 def _extract(found: Verification) -> str:
-    return shown_command("extract_flow", ("input", found.videos), ("output", found.flow or "flow"))
+    """The command that makes flow as that which is there was made, and beside it."""
+    place = Path(found.flow or "flow")
+    settings = FlowSettings.load(place)
+    if is_archive(place) and not settings:
+        return f"download {place} again"
+    output = place.parent if is_archive(place) else place
+    overrides: list[Shown] = [("input", found.videos), ("output", output)]
+    if settings:
+        overrides += settings.overrides()
+    if archives_at(output):
+        overrides.append("format=zip")
+    return shown_command("extract_flow", *overrides)
 
 
 def _counted(values: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Every planted fault is found and nothing else, in small made-up trees under official names."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from src import extract_flow as extract_flow_command
 from src import verify_data
 from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
 from src.data.verification.report import MOVES, report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
+from src.extraction.extract import extract_flow
 from src.extraction.provenance import source_of
 from src.flow.settings import FlowSettings
 from src.media.skipped import SOURCES
@@ -246,6 +249,32 @@ class TestFaults:
         shutil.rmtree(small.tree.flow / "u" / video.name)
         shutil.rmtree(small.tree.flow / "v" / video.name)
         assert found(small.verify()) == {"flow_missing": {key_of(video)}}
+
+    @pytest.mark.parametrize("format", ["jpeg", "zip"])
+    def test_the_command_that_it_shows_makes_what_is_missing(
+        self, format: str, small: Small, call: Callable[..., int]
+    ) -> None:
+        """With the settings of the flow that is there, or it would be refused."""
+        shutil.rmtree(small.tree.flow)
+        settings = FlowSettings("dis", {"finest_scale": 0, "preset": "fast"}, 32, bound=15.0)
+        files = [on_disk(video) for video in small.videos]
+        extract_flow(files[1:], small.tree.flow, settings, 1, format=format)
+        verification = small.verify()
+        assert found(verification)["flow_missing"] == {key_of(small.videos[0])}
+        line = next(line for line in report(verification).splitlines() if "src.extract" in line)
+        command = line.partition("src.extract_flow ")[2].partition(", or train")[0]
+        assert call(extract_flow_command.main, *shlex.split(command), "workers=1") == 0
+        assert "flow_missing" not in found(small.verify())
+
+    def test_an_archive_of_others_is_downloaded_again(self, small: Small) -> None:
+        archive = small.tree.root / "flow.zip"
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for file in sorted(small.tree.flow.rglob("*.jpg")):
+                if file.parent.name != small.videos[0].name:
+                    zipped.write(file, file.relative_to(small.tree.flow))
+        text = report(small.verify(flow=str(archive)))
+        assert f"hint: download {archive} again, or train without" in text
+        assert "extract_flow" not in text
 
     def test_of_a_single_frame_no_flow_is_asked_for(self, small: Small) -> None:
         video = small.videos[0]
