@@ -71,6 +71,11 @@ PROBLEMS = {
         "nothing, if it was cut or its camera dropped frames: all that is shown is used",
         False,
     ),
+    "rgb_single": Problem(
+        "a single frame, of which there is no flow",
+        "nothing, if no network sees flow; else take it out of the lists",
+        False,
+    ),
     "rgb_sizes": Problem("frames change their size within a video", "nothing: cut to fit", False),
     "flow_uneven": Problem(
         "not one flow field fewer than frames",
@@ -261,12 +266,18 @@ def complete(
         for modality in modalities:
             if (modality, key) not in checks:
                 checks[modality, key] = VideoCheck()
-                others[modality, key] = _why_absent(modality, rgb, misplaced.get(key))
+                others[modality, key] = {f"{modality}_missing": ""}
+                if modality == "rgb" and key in misplaced:
+                    others[modality, key] = {"rgb_misplaced": f"is {misplaced[key]}"}
         made_of = sources.get(video.name.lower())
         if rgb.source and made_of not in (None, rgb.source) and checks["flow", key].count:
             others["flow", key]["flow_source"] = f"{video.path} has changed since"
         frames, flow = _sound(rgb), _sound(checks.get(("flow", key)))
-        others[modalities[-1], key] |= _of_both(frames, flow, stack)
+        if frames and frames.count == 1:
+            # Whatever else is there of it, and nothing is missing.
+            others[modalities[-1], key] = {f"{modalities[-1]}_single": ""}
+        else:
+            others[modalities[-1], key] |= _of_both(frames, flow, stack)
     for key, detail in _duplicates("rgb", checks).items():
         others["rgb", key]["rgb_duplicate"] = detail
     for key, detail in _duplicates("flow", checks).items():
@@ -285,14 +296,6 @@ def complete(
         for code, detail in {**check.problems, **check.others}.items():
             details[code][key] = detail
     return dict(details)
-
-
-def _why_absent(modality: Modality, rgb: VideoCheck, place: str | None) -> dict[str, str]:
-    if modality == "rgb" and place:
-        return {"rgb_misplaced": f"is {place}"}
-    if modality == "flow" and rgb.count == 1:
-        return {"flow_single": ""}
-    return {f"{modality}_missing": ""}
 
 
 def _sound(check: VideoCheck | None) -> VideoCheck | None:

@@ -282,11 +282,13 @@ class TestFaults:
         for component in "uv":
             shutil.rmtree(small.tree.flow / component / video.name)
         verification = small.verify()
-        assert found(verification) == {
-            "flow_single": {key_of(video)},
-            "short": {key_of(video)},
-        }
+        assert found(verification) == {"flow_single": {key_of(video)}}
+        assert verification.failed
         assert "extract_flow" not in report(verification)
+        shutil.rmtree(small.tree.flow)
+        verification = small.verify()
+        assert found(verification) == {"rgb_single": {key_of(video)}}
+        assert not verification.failed
 
 
 MISPLACED: dict[str, Callable[[Path], Path]] = {
