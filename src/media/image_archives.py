@@ -18,7 +18,7 @@ from src.media.image_index import (
     save,
     unbroken,
 )
-from src.media.skipped import count_skipped, report_skipped
+from src.media.skipped import count_skipped, report_skipped, shown
 from src.utils.errors import UserError
 
 _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("method", "u1")])
@@ -104,8 +104,9 @@ def images_in_archive(path: Path, cache: Path | None) -> list[ArchiveImages]:
     """The images of every video in an archive; arguments and errors are those of `ArchiveRows`."""
     index = ArchiveRows(path, cache)
     report_skipped(path, "numbered images", index.skipped)
+    own_name = path.name.lower().rpartition(".zip")[0]  # of an archive of one video
     return [
-        ArchiveImages(index, *component_of(folder, prefix), f"{folder}/{prefix}", *span)
+        ArchiveImages(index, *component_of(folder or own_name, prefix), f"{folder}/{prefix}", *span)
         for folder, prefix, *span in index.spans
     ]
 
@@ -140,7 +141,10 @@ def _index(archive: Archive) -> Index:
         else:
             others.append(name)
     if not groups:
-        raise UserError(f"archive {archive.path} holds no numbered images, <video>/frame*.jpg")
+        raise UserError(
+            f"archive {archive.path} holds no numbered images, <video>/frame*.jpg, but "
+            f"{shown(count_skipped(others)) or 'nothing'}"
+        )
     blocks.append(np.array(block, dtype=np.int64).reshape(-1, 5))
     table = np.concatenate(blocks)  # (N, 5): group, number, offset, size, method
     table = table[np.lexsort((table[:, 1], table[:, 0]))]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from src.media.find_videos import is_video
 from src.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -25,17 +26,25 @@ NUMBERED = re.compile(r"(?P<prefix>(?!\.).*?)(?P<number>\d{1,18})\.(?:jpe?g|png|
 # Of the released flow, denseflow and mmaction2.
 _FLOW_PREFIX = {"flow_x_": "u", "x_": "u", "flow_y_": "v", "y_": "v"}
 _FLOW_FOLDER = {"u": "u", "v": "v", "x": "u", "y": "v", "flow_x": "u", "flow_y": "v"}
+_BELOW_VIDEO = {"flow_x": "u", "flow_y": "v", "rgb": "rgb"}
+
+
+def video_name(folder: str) -> str:
+    """What a folder's video is called: some tools give folders the endings of files."""
+    while is_video(folder):
+        folder = folder.rpartition(".")[0]
+    return folder
 
 
 def component_of(folder: str, prefix: str) -> tuple[str, str]:
     """Component ("rgb", "u" or "v") and video of an image, from its folder and name's beginning."""
     *above, video = folder.split("/")
     if prefix in _FLOW_PREFIX:
-        return _FLOW_PREFIX[prefix], video
-    if above and video in ("flow_x", "flow_y"):
-        return _FLOW_FOLDER[video], above[-1]
+        return _FLOW_PREFIX[prefix], video_name(video)
+    if above and video in _BELOW_VIDEO:
+        return _BELOW_VIDEO[video], video_name(above[-1])
     parts = (_FLOW_FOLDER[part] for part in reversed(above) if part in _FLOW_FOLDER)
-    return next(parts, "rgb"), video
+    return next(parts, "rgb"), video_name(video)
 
 
 def file_state(file: str | Path) -> list[Any]:

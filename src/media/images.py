@@ -11,6 +11,7 @@ import numpy as np
 
 from src.media.image_archives import ArchiveImages, images_in_archive
 from src.media.image_folders import FolderImages, images_in_folders
+from src.media.image_index import video_name
 from src.media.skipped import count_skipped, report_skipped
 from src.media.sources import Uint8
 from src.utils.errors import UserError
@@ -48,9 +49,12 @@ class ImageIndex:
     def images(self, component: str, video: str) -> Images | None:
         """The images of a video, whatever the case of its name; None if there are none.
 
+        A folder may have the ending of the video's file.
+
         What could be u of a flow without v, or v without u, is RGB below a class called so.
         """
-        rgb, u, v = (self._images.get((part, video.lower())) for part in ("rgb", "u", "v"))
+        key = video_name(video).lower()
+        rgb, u, v = (self._images.get((part, key)) for part in ("rgb", "u", "v"))
         if component == "rgb":
             return rgb or (u or v if not (u and v) else None)
         return u if component == "u" else v

@@ -40,6 +40,12 @@ def report_skipped(place: Path, kind: str, skipped: Mapping[str, int]) -> None:
     if not skipped or place in _reported:
         return
     _reported.add(place)
+    log.info(
+        "%s: %d skipped that are no %s: %s", place, sum(skipped.values()), kind, shown(skipped)
+    )
+
+
+def shown(skipped: Mapping[str, int]) -> str:
+    """Endings and their counts, such as ".txt (2), .db (1)"."""
     most_first = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    endings = ", ".join(f"{ending} ({count})" for ending, count in most_first)
-    log.info("%s: %d skipped that are no %s: %s", place, sum(skipped.values()), kind, endings)
+    return ", ".join(f"{ending} ({count})" for ending, count in most_first)

@@ -237,6 +237,16 @@ class TestNumbers:
         assert tree.videos("u") == tree.videos("v") == {"one": 3, "two": 3}
         assert tree.videos("rgb") == {"one": 2, "two": 2}
 
+    @pytest.mark.parametrize("layout", ["a/{v}/rgb/{n}", "{v}.mp4/{n}", "a/{v}.AVI/rgb/{n}"])
+    def test_folders_in_and_called_as_videos(
+        self, layout: str, packed: bool, tmp_path: Path
+    ) -> None:
+        names = [f"{layout.format(v=v, n=n)}.jpg" for v in ("one.x", "Two") for n in (1, 2, 3)]
+        tree = self.tree(names, packed, tmp_path)
+        assert tree.videos("rgb") == {"one.x": 3, "Two": 3}
+        for name in ("two", "Two.mp4", "one.x"):
+            assert FrameImages(tree, name).num_frames == 3
+
     def test_names_are_those_of_the_component(self, packed: bool, tmp_path: Path) -> None:
         tree = self.tree(["Clip/1.jpg", "u/clip/1.jpg", "v/clip/1.jpg"], packed, tmp_path)
         assert tree.videos("rgb") == {"Clip": 1}
@@ -278,6 +288,22 @@ def test_a_video_in_two_archives_is_refused(shards: tuple[str, str], tmp_path: P
         pack(tmp_path / f"{name}.zip", {f"v/{number}.jpg": jpeg(1) for number in numbers})
     with pytest.raises(UserError, match=r"video v twice, .*a\.zip.* and .*b\.zip"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".zip", ".ZIP", ".zip.001"])
+def test_an_archive_for_each_video(ending: str, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "two.x")):
+        pack(tmp_path / f"{name}{ending}", {f"img_{n}.jpg": jpeg(10 * number) for n in (1, 2)})
+    tree = open_images(tmp_path)
+    assert tree.videos("rgb") == {"one": 2, "two.x": 2}
+    assert frames_of(FrameImages(tree, "two.x"), [1])[0, 0, 0, 0] == 10
+
+
+def test_an_archive_of_archives_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
+    files = {"a.zip": b"", "b.zip": b"", "readme.txt": b""}
+    told = r"no numbered images, .* but \.zip \(2\), \.txt \(1\)"
+    with pytest.raises(UserError, match=told):
+        open_images(pack(tmp_path / "all.zip", files))
 
 
 def test_what_lies_beside_archives_is_reported(

@@ -118,8 +118,8 @@ def check_images(parts: Mapping[str, Images], full: bool) -> VideoCheck:
         if images.first > 1:
             problems.setdefault("gap", f"{images.where(0)} is the first image")
         if images.beyond:
-            where = images.where(count - 1)
-            problems.setdefault("gap", f"{images.beyond} images after a gap at {where}")
+            why = "after it a number is missing, there twice or of another ending"
+            problems.setdefault("gap", f"{images.where(count - 1)}: {why}")
     problems |= _parts_problem(parts, sizes)
     part, images = next(iter(parts.items()))
     if "uv" not in problems:

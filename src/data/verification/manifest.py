@@ -49,7 +49,9 @@ PROBLEMS = {
     "rgb_empty": Problem("files of frames without content", _FRAMES),
     "rgb_broken": Problem("frames cannot be decoded", _FRAMES),
     "rgb_truncated": Problem("files of frames that break off", _FRAMES),
-    "rgb_gap": Problem("frames are missing in between", _FRAMES),
+    "rgb_gap": Problem(
+        "frames that are not numbered one after the other", f"rename them, or {_FRAMES}"
+    ),
     "rgb_crash": Problem(
         "the decoder crashed or hung", f"try another data.videos.decoder, {_SKIP}"
     ),
@@ -57,7 +59,7 @@ PROBLEMS = {
     "flow_empty": Problem("files of flow without content", _FLOW),
     "flow_broken": Problem("flow cannot be decoded", _FLOW),
     "flow_truncated": Problem("files of flow that break off", _FLOW),
-    "flow_gap": Problem("flow is missing in between", _FLOW),
+    "flow_gap": Problem("flow that is not numbered one after the other", _FLOW),
     "flow_source": Problem("flow of another file than the video is now", _EXTRACT),
     "flow_single": Problem(
         "no flow, which there is none of in a single frame", f"take it out of the lists, {_SKIP}"
