@@ -240,7 +240,7 @@ def test_evaluate_repeats_the_stage_result(
 
 
 @pytest.mark.slow
-def test_evaluate_refuses_another_split_and_other_flow(
+def test_evaluate_refuses_another_split_other_flow_and_other_classes(
     call: Callable[..., int],
     finished_run: Path,
     tiny: tuple[str, ...],
@@ -248,7 +248,12 @@ def test_evaluate_refuses_another_split_and_other_flow(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
-    for change, word in (({"split": 3}, "split 3"), ({"flow": {"algorithm": "tvl1"}}, "tvl1")):
+    classes = ["circle_left", *content["experiment"]["class_names"][1:]]
+    for change, word in (
+        ({"split": 3}, "split 3"),
+        ({"flow": {"algorithm": "tvl1"}}, "tvl1"),
+        ({"class_names": classes}, "class 0 is circle_left there, and "),
+    ):
         content["experiment"] |= change
         torch.save(content, tmp_path / "changed.ckpt")
         assert call(evaluate.main, f"ckpt_path={tmp_path / 'changed.ckpt'}") == 1

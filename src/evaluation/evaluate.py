@@ -1,6 +1,7 @@
 """Test a checkpoint on full videos: net, data and protocol come out of the checkpoint itself."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,12 @@ def data_of(metadata: CheckpointMetadata, ckpt_path: str) -> VideoDataModule:
     data.prepare_data()
     data.setup()
     metadata.check_fits(data, ckpt_path)
-    if list(data.videos.classes) != metadata.class_names:
-        raise UserError(f"{ckpt_path} was trained on other classes than {data.dataset} has")
+    for label, names in enumerate(zip_longest(metadata.class_names, data.videos.classes)):
+        if names[0] != names[1]:
+            raise UserError(
+                f"{ckpt_path} was trained on other classes than the data has: class {label} is "
+                f"{names[0]} there, and {names[1]} here"
+            )
     return data
 
 
