@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from src import evaluate, extract_flow, features, predict
+from src.data.dataset import TrainView, read_view
+from src.data.transforms import CornerJitterCrop
 from src.data.verification.inspection import check_file
 from src.evaluation.scores import VideoScores
+from src.media.frames_in_order import read_in_order
 from src.media.images import open_images
 from src.media.video_file import VideoFile
+from src.prediction.windows import HeldFrames
 from tests.builders import random_checkpoint, stored_flow
 from tests.media.odd_videos import FRAMES, ODD, TURNS, turned, write
 
@@ -82,6 +86,18 @@ def test_scores_are_those_of_predict_and_of_features(
     stems = [Path(video).stem for video in named["video"].tolist()]
     for video, vector in zip(listed["video"].tolist(), listed["appearance"], strict=True):
         np.testing.assert_allclose(named["appearance"][stems.index(video)], vector, rtol=1e-4)
+
+
+def test_training_clips_are_cut_out_of_the_frames_that_predict_watches(root: Path) -> None:
+    view = TrainView(4, (1, 4), CornerJitterCrop(40), 32, short_side=48, hflip=True)
+    for path in sorted(root.glob("*/*")):
+        watched = HeldFrames([frame.image for frame in read_in_order(str(path))])
+        for seed in range(3):
+            clip, expected = (
+                read_view(source, None, view, 4, np.random.default_rng(seed))["rgb"]
+                for source in (VideoFile(path), watched)
+            )
+            assert (clip == expected).all(), path
 
 
 def test_flow_and_checks_are_of_the_frames_that_are_shown(
