@@ -12,31 +12,63 @@ python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 
 import os
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.cli import QUEUED, command
 from src.utils.errors import UserError
 
 
 @command("train")
-def main(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig) -> float | None:
     """Run the experiment; the value is what a sweep optimizes."""
+    from src.reporting.sweep import print_job
+    from src.training.group import Group
     from src.training.launch import run_on_all_devices
+    from src.training.run_record import recorded
     from src.training.search import fails_alone
 
     job = HydraConfig.get()
     sweep = job.mode == RunMode.MULTIRUN
+    queued = QUEUED in os.environ  # submitit ends a process itself, to queue its job again
     if sweep:  # jobs may differ in anything: one directory each
         cfg.paths.run_dir = job.runtime.output_dir
+    if sweep and not queued:
+        cfg.summary = False
+        log_to_folder(job)
+    overrides = list(job.overrides.task)
     if cfg.show is not None:
-        show(cfg, list(job.overrides.task))
+        show(cfg, overrides)
         return None
-    queued = QUEUED in os.environ  # submitit ends a process itself, to queue its job again
     with fails_alone() if sweep and not queued else nullcontext():
-        return run_on_all_devices(cfg, job)
+        group = Group.found()
+        if group and group.rank:  # the first one keeps the record
+            return run_on_all_devices(cfg, job)
+        value = recorded(cfg, overrides, lambda: run_on_all_devices(cfg, job))
+    if sweep:
+        print_job(Path(cfg.paths.run_dir))
+    return value
+
+
+def main() -> None:
+    """Run the command line; a sweep ends in a table."""
+    from src.reporting.sweep import table_at_end
+
+    with table_at_end():
+        run()
+
+
+def log_to_folder(job: Any) -> None:
+    """Leave what a job logs to the file in its folder; warnings are shown, too."""
+    with read_write(job), open_dict(job):
+        if "console" in job.job_logging.get("handlers", {}):
+            job.job_logging.handlers.console.level = "WARNING"
+    configure_log(job.job_logging, job.verbose)
 
 
 def show(cfg: DictConfig, overrides: list[str]) -> None:

@@ -8,7 +8,8 @@ import importlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -144,3 +145,11 @@ def _settle(output: Path, errors: Path, environment: Mapping[str, str]) -> None:
         os.setsid()  # a signal to the tests is none to it
     os.environ.update(environment)
     torch.set_num_threads(1)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Until something is the case."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -218,10 +218,15 @@ def test_jobs_of_a_sweep_have_a_directory_each_and_fail_alone(
     assert call(train.main, "-m", *tiny, *short, "seed=1,-1,2") == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: job 1 of the sweep failed: seed=-1: needs an integer")
-    jobs = sorted(path.name for path in (tmp_path / "outputs" / "sweeps").glob("[0-9]"))
-    assert jobs == ["0", "1", "2"]
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert sweep.name.startswith("appearance_two_movers_")
+    assert sorted(path.name for path in sweep.glob("[0-9]")) == ["0", "1", "2"]
     for job in ("0", "2"):
-        assert (tmp_path / "outputs" / "sweeps" / job / "appearance" / "stage.json").is_file()
+        assert (sweep / job / "appearance" / "stage.json").is_file()
+    with (sweep / "sweep.csv").open(newline="") as table:
+        states = {row["seed"]: row["state"] for row in csv.DictReader(table)}
+    assert states["1"] == states["2"] == "done"
+    assert states["-1"].startswith("failed: seed=-1: needs an integer")
 
 
 def test_evaluate_repeats_the_stage_result(

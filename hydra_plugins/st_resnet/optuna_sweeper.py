@@ -56,7 +56,7 @@ class OptunaSweeper(Sweeper):
         self,
         journal: str,
         n_trials: int,
-        n_jobs: int,
+        n_jobs: int | None,
         max_failures: int,
         direction: str,
         seed: int,
@@ -66,7 +66,7 @@ class OptunaSweeper(Sweeper):
         pruner_options: DictConfig | None = None,
         params: DictConfig | None = None,
     ) -> None:
-        self.journal, self.n_trials, self.n_jobs = Path(journal), n_trials, n_jobs
+        self.journal, self.n_trials, self.n_jobs = Path(journal), n_trials, n_jobs or 1
         self.direction, self.params, self.max_failures = direction, dict(params or {}), max_failures
         self.seed = seed
         self.sampler = (sampler, _plain(sampler_options))

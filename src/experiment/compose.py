@@ -1,6 +1,7 @@
 """The project's configs, composed: inside a command, or outside as notebooks and tests do."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from src.experiment.config import sweep_subdir
+from src.experiment.sweeps import job_folder, sweep_folder, swept_keys
 
 _SRC = Path(__file__).resolve().parents[1]
 CONF_DIR = _SRC / "conf"  # of an installed package
@@ -21,12 +22,16 @@ def _folder(function: str, *arguments: Any) -> Any:
     return hydra.utils.get_method(f"src.data.folder.{function}")(*arguments)
 
 
-OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
-for _name, _function in (("count_classes", "count_classes"), ("fingerprint", "fingerprint_of")):
-    # The cache is the config's: another config asks again.
-    OmegaConf.register_new_resolver(
-        _name, functools.partial(_folder, _function), replace=True, use_cache=True
-    )
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+# The cache is the config's: another config asks again. Hydra hands a sweep's to its jobs.
+_CACHED: dict[str, Callable[..., Any]] = {
+    "count_classes": functools.partial(_folder, "count_classes"),
+    "fingerprint": functools.partial(_folder, "fingerprint_of"),
+    "swept_keys": swept_keys,
+    "sweep_folder": sweep_folder,
+}
+for _name, _resolver in _CACHED.items():
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True, use_cache=True)
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:

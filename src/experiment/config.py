@@ -8,7 +8,6 @@ and its checkpoint keep. `debug=config` prints it.
 
 import copy
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
-from src.utils.errors import UserError, short_name
+from src.utils.errors import UserError
 
 StageConfig = dict[str, Any]
 
@@ -26,7 +25,14 @@ StageConfig = dict[str, Any]
 CANNOT_MATTER = {
     "names": ("name", "notes", "paths.*", "trial", "trial.*"),
     "progress": ("run_stages", "skip_stages", "resume", "checkpoint_minutes"),
-    "display": ("show", "logger", "logger.*", "num_sample_videos", "callbacks.lr_monitor.*"),
+    "display": (
+        "show",
+        "summary",
+        "logger",
+        "logger.*",
+        "num_sample_videos",
+        "callbacks.lr_monitor.*",
+    ),
     "logs": ("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
     "speed": ("compile", "optimizer.fused", "model.*gradient_checkpointing", "trainer.benchmark"),
     "devices": ("trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
@@ -193,16 +199,3 @@ def config_diff(config: StageConfig, other: StageConfig) -> str | None:
         if repr(value) != repr(other_value):
             return f"{key}: {value}, {other_value}"
     return None
-
-
-def sweep_subdir(overrides: Sequence[str]) -> str:
-    """The folder of a sweep's job: its overrides, without those that cannot change its result.
-
-    It is a name that neither a shell nor Hydra wants quoted: "seed=1",
-    "model.net.connection={kind:additive}" are model.net.connection-kind-additive_seed-1.
-    """
-    kept = ",".join(
-        sorted(text for text in overrides if not cannot_matter(text.partition("=")[0].lstrip("+~")))
-    )
-    name = re.sub(r"[^\w.+-]+", "_", re.sub(r"[=:]+[{\[]?", "-", kept)).strip("_")
-    return short_name(name, kept)

@@ -61,6 +61,8 @@ def end_run(
     run_dir = Path(config["paths"]["run_dir"])
     table = run_dir / "results.csv"
     save_results(results, table)
+    if not config["summary"]:
+        return
     show_results(results, f"{config['name']}, split {config['data']['split']}: video level")
     last = results[-1]
     shown = list(STREAMS) if last.stage == LATE_FUSION else [last.stage]

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from src.reporting.collect import collect
 from tests.cluster.slurm import ask, missing, slurm
 from tests.conftest import TINY
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +67,6 @@ def queue(
     file.write_text(script.format(" ".join(f"'{word}'" for word in command)))
     output = ("--output", str(folder / "job.out"), "--open-mode=append")
     return ask(cluster, "sbatch", "--parsable", "--requeue", *options, *output, str(file))
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def job(cluster: Environment, number: str) -> dict[str, str]:
@@ -161,10 +155,13 @@ def test_each_job_of_a_sweep_is_queued_and_trained_once(
 ) -> None:
     done = run(cluster, *train(tmp_path, "seed=3,4", *SWEEP))
     assert done.returncode == 0, done.stderr[-3000:]
-    sweeps = tmp_path / "outputs" / "sweeps"
-    assert sorted(path.name for path in sweeps.glob("*seed-*")) == sorted(
-        path.name for path in sweeps.iterdir() if path.is_dir() and path.name != ".submitit"
-    )
+    (sweeps,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = [path.name for path in sweeps.iterdir() if path.is_dir() and path.name != ".submitit"]
+    assert sorted(jobs) == ["seed-3", "seed-4"]
+    with (sweeps / "sweep.csv").open(newline="") as table:
+        assert [(row["seed"], row["state"]) for row in csv.DictReader(table)] == [
+            *(("3", "done"), ("4", "done"))
+        ]
     records = sorted(collect([str(sweeps)])[0], key=lambda run: run.seed)
     assert [run.seed for run in records] == [3, 4]
     for record in records:
@@ -224,8 +221,8 @@ def test_a_queued_job_goes_on_and_its_result_comes_back(
         command, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     sweeps = tmp_path / "outputs" / "sweeps"
-    wait_for(lambda: list(sweeps.glob("*/appearance/last.ckpt")))
-    (checkpoint,) = sweeps.glob("*/appearance/last.ckpt")
+    wait_for(lambda: list(sweeps.glob("*/*/appearance/last.ckpt")))
+    (checkpoint,) = sweeps.glob("*/*/appearance/last.ckpt")
     number = ask(cluster, "squeue", "--noheader", "--format=%i")
     if how == "preempted":
         preempt(cluster, checkpoint)

@@ -16,7 +16,6 @@ from src.experiment.config import (
     stage_config,
     stage_configs,
     stage_names,
-    sweep_subdir,
     what_matters,
 )
 from src.utils.errors import UserError
@@ -493,42 +492,6 @@ class TestIdentity:
         assert cannot_matter("logger")
         assert cannot_matter("data/videos/decoder")
         assert not cannot_matter("trainer.precision")
-
-
-class TestSweepSubdir:
-    @pytest.mark.parametrize(
-        ("overrides", "name"),
-        [
-            (["seed=1"], "seed-1"),
-            (["seed=1", "data.split=2"], "data.split-2_seed-1"),
-            (["data.split=2", "seed=1"], "data.split-2_seed-1"),
-            (
-                ["seed=1", "model.net.connection={kind:additive}"],
-                "model.net.connection-kind-additive_seed-1",
-            ),
-            (
-                ["model.net.x={kind:add,stages:[1,2]}"],
-                "model.net.x-kind-add_stages-1_2",
-            ),
-            (["model/backbone=resnet18"], "model_backbone-resnet18"),
-            (["+trainer.max_steps=1"], "+trainer.max_steps-1"),
-            # where, how fast and for whom
-            (
-                ["seed=1", "data.loader.num_workers=2", "logger=wandb", "+logger.wandb.entity=me"],
-                "seed-1",
-            ),
-            (["trainer=ddp", "trainer.devices=4", "++paths.output_dir=/a", "seed=1"], "seed-1"),
-            (["~logger", "compile=default", "seed=1"], "seed-1"),
-        ],
-    )
-    def test_names(self, overrides: list[str], name: str) -> None:
-        assert sweep_subdir(overrides) == name
-
-    def test_long_names_differ(self) -> None:
-        names = [sweep_subdir([f"experiment={'x' * 300}", f"seed={seed}"]) for seed in (1, 2)]
-        assert len(set(names)) == 2
-        assert all(len(name) < 256 for name in names)
-        assert all(re.fullmatch(r"[\w.+-]+", name) for name in names)
 
 
 def test_what_an_interpolation_points_to_is_not_changed_by_an_overlay() -> None:

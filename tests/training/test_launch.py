@@ -31,7 +31,7 @@ from src.utils.files import RETRY_AFTER, exclusive_lock
 from src.utils.processes import SIGNALS
 from src.utils.ranks import own_rank
 from tests.conftest import TINY, compose_config
-from tests.processes import Command
+from tests.processes import Command, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -106,9 +106,14 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.count("error: seed=-1: needs an integer") == 1
     assert "error: job 1 of the sweep failed" in done.stderr.splitlines()[-1]
-    assert done.stdout.count("late fusion of both │") == 2
-    sweeps = tmp_path / "outputs" / "sweeps"
-    assert len([path for path in sweeps.iterdir() if path.is_dir()]) == 3
+    assert "late fusion %" in done.stdout
+    (sweeps,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = [path.name for path in sweeps.iterdir() if path.is_dir()]
+    assert sorted(jobs) == ["seed--1", "seed-3", "seed-4"]
+    with (sweeps / "sweep.csv").open(newline="") as table:
+        assert [row["state"].partition(":")[0] for row in csv.DictReader(table)] == [
+            *("done", "failed", "done")
+        ]
     assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
     records = {file.parent: json.loads(file.read_text()) for file in sweeps.rglob("stage.json")}
     stages = sorted((r["config"]["seed"], r["config"]["stage"]) for r in records.values())
@@ -283,7 +288,8 @@ def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
         wait_for(lambda: len(children(run.pid)) == 2, 60)
         run.send_signal(signal.SIGINT)
         assert run.wait(60) == 128 + signal.SIGINT
-    assert len([path for path in (tmp_path / "outputs/sweeps").iterdir() if path.is_dir()]) == 1
+    (job,) = (tmp_path / "outputs/sweeps").glob("*/*/")
+    assert json.loads((job / "run.json").read_text())["state"] == "stopped"
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -324,11 +330,3 @@ def children(parent: int) -> list[int]:
             rank = next(e for e in environment if e.startswith(b"LOCAL_RANK="))
             found.append((int(rank.partition(b"=")[2]), int(process.name)))
     return [process for _, process in sorted(found)]
-
-
-def wait_for(condition: object, seconds: float) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

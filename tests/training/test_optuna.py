@@ -1,5 +1,6 @@
 """Searches by Optuna: trials are jobs, bad ones end early, and a stopped search continues."""
 
+import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     command += [f"data.dataset.root={tmp_path / 'data'}", f"paths.output_dir={out}"]
     search = Command("src.train", command, tmp_path)
     assert search.wait() == 0, search.errors
-    (journal,) = (out / "sweeps").glob("*.study")
+    (journal,) = (out / "sweeps").glob("*/*.study")
     by_passes = {int(one.params["trainer.max_epochs"]): one for one in open_study(journal).trials}
     assert by_passes[1].state == TrialState.COMPLETE
     assert by_passes[2].state == TrialState.PRUNED
@@ -52,8 +53,12 @@ def test_trials_on_two_processes_end_early_or_are_told_apart_by_their_results(
     assert record.accuracy.videos == 8  # of the training list's 16
     assert record.protocol.endswith("; on the validation part (50 % of the training list)")
     assert record.partial  # no number of the dataset's
-    found: Any = OmegaConf.load(out / "sweeps" / "optimization_results.yaml")
+    found: Any = OmegaConf.load(journal.with_name("optimization_results.yaml"))
     assert found["best_params"] == {"trainer.max_epochs": "1"}
+
+    with journal.with_name("sweep.csv").open(newline="") as table:
+        states = {row["trainer.max_epochs"]: row["state"] for row in csv.DictReader(table)}
+    assert states == {"1": "done", "2": "pruned"}
 
     sections = make_report([str(out)], str(tmp_path / "report"), console=Console(quiet=True))
     (section,) = [one for one in sections if one.title.startswith("Search")]

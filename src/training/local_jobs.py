@@ -1,0 +1,270 @@
+"""Jobs of a sweep side by side on one machine, each in a process and on devices of its own.
+
+A job is a run of its own: what it prints is in job.log of its directory, and its record there says
+what became of it. Fresh processes, since those that joblib makes for Hydra cannot start others, as
+loaders and ranks do.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from src.training.launch import SAVING
+from src.utils.errors import visible
+from src.utils.machine import usable_cores
+from src.utils.processes import SIGNALS, end_with_parent
+
+log = logging.getLogger(__name__)
+LOG, RECORD = "job.log", "stage.json"
+LOOK_AFTER = 0.1  # seconds from one look at the processes to the next
+DRAW_AFTER = 1.0  # and from one drawing
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_EPOCH = re.compile(r"(\S+: epoch (\d+)/(\d+),.*?)(?:, ([\d.]+) s)?$")
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """A job that is to be run: its command, its directory and what it needs."""
+
+    label: str
+    command: Callable[[int], Sequence[str]]  # with a pipe whose other end is this process's
+    folder: Path
+    overrides: Sequence[str] = ()  # that the sweep gives it
+    devices: int = 0  # GPUs
+    shared: frozenset[Path] = frozenset()  # directories of stages that other jobs train, too
+
+    def places(self) -> set[Path]:
+        """Where no other may train while it does; stages that are finished are not trained."""
+        return {self.folder, *(path for path in self.shared if not (path / RECORD).is_file())}
+
+
+class Devices:
+    """GPUs that are lent to one job at a time, by whichever sweep on this machine.
+
+    Args:
+        names: as CUDA_VISIBLE_DEVICES has them.
+        folder: of the files that are locked.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path | None = None) -> None:
+        self.names, self._folder = tuple(names), folder or Path(tempfile.gettempdir())
+
+    def take(self, count: int) -> "dict[str, IO[str]] | None":
+        """So many of them that are free, with their locks; None if there are not as many."""
+        taken: dict[str, IO[str]] = {}
+        for name in self.names if count else ():
+            file = self._open(name)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                continue
+            taken[name] = file
+            if len(taken) == count:
+                return taken
+        give_back(taken)
+        return None if count else {}
+
+    def _open(self, name: str) -> IO[str]:
+        plain = re.sub(r"[^\w-]", "_", name)
+        path = self._folder / f"st_resnet_gpu_{plain}.lock"  # for all users of the machine
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+
+
+def give_back(taken: "Mapping[str, IO[str]]") -> None:
+    """Let go of devices."""
+    for file in taken.values():
+        file.close()
+
+
+@dataclass
+class _Running:
+    job: LocalJob
+    slot: int  # among those that run at a time
+    taken: "dict[str, IO[str]]"
+    process: "subprocess.Popen[bytes]"
+    began: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """What it is at: its last epoch, and how long those that are left take."""
+        took = timedelta(seconds=round(time.monotonic() - self.began))
+        return f"{self.job.label}  {took}  {last_epoch(self.job.folder / LOG)}"
+
+
+def last_epoch(file: Path) -> str:
+    """The last line of a log that tells of an epoch, and the time that is left of its stage."""
+    try:
+        with file.open("rb") as content:
+            content.seek(max(0, content.seek(0, os.SEEK_END) - 2**14))
+            lines = content.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        if match := _EPOCH.search(line):
+            epoch, of, seconds = int(match[2]), int(match[3]), float(match[4] or 0)
+            left = timedelta(seconds=round((of - epoch) * seconds))
+            return f"{match[1]}, {left} left"
+    return "begins"
+
+
+def run_jobs(
+    jobs: Sequence[LocalJob],
+    n_jobs: int,
+    devices: Devices,
+    ended: Callable[[LocalJob, int], Any],
+) -> None:
+    """Run all jobs, up to `n_jobs` at a time, as devices are free; each job's end is told at once.
+
+    A job whose directory another one trains in waits without a device. Signals are handed on to the
+    jobs, which save and end, and no other is started.
+
+    Args:
+        ended: is called with a job and the status of its process.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: a signal came, and all jobs have ended.
+    """
+    waiting, running = list(jobs), list[_Running]()
+    signals: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        signals.append(number)
+        for one in running:
+            one.process.send_signal(number)
+
+    alive, own_end = os.pipe()  # closed by the end of this process, whatever ends it
+    drawn, deadline = 0.0, float("inf")
+    try:
+        with _handled(forward), _view() as draw:
+            while running or (waiting and not signals):
+                for job in [] if signals else list(waiting):
+                    places, busy = job.places(), [one.job.places() for one in running]
+                    if len(running) == n_jobs or places & set().union(*busy):
+                        continue
+                    if any(map(is_locked, places & job.shared)):  # by another sweep
+                        continue
+                    if (taken := devices.take(job.devices)) is None:
+                        continue
+                    slot = min({*range(n_jobs)} - {one.slot for one in running})
+                    waiting.remove(job)
+                    running.append(_start(job, slot, n_jobs, taken, alive))
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    give_back(one.taken)
+                    ended(one.job, one.process.returncode)
+                if signals:
+                    deadline = min(deadline, time.monotonic() + SAVING)
+                if time.monotonic() > deadline:
+                    break
+                if time.monotonic() - drawn > DRAW_AFTER:
+                    draw([one.line() for one in running])
+                    drawn = time.monotonic()
+                time.sleep(LOOK_AFTER)
+    finally:
+        for one in running:
+            one.process.kill()
+            one.process.wait()
+            give_back(one.taken)
+        os.close(alive)
+        os.close(own_end)
+    if signals:
+        if signals[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + signals[0])
+
+
+def is_locked(place: Path) -> bool:
+    """Whether somebody trains in a stage's directory."""
+    try:
+        with (place / ".lock").open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _start(
+    job: LocalJob, slot: int, n_jobs: int, taken: "dict[str, IO[str]]", alive: int
+) -> _Running:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **({VISIBLE: ",".join(taken)} if taken else {})}
+    with (job.folder / LOG).open("ab") as output:
+        process = subprocess.Popen(
+            job.command(alive),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[alive],
+            start_new_session=True,  # so that each signal reaches it once
+        )
+    if n_jobs > 1 and hasattr(os, "sched_setaffinity"):  # at once, before it has threads
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(process.pid, cores[slot::n_jobs] or [cores[slot % usable_cores()]])
+    return _Running(job, slot, taken, process)
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in SIGNALS if in_main}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def _view() -> Iterator[Callable[[Sequence[str]], None]]:
+    """A line for each running job at the bottom of a terminal; elsewhere nothing."""
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        if not console.is_terminal:
+            yield lambda lines: None
+            return
+        live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+
+        def draw(lines: Sequence[str]) -> None:
+            text = "\n".join(map(visible, lines))
+            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        yield draw
+
+
+def training(arguments: Sequence[str]) -> Callable[[int], Sequence[str]]:
+    """The command of a job that runs `src.train` with arguments, and ends with this process."""
+    return lambda alive: [sys.executable, "-m", __spec__.name, str(alive), *arguments]
+
+
+def main(alive: str, *arguments: str) -> None:
+    """Run `src.train` in this process, which ends when the other end of the pipe `alive` does."""
+    end_with_parent(Connection(int(alive), writable=False))
+    sys.argv[1:] = arguments
+    runpy.run_module("src.train", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,191 @@
+"""Jobs side by side: no device is lent twice or idle, no directory is trained in twice."""
+
+import fcntl
+import multiprocessing
+import random
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.training.local_jobs import (
+    LOG,
+    VISIBLE,
+    Devices,
+    LocalJob,
+    give_back,
+    is_locked,
+    last_epoch,
+    run_jobs,
+)
+
+Span = tuple[float, float, list[str]]  # begin, end, and devices
+
+
+def timed(root: Path, name: str, seconds: float, **options: object) -> LocalJob:
+    """A job that notes when it runs and on which devices."""
+    script = (
+        f'echo "$(date +%s.%N) ${{{VISIBLE}:-none}}" > times; sleep {seconds}; date +%s.%N >> times'
+    )
+    folder = root / name
+    command = ["sh", "-c", f"cd {folder} && {{ {script}; }}"]
+    return LocalJob(name, lambda _: command, folder, **options)  # type: ignore[arg-type]
+
+
+def spans(root: Path) -> dict[str, Span]:
+    found: dict[str, Span] = {}
+    for file in root.glob("*/times"):
+        first, last = file.read_text().splitlines()
+        begin, devices = first.split()
+        found[file.parent.name] = float(begin), float(last), devices.split(",")
+    return found
+
+
+def check_no_device_is_used_twice(found: dict[str, Span]) -> None:
+    of_device: dict[str, list[tuple[float, float]]] = {}
+    for begin, end, devices in found.values():
+        for device in devices:
+            of_device.setdefault(device, []).append((begin, end))
+    for times in of_device.values():
+        assert all(one[1] <= other[0] for one, other in pairwise(sorted(times)))
+
+
+def nothing(*_: object) -> None:
+    """Nobody needs to know that a job has ended."""
+
+
+def test_no_device_is_used_twice_and_none_is_idle_while_a_job_waits(tmp_path: Path) -> None:
+    lengths = [random.Random(number).uniform(0.3, 1.5) for number in range(20)]
+    jobs = [timed(tmp_path, f"j{n}", length, devices=1) for n, length in enumerate(lengths)]
+    run_jobs(jobs, 20, Devices([str(n) for n in range(8)], tmp_path), nothing)
+    found = spans(tmp_path)
+    assert len(found) == 20
+    check_no_device_is_used_twice(found)
+    begins = sorted(begin for begin, _, _ in found.values())
+    assert begins[7] < min(end for _, end, _ in found.values())  # all eight at once
+    # Each of the others begins as soon as a device is free.
+    ends = sorted(end for _, end, _ in found.values())
+    waits = [begin - end for begin, end in zip(begins[8:], ends, strict=False)]
+    assert all(0 <= wait < 0.6 for wait in waits), waits
+
+
+def test_several_devices_for_each_job(tmp_path: Path) -> None:
+    jobs = [timed(tmp_path, f"j{n}", 0.4, devices=2) for n in range(4)]
+    run_jobs(jobs, 4, Devices(["3", "5", "GPU-a/b", "7", "8"], tmp_path), nothing)
+    found = spans(tmp_path)
+    check_no_device_is_used_twice(found)
+    assert all(len(devices) == 2 for _, _, devices in found.values())
+
+
+def test_two_sweeps_at_once_share_the_devices(tmp_path: Path) -> None:
+    def sweep(name: str) -> None:
+        jobs = [timed(tmp_path, f"{name}{n}", 0.3, devices=1) for n in range(4)]
+        run_jobs(jobs, 4, Devices(["0", "1"], tmp_path), nothing)
+
+    threads = [threading.Thread(target=sweep, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = spans(tmp_path)
+    assert len(found) == 8
+    check_no_device_is_used_twice(found)
+
+
+def test_no_more_jobs_than_asked_for_and_each_end_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    jobs = [timed(tmp_path, f"j{n}", 0.2) for n in range(4)]
+    jobs.insert(1, LocalJob("fails", lambda _: ["sh", "-c", "echo no; exit 7"], tmp_path / "fails"))
+    run_jobs(jobs, 2, Devices([], tmp_path), lambda job, status: told.append((job.label, status)))
+    assert sorted(told) == [("fails", 7), *((f"j{n}", 0) for n in range(4))]
+    assert (tmp_path / "fails" / LOG).read_text() == "no\n"
+    found = sorted(spans(tmp_path).values())
+    for begin, end, devices in found:
+        assert sum(other[0] < end and begin < other[1] for other in found) <= 3
+        assert devices == ["none"]
+
+
+def test_a_job_that_waits_for_streams_holds_no_device(tmp_path: Path) -> None:
+    """Those that need nothing of another go before it; what is finished is waited for no more."""
+    streams = tmp_path / "streams" / "motion"
+    streams.mkdir(parents=True)
+
+    def train(name: str, seconds: float) -> LocalJob:
+        job = timed(tmp_path, name, seconds, devices=1, shared=frozenset({streams}))
+        (shell, flag, script) = job.command(0)
+        return LocalJob(
+            name,
+            lambda _: [shell, flag, f"{script}; touch {streams}/stage.json"],
+            job.folder,
+            devices=1,
+            shared=job.shared,
+        )
+
+    jobs = [train("a", 0.6), train("b", 0.2), train("c", 0.2)]
+    jobs.append(timed(tmp_path, "alone", 0.2, devices=1))
+    run_jobs(jobs, 4, Devices(["0", "1"], tmp_path), nothing)
+    found = spans(tmp_path)
+    assert found["alone"][0] < found["a"][1] <= found["b"][0]
+    assert found["c"][0] < found["b"][1]  # the streams are finished by then
+
+
+def test_a_stage_that_another_sweep_trains_is_waited_for(tmp_path: Path) -> None:
+    place = tmp_path / "motion"
+    place.mkdir()
+    assert not is_locked(place)
+    (place / ".lock").touch()
+    assert not is_locked(place)
+    held, done = multiprocessing.Event(), multiprocessing.Event()
+    holder = multiprocessing.Process(target=hold, args=(place / ".lock", held, done))
+    holder.start()
+    held.wait()
+    assert is_locked(place)
+    done.set()
+    holder.join()
+    assert not is_locked(place)
+
+
+def hold(path: Path, held: Any, done: Any) -> None:
+    """Hold a lock, in another process."""
+    with path.open("r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        held.set()
+        done.wait()
+
+
+def test_devices_are_given_back(tmp_path: Path) -> None:
+    devices = Devices(["0", "1", "2"], tmp_path)
+    first, second = devices.take(2), devices.take(1)
+    assert first is not None
+    assert second is not None
+    assert sorted([*first, *second]) == ["0", "1", "2"]
+    assert devices.take(1) is None
+    assert devices.take(0) == {}
+    give_back(first)
+    assert Devices(["1", "0"], tmp_path).take(3) is None  # what is not enough is free again
+    again = devices.take(2)
+    assert again is not None
+    assert again.keys() == first.keys()
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ([], "begins"),
+        (["stage joint: 20 clips an update"], "begins"),
+        (
+            [
+                "[2026] - joint: epoch 3/80, loss 1.0, of central test clips 45.1 %, 2.0 s",
+                "w",
+            ],
+            "joint: epoch 3/80, loss 1.0, of central test clips 45.1 %, 0:02:34 left",
+        ),
+    ],
+)
+def test_what_a_job_is_at(lines: Sequence[str], shown: str, tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("x" * 2**15 + "\n" + "\n".join(lines))
+    assert last_epoch(tmp_path / LOG) == shown
+    assert last_epoch(tmp_path / "absent") == ""
