@@ -185,15 +185,16 @@ def report_sweep(config: DictConfig, began: float) -> None:
     ]
     console = Console()
     texts = [*(short[key] for key in keys), "state"]
-    console.print(table(columns, rows, f"{config.name}: top-1 of every job", left=texts))
+    console.print(visible(f"{config.name}: top-1 of every job"), markup=False, soft_wrap=True)
+    console.print(table(columns, rows, left=texts))
     if (means := _means(jobs, keys)) != []:
         rest = [key for key in keys if key not in _repeated()]
         columns = [*(short[key] for key in rest), "top-1 %", "n", *(["protocol"] * several)]
         lines = [
             [*map(str, line[:-1]), *([_number(line[-1], protocols)] * several)] for line in means
         ]
-        title = "mean ± standard deviation over seeds and splits"
-        console.print(table(columns, lines, title, left=[short[key] for key in rest]))
+        console.print("mean ± standard deviation over seeds and splits", soft_wrap=True)
+        console.print(table(columns, lines, left=[short[key] for key in rest]))
     for protocol in protocols:
         number = f" {_number(protocol, protocols)}" if several else ""
         console.print(f"protocol{number}: {visible(protocol)}", markup=False, soft_wrap=True)
