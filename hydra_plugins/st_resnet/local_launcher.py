@@ -86,7 +86,7 @@ class LocalLauncher(Launcher):
     def _job(self, config: DictConfig, overrides: list[str], devices: int) -> "LocalJob":
         from src.experiment.config import stage_names
         from src.experiment.run_dir import stage_dirs
-        from src.training.local_jobs import LocalJob, training
+        from src.training.local_jobs import LocalJob, train
 
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         of_hydra = [
@@ -107,7 +107,8 @@ class LocalLauncher(Launcher):
         own = [source.path for source in sources if source.provider == "command-line"]
         return LocalJob(
             label=folder.name,
-            command=training([*(f"--config-dir={path}" for path in own), *arguments]),
+            work=train,
+            arguments=[[*(f"--config-dir={path}" for path in own), *arguments]],
             overrides=overrides,
             folder=folder,
             devices=devices,

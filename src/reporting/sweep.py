@@ -118,7 +118,7 @@ def print_job(folder: Path) -> None:
 
 
 def jobs_of_sweep(config: DictConfig, began: float) -> list[Job]:
-    """The jobs in a sweep's folder that its command asks for, in its order.
+    """The jobs in a sweep's folder that its command asks for, in its order; of a search all.
 
     Those that failed or were stopped in an earlier call are none of them.
     """
@@ -128,7 +128,7 @@ def jobs_of_sweep(config: DictConfig, began: float) -> list[Job]:
     order = {
         key: [*override.sweep_string_iterator()]
         for key, override in swept.items()
-        if override.is_discrete_sweep()
+        if "journal" not in config.hydra.sweeper  # a search, whose trials are in theirs
     }
 
     def is_asked_for(job: Job) -> bool:

@@ -37,7 +37,7 @@ from src.training.stop import end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake, one_line_errors, quieten
-from src.utils.processes import SIGNALS, end_with_parent
+from src.utils.processes import end_with_parent, heeded_signals
 from src.utils.ranks import leave_group, own_rank
 
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
@@ -175,7 +175,7 @@ def _run_ranks(
 
     # They have sessions of their own, so that each signal reaches them once, through this process.
     in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, forward) for number in SIGNALS if in_main}
+    before = {number: signal.signal(number, forward) for number in heeded_signals() if in_main}
     try:
         for rank in range(count):
             with outputs[rank].open("wb") as file:

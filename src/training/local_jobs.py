@@ -1,30 +1,33 @@
 """Jobs of a sweep side by side on one machine, each in a process and on devices of its own.
 
 A job is a run of its own: what it prints is in job.log of its directory, and its record there says
-what became of it. Fresh processes, since those that joblib makes for Hydra cannot start others, as
-loaders and ranks do.
+what became of it. Its process comes from a server that has imported what all need, and has loaders
+and ranks of its own, which those of joblib, Hydra's launcher, cannot have.
 """
 
 import fcntl
 import logging
+import multiprocessing
 import os
+import pkgutil
 import re
-import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+import cv2
+import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -32,7 +35,7 @@ from rich.text import Text
 from src.training.launch import SAVING
 from src.utils.errors import visible
 from src.utils.machine import usable_cores
-from src.utils.processes import SIGNALS, end_with_parent
+from src.utils.processes import end_with_parent, heeded_signals, process_context
 
 log = logging.getLogger(__name__)
 LOG, RECORD = "job.log", "stage.json"
@@ -44,10 +47,11 @@ _EPOCH = re.compile(r"(\S+: epoch (\d+)/(\d+),.*?)(?:, ([\d.]+) s)?$")
 
 @dataclass(frozen=True)
 class LocalJob:
-    """A job that is to be run: its command, its directory and what it needs."""
+    """A job that is to be run: what it does, its directory and what it needs."""
 
     label: str
-    command: Callable[[int], Sequence[str]]  # with a pipe whose other end is this process's
+    work: Callable[..., object]  # a module's function, which the process calls
+    arguments: Sequence[Any]
     folder: Path
     overrides: Sequence[str] = ()  # that the sweep gives it
     devices: int = 0  # GPUs
@@ -86,9 +90,13 @@ class Devices:
         return None if count else {}
 
     def _open(self, name: str) -> IO[str]:
+        """The file that is locked for a device, by all users of the machine."""
         plain = re.sub(r"[^\w-]", "_", name)
-        path = self._folder / f"st_resnet_gpu_{plain}.lock"  # for all users of the machine
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        path = self._folder / f"st_resnet_gpu_{plain}.lock"
+        try:
+            return path.open()  # another's, which may not be opened to be made
+        except FileNotFoundError:
+            return os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644))
 
 
 def give_back(taken: "Mapping[str, IO[str]]") -> None:
@@ -102,7 +110,7 @@ class _Running:
     job: LocalJob
     slot: int  # among those that run at a time
     taken: "dict[str, IO[str]]"
-    process: "subprocess.Popen[bytes]"
+    process: BaseProcess
     began: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
@@ -150,9 +158,10 @@ def run_jobs(
     def forward(number: int, _: FrameType | None) -> None:
         signals.append(number)
         for one in running:
-            one.process.send_signal(number)
+            with suppress(ProcessLookupError):
+                os.kill(one.process.pid or 0, number)
 
-    alive, own_end = os.pipe()  # closed by the end of this process, whatever ends it
+    stop, alive = multiprocessing.Pipe(duplex=False)  # closed by the end of this process
     drawn, deadline = 0.0, float("inf")
     try:
         with _handled(forward), _view() as draw:
@@ -167,26 +176,27 @@ def run_jobs(
                         continue
                     slot = min({*range(n_jobs)} - {one.slot for one in running})
                     waiting.remove(job)
-                    running.append(_start(job, slot, n_jobs, taken, alive))
-                for one in [one for one in running if one.process.poll() is not None]:
+                    running.append(_start(job, slot, n_jobs, taken, stop))
+                for one in [one for one in running if one.process.exitcode is not None]:
                     running.remove(one)
                     give_back(one.taken)
-                    ended(one.job, one.process.returncode)
+                    ended(one.job, one.process.exitcode or 0)
                 if signals:
                     deadline = min(deadline, time.monotonic() + SAVING)
                 if time.monotonic() > deadline:
                     break
                 if time.monotonic() - drawn > DRAW_AFTER:
-                    draw([one.line() for one in running])
+                    more = [f"{len(waiting)} more to come"] if waiting else []
+                    draw([*(one.line() for one in running), *more])
                     drawn = time.monotonic()
                 time.sleep(LOOK_AFTER)
     finally:
         for one in running:
             one.process.kill()
-            one.process.wait()
+            one.process.join()
             give_back(one.taken)
-        os.close(alive)
-        os.close(own_end)
+        alive.close()
+        stop.close()
     if signals:
         if signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
@@ -206,30 +216,48 @@ def is_locked(place: Path) -> bool:
 
 
 def _start(
-    job: LocalJob, slot: int, n_jobs: int, taken: "dict[str, IO[str]]", alive: int
+    job: LocalJob, slot: int, n_jobs: int, taken: "dict[str, IO[str]]", stop: Connection
 ) -> _Running:
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **({VISIBLE: ",".join(taken)} if taken else {})}
-    with (job.folder / LOG).open("ab") as output:
-        process = subprocess.Popen(
-            job.command(alive),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=[alive],
-            start_new_session=True,  # so that each signal reaches it once
-        )
-    if n_jobs > 1 and hasattr(os, "sched_setaffinity"):  # at once, before it has threads
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(process.pid, cores[slot::n_jobs] or [cores[slot % usable_cores()]])
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    share = cores[slot::n_jobs] or cores[slot % usable_cores() :][:1]
+    context: Any = process_context(__name__)
+    process = context.Process(target=_run, args=(job, environment, share, stop))
+    process.start()
     return _Running(job, slot, taken, process)
+
+
+def _run(
+    job: LocalJob, environment: Mapping[str, str], cores: Sequence[int], stop: Connection
+) -> None:
+    """Do a job in this process, which ends when the other end of `stop` does."""
+    os.setsid()  # so that each signal reaches it once, from its parent
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_with_parent(stop)
+    os.environ.clear()
+    os.environ.update(environment)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(job.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for file, number in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(file, number)
+    if cores:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(min(len(cores), torch.get_num_threads()))
+        cv2.setNumThreads(len(cores))
+    job.work(*job.arguments)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """`python -m src.train` with arguments."""
+    sys.argv = ["train.py", *arguments]
+    pkgutil.resolve_name("src.train:main")()
 
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in SIGNALS if in_main}
+    before = {number: signal.signal(number, handler) for number in heeded_signals() if in_main}
     try:
         yield
     finally:
@@ -252,19 +280,3 @@ def _view() -> Iterator[Callable[[Sequence[str]], None]]:
             live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
         yield draw
-
-
-def training(arguments: Sequence[str]) -> Callable[[int], Sequence[str]]:
-    """The command of a job that runs `src.train` with arguments, and ends with this process."""
-    return lambda alive: [sys.executable, "-m", __spec__.name, str(alive), *arguments]
-
-
-def main(alive: str, *arguments: str) -> None:
-    """Run `src.train` in this process, which ends when the other end of the pipe `alive` does."""
-    end_with_parent(Connection(int(alive), writable=False))
-    sys.argv[1:] = arguments
-    runpy.run_module("src.train", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -14,7 +14,7 @@ from types import FrameType
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from src.utils.processes import SIGNALS
+from src.utils.processes import heeded_signals
 from src.utils.ranks import own_rank
 
 TOGETHER = 5.0  # seconds in which a signal may come twice: to a job of SLURM, and to its steps
@@ -70,7 +70,7 @@ class EndAtSignals(Callback):
 
 def _handle_with(handler: "signal._HANDLER") -> None:
     if threading.current_thread() is threading.main_thread():  # Python takes signals there alone
-        for number in SIGNALS:
+        for number in heeded_signals():
             signal.signal(number, handler)
 
 

@@ -1,6 +1,7 @@
 """Worker processes that leave signals to their parent, and end with it however it ends."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,12 +17,16 @@ from typing import Any, TypeVar
 
 from src.utils.errors import UserError
 
-# What asks a process to end. What it was started to ignore stays ignored: by nohup, for one.
-SIGNALS = tuple(
-    number
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-    if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN
-)
+
+@functools.cache
+def heeded_signals() -> tuple[signal.Signals, ...]:
+    """What asks this process to end.
+
+    What it was started to ignore stays ignored, by nohup for one: as it is when first asked for,
+    and not when this module is imported, which a server of processes does with SIGINT ignored.
+    """
+    known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"))
+    return tuple(one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN)
 
 
 def leave_signals_to_parent() -> None:
@@ -30,7 +35,7 @@ def leave_signals_to_parent() -> None:
     So the parent has its workers for as long as it takes to end in good order. It must end them
     by another signal.
     """
-    for number in SIGNALS:
+    for number in heeded_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -43,7 +48,7 @@ def worker_pool(
     The module that they run is imported once for all of them where possible; `setup` is called in
     each before its first job, with the process's number from 0 and `arguments`.
     """
-    context = _context(module)
+    context = process_context(module)
     stop, running = context.Pipe(duplex=False)
     numbers = context.SimpleQueue()
     for number in range(count):
@@ -54,8 +59,12 @@ def worker_pool(
         yield pool
 
 
-def _context(module: str) -> BaseContext:
-    """How workers start: never by a plain fork, which copies locks that threads may hold."""
+def process_context(module: str) -> BaseContext:
+    """How processes start: never by a plain fork, which copies locks that threads may hold.
+
+    Args:
+        module: what they run; it is imported once for all of them where possible.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -28,7 +28,7 @@ from src.training.launch import place_to_meet
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
 from src.utils.files import RETRY_AFTER, exclusive_lock
-from src.utils.processes import SIGNALS
+from src.utils.processes import heeded_signals
 from src.utils.ranks import own_rank
 from tests.conftest import TINY, compose_config
 from tests.processes import Command, wait_for
@@ -278,7 +278,7 @@ def test_a_signal_that_one_process_loses_while_it_starts_ends_it_soon(
 
 
 @pytest.mark.skipif(
-    signal.SIGINT not in SIGNALS, reason="these tests were started to ignore SIGINT"
+    signal.SIGINT not in heeded_signals(), reason="these tests were started to ignore SIGINT"
 )
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import fcntl
 import multiprocessing
+import os
 import random
 import threading
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,14 +27,24 @@ from src.training.local_jobs import (
 Span = tuple[float, float, list[str]]  # begin, end, and devices
 
 
-def timed(root: Path, name: str, seconds: float, **options: object) -> LocalJob:
-    """A job that notes when it runs and on which devices."""
-    script = (
-        f'echo "$(date +%s.%N) ${{{VISIBLE}:-none}}" > times; sleep {seconds}; date +%s.%N >> times'
-    )
-    folder = root / name
-    command = ["sh", "-c", f"cd {folder} && {{ {script}; }}"]
-    return LocalJob(name, lambda _: command, folder, **options)  # type: ignore[arg-type]
+def note(folder: Path, seconds: float, makes: str = "") -> None:
+    """Note when this process runs and on which devices."""
+    times = [f"{time.time()} {os.environ.get(VISIBLE, 'none')}"]
+    time.sleep(seconds)
+    (folder / "times").write_text("\n".join([*times, str(time.time())]))
+    if makes:
+        Path(makes).touch()
+
+
+def fail(status: int) -> None:
+    """End with a status."""
+    print("no", flush=True)
+    raise SystemExit(status)
+
+
+def timed(root: Path, name: str, seconds: float, makes: str = "", **options: Any) -> LocalJob:
+    """A job that notes when it runs."""
+    return LocalJob(name, note, (root / name, seconds, makes), root / name, **options)
 
 
 def spans(root: Path) -> dict[str, Span]:
@@ -98,7 +110,7 @@ def test_two_sweeps_at_once_share_the_devices(tmp_path: Path) -> None:
 def test_no_more_jobs_than_asked_for_and_each_end_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
     jobs = [timed(tmp_path, f"j{n}", 0.2) for n in range(4)]
-    jobs.insert(1, LocalJob("fails", lambda _: ["sh", "-c", "echo no; exit 7"], tmp_path / "fails"))
+    jobs.insert(1, LocalJob("fails", fail, (7,), tmp_path / "fails"))
     run_jobs(jobs, 2, Devices([], tmp_path), lambda job, status: told.append((job.label, status)))
     assert sorted(told) == [("fails", 7), *((f"j{n}", 0) for n in range(4))]
     assert (tmp_path / "fails" / LOG).read_text() == "no\n"
@@ -114,15 +126,8 @@ def test_a_job_that_waits_for_streams_holds_no_device(tmp_path: Path) -> None:
     streams.mkdir(parents=True)
 
     def train(name: str, seconds: float) -> LocalJob:
-        job = timed(tmp_path, name, seconds, devices=1, shared=frozenset({streams}))
-        (shell, flag, script) = job.command(0)
-        return LocalJob(
-            name,
-            lambda _: [shell, flag, f"{script}; touch {streams}/stage.json"],
-            job.folder,
-            devices=1,
-            shared=job.shared,
-        )
+        shared, made = frozenset({streams}), str(streams / "stage.json")
+        return timed(tmp_path, name, seconds, made, devices=1, shared=shared)
 
     jobs = [train("a", 0.6), train("b", 0.2), train("c", 0.2)]
     jobs.append(timed(tmp_path, "alone", 0.2, devices=1))
