@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.cli import QUEUED, command
+from src.experiment.sweeps import started
 from src.utils.errors import UserError
 
 
@@ -56,11 +57,17 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Run the command line; a sweep ends in a table."""
-    from src.reporting.sweep import table_at_end
-
-    with table_at_end():
+    """Run the command line; a sweep ends in a table, however it ends."""
+    try:
         run()
+    finally:
+        if started:
+            from src.reporting.sweep import report_sweep
+            from src.utils.ranks import own_rank
+
+            config, began = started.pop()
+            if config.show is None and own_rank() == 0:
+                report_sweep(config, began)
 
 
 def log_to_folder(job: Any) -> None:

@@ -145,6 +145,7 @@ def _settle(output: Path, errors: Path, environment: Mapping[str, str]) -> None:
         os.setsid()  # a signal to the tests is none to it
     os.environ.update(environment)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # of its own loaders: the usual one
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

@@ -214,6 +214,10 @@ RUN = {
 COMPOSED = {
     "train sweep=claim": "25 trainings",
     "train experiment=st_resnet_hmdb51 sweep=splits": "three trainings",
+    "train -m experiment=st_resnet_hmdb51 seed=1,2 optimizer.weight_decay=0,1e-4": "four trainings",
+    "train -m experiment=st_resnet_hmdb51 seed=1,2,3,4 hydra/launcher=local": "four trainings",
+    "train -m experiment=st_resnet_hmdb51 seed=1,2,3,4 hydra/launcher=local "
+    "hydra.launcher.n_jobs=2 trainer=ddp trainer.devices=4": "eight GPUs",
     "train experiment=st_resnet_hmdb51 sweep=search": "many trainings, see training/test_optuna.py",
     "train experiment=st_resnet_ucf101 data.rgb=data/ucf101/ucf101_jpegs_256.zip.001 "
     "data.flow=data/ucf101/ucf101_tvl1_flow.zip.001": (

@@ -129,6 +129,7 @@ OWN_TEST = {
 ELSEWHERE = {
     "hardware/gpu": ("needs a GPU", "benchmarks/test_targets.py"),
     "hydra/launcher/slurm": ("needs SLURM", "training/test_queue.py"),
+    "hydra/launcher/local": ("starts processes", "training/test_local_sweep.py"),
 }
 
 

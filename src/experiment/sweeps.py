@@ -6,19 +6,26 @@ A sweep that is extended by a value finds the jobs that it has had.
 """
 
 import re
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from hashlib import sha256
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import InterpolationToMissingValueError
 
 from src.experiment.config import cannot_matter
 from src.utils.errors import short_name
+from src.utils.mistakes import one_line_errors
 
 # Nothing that a shell or Hydra wants quoted; what else is replaced is told apart by a hash.
 _REPLACED = re.compile(r"[^\w.+-]+", re.ASCII)
+started: list[tuple[DictConfig, float]] = []  # the sweep of this process, and when it began
 _sweep: ContextVar[DictConfig] = ContextVar("sweep")  # the config of this process's sweep
 _UNCLEAR = re.compile(r"[^\w.+\-=:,{}\[\]'\" ]", re.ASCII)
 
@@ -31,13 +38,25 @@ def given(config: DictConfig) -> dict[str, Override]:
     return {override.get_key_element(): override for override in parsed}
 
 
+class SweepStart(Callback):
+    """Hydra calls it before the first job of a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Settle the names of folders, and remember what is swept until its end."""
+        with one_line_errors():  # Hydra would make a warning of an exception
+            settle_folders(config)
+        started.append((config, time.time()))
+
+
 def settle_folders(config: DictConfig) -> None:
     """Resolve the names of a sweep's folder and of what is swept in its config, for all jobs.
 
     Hydra hands the cache of these resolvers to the config of each job, on whatever machine.
     """
     _sweep.set(config)
-    _ = config.hydra.sweep.dir, config.hydra.sweep.subdir
+    _ = config.hydra.sweep.dir
+    with suppress(InterpolationToMissingValueError):  # one's own, which needs the job's number
+        _ = config.hydra.sweep.subdir
 
 
 def swept_keys() -> list[str]:

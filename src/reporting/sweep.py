@@ -3,51 +3,29 @@
 Everything is read from the records of the jobs and of their stages, whatever launched them.
 """
 
-import contextlib
 import csv
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.console import Console
 
-from src.experiment.sweeps import given, says_nothing, settle_folders, short_keys
-from src.utils.mistakes import one_line_errors
-
-if TYPE_CHECKING:
-    from src.training.run_record import RunRecord
+from src.experiment.sweeps import given, says_nothing, short_keys
+from src.reporting.collect import REPEATED
+from src.reporting.groups import MeanStd
+from src.training.late_fusion import late_fusion_dir
+from src.training.run_record import DONE, PRUNED, RESUMED, RUNNING, RunRecord
+from src.utils.commands import shown_command
+from src.utils.console import table
+from src.utils.errors import visible
+from src.utils.files import atomic_write
 
 FILE_NAME = "sweep.csv"
-ENDED_WELL = ("done", "resumed", "pruned")
 _CLOCKS = 60.0  # seconds by which the clocks of machines may differ
-_started: list[tuple[DictConfig, float]] = []  # the sweep of this process, and when it began
-
-
-class SweepTable(Callback):
-    """Hydra calls it before the first job of a sweep."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Settle the names of the folders, which are those of all jobs."""
-        with one_line_errors():
-            settle_folders(config)
-        _started.append((config, time.time()))
-
-
-@contextlib.contextmanager
-def table_at_end() -> Iterator[None]:
-    """Print the table of the sweep that the block was, however it ends."""
-    try:
-        yield
-    finally:
-        if _started:
-            config, began = _started.pop()
-            if config.show is None:
-                report_sweep(config, began)
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,7 @@ class Job:
     """A job of a sweep, and what its stages have shown."""
 
     folder: Path
-    record: "RunRecord"
+    record: RunRecord
     values: dict[str, str]  # of the keys in its overrides
     stage: str = ""  # the last one, if it is finished
     top1: float | None = None  # percent, of its test
@@ -67,9 +45,6 @@ class Job:
     @classmethod
     def read(cls, folder: Path) -> "Job | None":
         """That in a folder; None if there is none."""
-        from src.training.late_fusion import late_fusion_dir
-        from src.training.run_record import RunRecord
-
         record = RunRecord.load(folder)
         if record is None:
             return None
@@ -97,7 +72,7 @@ class Job:
     @property
     def state(self) -> str:
         """What became of it, in words."""
-        if self.record.state == "running":
+        if self.record.state == RUNNING:
             return "killed, or still running"
         return f"{self.record.state}: {self.record.reason}".removesuffix(": ")
 
@@ -109,8 +84,6 @@ class Job:
 
 def print_job(folder: Path) -> None:
     """Print a job's result and its folder."""
-    from src.utils.errors import visible
-
     job = Job.read(folder)
     if job is not None:
         result = "" if job.top1 is None else f"{job.stage} top-1 {job.top1:.1f} %, "
@@ -137,7 +110,7 @@ def jobs_of_sweep(config: DictConfig, began: float) -> list[Job]:
             return False
         if any(job.values[key] not in values for key, values in order.items()):
             return False
-        return job.record.state in ENDED_WELL or job.record.began > began - _CLOCKS
+        return job.record.state in (DONE, RESUMED, PRUNED) or job.record.began > began - _CLOCKS
 
     def place(job: Job) -> tuple[float, ...]:
         return (*(order[key].index(job.values[key]) for key in order), job.record.began)
@@ -152,54 +125,63 @@ def _telling(values: Mapping[str, str]) -> dict[str, str]:
 
 def report_sweep(config: DictConfig, began: float) -> None:
     """Write sweep.csv beside multirun.yaml, and print it with the means over seeds and splits."""
-    from rich.console import Console
-
-    from src.utils.commands import shown_command
-    from src.utils.console import table
-    from src.utils.errors import visible
-
     jobs = jobs_of_sweep(config, began)
     if not jobs:
         return
     folder = Path(config.hydra.sweep.dir)
     keys = [key for key, override in given(config).items() if override.is_sweep_override()]
     _write(folder / FILE_NAME, keys, jobs)
-    short = short_keys(keys)
-    stages = list(dict.fromkeys(job.stage for job in jobs if job.stage))
     protocols = list(dict.fromkeys(job.protocol for job in jobs if job.protocol))
-    fused = any(job.late_fusion is not None for job in jobs)
-    several = len(protocols) > 1
-    columns = [*(short[key] for key in keys), f"{' / '.join(stages) or 'last stage'} %"]
-    columns += [*(["late fusion %"] * fused), "epochs", "time", "state", *(["protocol"] * several)]
-    rows = [
-        [
-            *(job.values.get(key, "") for key in keys),
-            _percent(job.top1),
-            *([_percent(job.late_fusion)] * fused),
-            "" if job.epochs is None else str(job.epochs),
-            job.seconds,
-            job.state,
-            *([_number(job.protocol, protocols)] * several),
-        ]
-        for job in jobs
-    ]
-    console = Console()
-    texts = [*(short[key] for key in keys), "state"]
-    console.print(visible(f"{config.name}: top-1 of every job"), markup=False, soft_wrap=True)
-    console.print(table(columns, rows, left=texts))
-    if (means := _means(jobs, keys)) != []:
-        rest = [key for key in keys if key not in _repeated()]
-        columns = [*(short[key] for key in rest), "top-1 %", "n", *(["protocol"] * several)]
-        lines = [
-            [*map(str, line[:-1]), *([_number(line[-1], protocols)] * several)] for line in means
-        ]
-        console.print("mean ± standard deviation over seeds and splits", soft_wrap=True)
-        console.print(table(columns, lines, left=[short[key] for key in rest]))
+    console = Console(soft_wrap=True)
+    console.print(visible(f"{config.name}: top-1 of every job"), markup=False)
+    console.print(_jobs_table(jobs, keys, protocols), soft_wrap=False)
+    if any(len(values) > 1 for values in _alike(jobs, keys).values()):
+        console.print("mean ± standard deviation over seeds and splits")
+        console.print(_means_table(jobs, keys, protocols), soft_wrap=False)
     for protocol in protocols:
-        number = f" {_number(protocol, protocols)}" if several else ""
-        console.print(f"protocol{number}: {visible(protocol)}", markup=False, soft_wrap=True)
-    console.print(f"written to {folder / FILE_NAME}; more of it:", markup=False, soft_wrap=True)
-    console.print(f"  {shown_command('report', ('runs', folder))}", markup=False, soft_wrap=True)
+        number = f" {_number(protocol, protocols)}" if protocols[1:] else ""
+        console.print(visible(f"protocol{number}: {protocol}"), markup=False)
+    console.print(visible(f"written to {folder / FILE_NAME}; more of it:"), markup=False)
+    console.print(f"  {shown_command('report', ('runs', folder))}", markup=False)
+
+
+def _jobs_table(jobs: Sequence[Job], keys: Sequence[str], protocols: Sequence[str]) -> Any:
+    short = short_keys(keys)
+    stages = dict.fromkeys(job.stage for job in jobs if job.stage)
+    fused = any(job.late_fusion is not None for job in jobs)
+    columns = {short[key]: [job.values.get(key, "") for job in jobs] for key in keys}
+    columns[f"{' / '.join(stages) or 'last stage'} %"] = [_percent(job.top1) for job in jobs]
+    if fused:
+        columns["late fusion %"] = [_percent(job.late_fusion) for job in jobs]
+    columns["epochs"] = ["" if job.epochs is None else str(job.epochs) for job in jobs]
+    columns["time"] = [job.seconds for job in jobs]
+    columns["state"] = [job.state for job in jobs]
+    if protocols[1:]:
+        columns["protocol"] = [_number(job.protocol, protocols) for job in jobs]
+    rows = zip(*columns.values(), strict=True)
+    return table([*columns], rows, left=[*short.values(), "state"])
+
+
+def _means_table(jobs: Sequence[Job], keys: Sequence[str], protocols: Sequence[str]) -> Any:
+    """The best first."""
+    means = {shared: MeanStd.of(values) for shared, values in _alike(jobs, keys).items()}
+    short = [short_keys(keys)[key] for key in keys if key not in REPEATED]
+    rows = []
+    for shared in sorted(means, key=lambda shared: means[shared].mean, reverse=True):
+        *values, protocol = shared
+        row = [*values, str(means[shared]), str(len(_alike(jobs, keys)[shared]))]
+        rows.append([*row, _number(protocol, protocols)] if protocols[1:] else row)
+    return table([*short, "top-1 %", "n", *(["protocol"] * bool(protocols[1:]))], rows, left=short)
+
+
+def _alike(jobs: Sequence[Job], keys: Sequence[str]) -> dict[tuple[str, ...], list[float]]:
+    """Results of jobs that differ in seed and split alone, by the other values and the protocol."""
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for job in jobs:
+        if job.top1 is not None and job.record.state in (DONE, RESUMED):
+            shared = [job.values.get(key, "") for key in keys if key not in REPEATED]
+            groups[*shared, job.protocol].append(job.top1)
+    return groups
 
 
 def _percent(value: float | None) -> str:
@@ -210,32 +192,7 @@ def _number(protocol: str, protocols: Sequence[str]) -> str:
     return str(1 + protocols.index(protocol)) if protocol else ""
 
 
-def _repeated() -> tuple[str, ...]:
-    from src.reporting.collect import REPEATED
-
-    return REPEATED
-
-
-def _means(jobs: Sequence[Job], keys: Sequence[str]) -> list[list[Any]]:
-    """The values that jobs share beside seed and split, mean and number; the best first."""
-    from src.reporting.groups import MeanStd
-
-    rest = [key for key in keys if key not in _repeated()]
-    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    for job in jobs:
-        if job.top1 is not None and job.record.state in ("done", "resumed"):
-            shared = (*(job.values.get(key, "") for key in rest), job.protocol)
-            groups[shared].append(job.top1)
-    if all(len(values) < 2 for values in groups.values()):
-        return []  # they would be the jobs once more
-    means = {shared: MeanStd.of(values) for shared, values in groups.items()}
-    best_first = sorted(means, key=lambda shared: means[shared].mean, reverse=True)
-    return [[*shared[:-1], means[shared], len(groups[shared]), shared[-1]] for shared in best_first]
-
-
 def _write(file: Path, keys: Sequence[str], jobs: Sequence[Job]) -> None:
-    from src.utils.files import atomic_write
-
     with (
         atomic_write(file) as draft,
         draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text,

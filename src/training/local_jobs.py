@@ -6,7 +6,7 @@ and ranks of its own, which those of joblib, Hydra's launcher, cannot have.
 """
 
 import fcntl
-import logging
+import math
 import multiprocessing
 import os
 import pkgutil
@@ -37,7 +37,6 @@ from src.utils.errors import visible
 from src.utils.machine import usable_cores
 from src.utils.processes import end_with_parent, heeded_signals, process_context
 
-log = logging.getLogger(__name__)
 LOG, RECORD = "job.log", "stage.json"
 LOOK_AFTER = 0.1  # seconds from one look at the processes to the next
 DRAW_AFTER = 1.0  # and from one drawing
@@ -112,6 +111,15 @@ class _Running:
     taken: "dict[str, IO[str]]"
     process: BaseProcess
     began: float = field(default_factory=time.monotonic)
+    heard: int = 0  # signals
+
+    def hand_on(self, signals: Sequence[int]) -> None:
+        """Send it those signals that it has not been sent yet."""
+        assert self.process.pid
+        for number in signals[self.heard :]:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+        self.heard = len(signals)
 
     def line(self) -> str:
         """What it is at: its last epoch, and how long those that are left take."""
@@ -152,35 +160,26 @@ def run_jobs(
     Raises:
         KeyboardInterrupt, SystemExit: a signal came, and all jobs have ended.
     """
-    waiting, running = list(jobs), list[_Running]()
-    signals: list[int] = []
-
-    def forward(number: int, _: FrameType | None) -> None:
-        signals.append(number)
-        for one in running:
-            with suppress(ProcessLookupError):
-                os.kill(one.process.pid or 0, number)
-
+    waiting, running, signals = list(jobs), list[_Running](), list[int]()
     stop, alive = multiprocessing.Pipe(duplex=False)  # closed by the end of this process
-    drawn, deadline = 0.0, float("inf")
+    drawn, deadline = 0.0, math.inf
     try:
-        with _handled(forward), _view() as draw:
+        with _heeding(signals), _view() as draw:
             while running or (waiting and not signals):
                 for job in [] if signals else list(waiting):
-                    places, busy = job.places(), [one.job.places() for one in running]
-                    if len(running) == n_jobs or places & set().union(*busy):
-                        continue
-                    if any(map(is_locked, places & job.shared)):  # by another sweep
-                        continue
-                    if (taken := devices.take(job.devices)) is None:
+                    if len(running) == n_jobs:
+                        break
+                    if not _may_begin(job, running) or (taken := devices.take(job.devices)) is None:
                         continue
                     slot = min({*range(n_jobs)} - {one.slot for one in running})
                     waiting.remove(job)
                     running.append(_start(job, slot, n_jobs, taken, stop))
-                for one in [one for one in running if one.process.exitcode is not None]:
-                    running.remove(one)
-                    give_back(one.taken)
-                    ended(one.job, one.process.exitcode or 0)
+                for one in list(running):
+                    one.hand_on(signals)
+                    if one.process.exitcode is not None:
+                        running.remove(one)
+                        give_back(one.taken)
+                        ended(one.job, one.process.exitcode)
                 if signals:
                     deadline = min(deadline, time.monotonic() + SAVING)
                 if time.monotonic() > deadline:
@@ -201,6 +200,14 @@ def run_jobs(
         if signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + signals[0])
+
+
+def _may_begin(job: LocalJob, running: Sequence[_Running]) -> bool:
+    """Whether nobody trains in one of a job's directories, in this sweep or in another."""
+    places = job.places()
+    if any(places & one.job.places() for one in running):
+        return False
+    return not any(map(is_locked, places & job.shared))
 
 
 def is_locked(place: Path) -> bool:
@@ -234,6 +241,7 @@ def _run(
     """Do a job in this process, which ends when the other end of `stop` does."""
     os.setsid()  # so that each signal reaches it once, from its parent
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(None, force=True)  # of its own loaders: the usual one
     end_with_parent(stop)
     os.environ.clear()
     os.environ.update(environment)
@@ -255,14 +263,19 @@ def train(arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _heeding(signals: list[int]) -> Iterator[None]:
+    """Collect the signals that come meanwhile."""
+
+    def collect(number: int, _: FrameType | None) -> None:
+        signals.append(number)
+
     in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in heeded_signals() if in_main}
+    before = {number: signal.signal(number, collect) for number in heeded_signals() if in_main}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -343,7 +343,7 @@ def test_a_key_without_a_value_is_named_with_the_override_that_gives_it() -> Non
 
 MAY_DIFFER = {
     *("name", "notes", "num_sample_videos", "run_stages", "skip_stages", "resume", "show", "trial"),
-    *("checkpoint_minutes", "compile", "optimizer.fused"),
+    *("checkpoint_minutes", "compile", "optimizer.fused", "summary"),
     *(f"paths.{key}" for key in ("data_dir", "output_dir", "run_dir", "streams_dir")),
     *(f"logger.{key}" for key in ("csv._target_", "csv.name")),
     *(f"logger.tensorboard.{key}" for key in ("_target_", "name", "version")),

@@ -174,7 +174,8 @@ def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
     assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
     stages = [file.parent for file in tmp_path.rglob("stage.json")]
     assert len(stages) == 2
-    assert done.stdout.count("appearance │") == done.stdout.count("epoch 1/1") == 2
+    assert done.stdout.count(": appearance top-1 ") == 2
+    assert done.stdout.count("top-1 of every job") == 1
     for stage in stages:
         videos = scored(stage)
         assert len(videos) == len(set(videos)) == 8
