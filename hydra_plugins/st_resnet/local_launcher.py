@@ -59,8 +59,9 @@ class LocalLauncher(Launcher):
 
         setup_globals()
         configs = [self._composed(one, initial_job_idx + i) for i, one in enumerate(job_overrides)]
-        names = os.environ[VISIBLE].split(",") if VISIBLE in os.environ else _gpus()
-        needs = [_devices(config, [name for name in names if name]) for config in configs]
+        visible = os.environ.get(VISIBLE)
+        names = _gpus() if visible is None else [name for name in visible.split(",") if name]
+        needs = [_devices(config, names) for config in configs]
         jobs = [
             self._job(config, list(overrides), devices)
             for config, overrides, devices in zip(configs, job_overrides, needs, strict=True)

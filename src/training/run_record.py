@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 
 from src.experiment.config import stage_names
 from src.experiment.run_dir import StageDir, stage_dirs
+from src.training.checks import check_config
+from src.utils.errors import UserError
 from src.utils.files import atomic_write
 from src.utils.mistakes import find_mistake
 
@@ -61,6 +63,13 @@ def recorded(
     cfg: DictConfig, overrides: Sequence[str], work: Callable[[], float | None]
 ) -> float | None:
     """Do a run's work, and record what becomes of it; what `work` returns."""
+    try:
+        check_config(cfg)
+    except UserError as error:
+        if isinstance(cfg.paths.run_dir, str):
+            failed = RunRecord(tuple(overrides), {}, FAILED, str(error), began=time.time())
+            failed.save(Path(cfg.paths.run_dir))
+        raise
     run_dir, dirs = Path(cfg.paths.run_dir), stage_dirs(cfg)
     chosen = stage_names(cfg)
     own = [dirs[name].path for name in chosen if dirs[name].path.parent == run_dir]

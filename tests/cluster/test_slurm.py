@@ -15,9 +15,10 @@ from tests.cluster.slurm import ask, missing, slurm
 from tests.conftest import TINY
 from tests.processes import wait_for
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
 
 ON_TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 PASSES = 40

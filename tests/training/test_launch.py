@@ -104,16 +104,15 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     overrides += [f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"]
     done = run(tmp_path, *overrides, name="two_stream", env=strays)
     assert done.returncode == 1
-    assert done.stderr.count("error: seed=-1: needs an integer") == 1
+    assert "Traceback" not in done.stderr
     assert "error: job 1 of the sweep failed" in done.stderr.splitlines()[-1]
-    assert "late fusion %" in done.stdout
     (sweeps,) = (tmp_path / "outputs" / "sweeps").iterdir()
     jobs = [path.name for path in sweeps.iterdir() if path.is_dir()]
     assert sorted(jobs) == ["seed--1", "seed-3", "seed-4"]
     with (sweeps / "sweep.csv").open(newline="") as table:
-        assert [row["state"].partition(":")[0] for row in csv.DictReader(table)] == [
-            *("done", "failed", "done")
-        ]
+        rows = list(csv.DictReader(table))
+    assert [row["state"].partition(":")[0] for row in rows] == ["done", "failed", "done"]
+    assert [bool(row["late_fusion_top1"]) for row in rows] == [True, False, True]
     assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
     records = {file.parent: json.loads(file.read_text()) for file in sweeps.rglob("stage.json")}
     stages = sorted((r["config"]["seed"], r["config"]["stage"]) for r in records.values())
