@@ -63,10 +63,11 @@ def main() -> None:
     finally:
         if started:
             from src.reporting.sweep import report_sweep
-            from src.utils.ranks import own_rank
+            from src.training.group import Group
 
             config, began = started.pop()
-            if config.show is None and own_rank() == 0:
+            group = Group.found()
+            if config.show is None and not (group and group.rank):
                 report_sweep(config, began)
 
 

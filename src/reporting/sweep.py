@@ -132,7 +132,7 @@ def report_sweep(config: DictConfig, began: float) -> None:
     keys = [key for key, override in given(config).items() if override.is_sweep_override()]
     _write(folder / FILE_NAME, keys, jobs)
     protocols = list(dict.fromkeys(job.protocol for job in jobs if job.protocol))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)
     console.print(visible(f"{config.name}: top-1 of every job"), markup=False)
     console.print(_jobs_table(jobs, keys, protocols), soft_wrap=False)
     if any(len(values) > 1 for values in _alike(jobs, keys).values()):
