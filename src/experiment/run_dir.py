@@ -33,6 +33,7 @@ class StageDir:
         self.checkpoint = path / LAST  # what training resumes from
         self.best = path / BEST  # of the epoch that was best in validation; with checkpoint=best
         self.samples = path / "samples"  # pictures of test videos, see `src.evaluation.samples`
+        self.lock = path / ".lock"  # held while it is trained
         self.record = path / "stage.json"  # written last: a stage is finished when it is there
 
     def tested(self, config: StageConfig) -> Path:

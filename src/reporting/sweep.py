@@ -135,9 +135,10 @@ def report_sweep(config: DictConfig, began: float) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(visible(f"{config.name}: top-1 of every job"), markup=False)
     console.print(_jobs_table(jobs, keys, protocols), soft_wrap=False)
-    if any(len(values) > 1 for values in _alike(jobs, keys).values()):
+    alike = _alike(jobs, keys)
+    if any(len(values) > 1 for values in alike.values()):
         console.print("mean ± standard deviation over seeds and splits")
-        console.print(_means_table(jobs, keys, protocols), soft_wrap=False)
+        console.print(_means_table(alike, keys, protocols), soft_wrap=False)
     for protocol in protocols:
         number = f" {_number(protocol, protocols)}" if protocols[1:] else ""
         console.print(visible(f"protocol{number}: {protocol}"), markup=False)
@@ -162,14 +163,16 @@ def _jobs_table(jobs: Sequence[Job], keys: Sequence[str], protocols: Sequence[st
     return table([*columns], rows, left=[*short.values(), "state"])
 
 
-def _means_table(jobs: Sequence[Job], keys: Sequence[str], protocols: Sequence[str]) -> Any:
+def _means_table(
+    alike: Mapping[tuple[str, ...], Sequence[float]], keys: Sequence[str], protocols: Sequence[str]
+) -> Any:
     """The best first."""
-    means = {shared: MeanStd.of(values) for shared, values in _alike(jobs, keys).items()}
+    means = {shared: MeanStd.of(values) for shared, values in alike.items()}
     short = [short_keys(keys)[key] for key in keys if key not in REPEATED]
     rows = []
     for shared in sorted(means, key=lambda shared: means[shared].mean, reverse=True):
         *values, protocol = shared
-        row = [*values, str(means[shared]), str(len(_alike(jobs, keys)[shared]))]
+        row = [*values, str(means[shared]), str(len(alike[shared]))]
         rows.append([*row, _number(protocol, protocols)] if protocols[1:] else row)
     return table([*short, "top-1 %", "n", *(["protocol"] * bool(protocols[1:]))], rows, left=short)
 

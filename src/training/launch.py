@@ -12,16 +12,13 @@ import logging.config
 import math
 import os
 import pkgutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,7 +34,7 @@ from src.training.stop import end_at_signals, ignore_signals
 from src.training.trainer import instantiate_trainer
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake, one_line_errors, quieten
-from src.utils.processes import end_with_parent, heeded_signals
+from src.utils.processes import end_with_parent, on_signals
 from src.utils.ranks import leave_group, own_rank
 
 NOTICE = 1.0  # seconds in which a signal reaches all processes of a job
@@ -168,37 +165,34 @@ def _run_ranks(
     outputs = [folder / f"rank{rank}.txt" for rank in range(count)]
     signals: list[int] = []  # that have come
 
-    def forward(number: int, _: FrameType | None) -> None:
+    def forward(number: int) -> None:
         for process in processes:
             process.send_signal(number)
         signals.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through this process.
-    in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, forward) for number in heeded_signals() if in_main}
-    try:
-        for rank in range(count):
-            with outputs[rank].open("wb") as file:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "src.training.launch", *arguments, str(alive)],
-                        env={**os.environ, **place, "LOCAL_RANK": str(rank)},
-                        # The first speaks for all; the others are heard if they alone fail.
-                        stdout=None if rank == 0 else file,
-                        stderr=None if rank == 0 else subprocess.STDOUT,
-                        pass_fds=[alive],
-                        start_new_session=True,
+    with on_signals(forward):
+        try:
+            for rank in range(count):
+                with outputs[rank].open("wb") as file:
+                    processes.append(
+                        subprocess.Popen(
+                            [sys.executable, "-m", "src.training.launch", *arguments, str(alive)],
+                            env={**os.environ, **place, "LOCAL_RANK": str(rank)},
+                            # The first speaks for all; the others are heard if they alone fail.
+                            stdout=None if rank == 0 else file,
+                            stderr=None if rank == 0 else subprocess.STDOUT,
+                            pass_fds=[alive],
+                            start_new_session=True,
+                        )
                     )
-                )
-        statuses = _wait(processes, signals)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(alive)
-        os.close(own_end)
+            statuses = _wait(processes, signals)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            os.close(alive)
+            os.close(own_end)
     if signals and any(process.returncode for process in processes):
         sys.exit(128 + signals[0])
     failed = _to_blame(statuses, folder)

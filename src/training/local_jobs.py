@@ -14,7 +14,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +22,6 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import cv2
@@ -32,12 +30,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from src.experiment.run_dir import StageDir
 from src.training.launch import SAVING
 from src.utils.errors import visible
+from src.utils.files import is_locked
 from src.utils.machine import usable_cores
-from src.utils.processes import end_with_parent, heeded_signals, process_context
+from src.utils.processes import end_with_parent, on_signals, process_context
 
-LOG, RECORD = "job.log", "stage.json"
+LOG = "job.log"
 LOOK_AFTER = 0.1  # seconds from one look at the processes to the next
 DRAW_AFTER = 1.0  # and from one drawing
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -58,7 +58,7 @@ class LocalJob:
 
     def places(self) -> set[Path]:
         """Where no other may train while it does; stages that are finished are not trained."""
-        return {self.folder, *(path for path in self.shared if not (path / RECORD).is_file())}
+        return {self.folder, *(path for path in self.shared if not StageDir(path).record.is_file())}
 
 
 class Devices:
@@ -164,7 +164,7 @@ def run_jobs(
     stop, alive = multiprocessing.Pipe(duplex=False)  # closed by the end of this process
     drawn, deadline = 0.0, math.inf
     try:
-        with _heeding(signals), _view() as draw:
+        with on_signals(signals.append), _view() as draw:
             while running or (waiting and not signals):
                 for job in [] if signals else list(waiting):
                     if len(running) == n_jobs:
@@ -207,19 +207,7 @@ def _may_begin(job: LocalJob, running: Sequence[_Running]) -> bool:
     places = job.places()
     if any(places & one.job.places() for one in running):
         return False
-    return not any(map(is_locked, places & job.shared))
-
-
-def is_locked(place: Path) -> bool:
-    """Whether somebody trains in a stage's directory."""
-    try:
-        with (place / ".lock").open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+    return not any(is_locked(StageDir(place).lock) for place in places & job.shared)
 
 
 def _start(
@@ -260,22 +248,6 @@ def train(arguments: Sequence[str]) -> None:
     """`python -m src.train` with arguments."""
     sys.argv = ["train.py", *arguments]
     pkgutil.resolve_name("src.train:main")()
-
-
-@contextmanager
-def _heeding(signals: list[int]) -> Iterator[None]:
-    """Collect the signals that come meanwhile."""
-
-    def collect(number: int, _: FrameType | None) -> None:
-        signals.append(number)
-
-    in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, collect) for number in heeded_signals() if in_main}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

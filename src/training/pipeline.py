@@ -80,7 +80,7 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
         shared = stage_dir.path.parent != Path(cfg.paths.run_dir)  # another run may be training it
         finished = of_first_rank(stage_dir.finished())
         lock = exclusive_lock(
-            stage_dir.path / ".lock",
+            stage_dir.lock,
             "give another paths.run_dir",
             wait=shared,
             holds=own_rank() == 0,

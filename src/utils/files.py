@@ -82,6 +82,18 @@ def exclusive_lock(
             file.close()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock; one of this process's own would be lost by asking."""
+    try:
+        with path.open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _take(path: Path) -> tuple[IO[str] | None, str | None]:
     """The locked file, or who holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)

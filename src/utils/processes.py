@@ -29,6 +29,25 @@ def heeded_signals() -> tuple[signal.Signals, ...]:
     return tuple(one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call a function with the number of each signal that comes meanwhile, which ends nothing.
+
+    In another thread than the main one, which alone Python tells of signals, it does nothing.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {
+        number: signal.signal(number, lambda number, _: handle(number))
+        for number in heeded_signals()
+        if in_main
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def leave_signals_to_parent() -> None:
     """From now on none of them ends this process: schedulers and terminals send them to all.
 

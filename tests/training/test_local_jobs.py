@@ -19,10 +19,11 @@ from src.training.local_jobs import (
     Devices,
     LocalJob,
     give_back,
-    is_locked,
     last_epoch,
     run_jobs,
 )
+from src.utils.files import is_locked
+from tests.processes import wait_for
 
 Span = tuple[float, float, list[str]]  # begin, end, and devices
 
@@ -140,25 +141,41 @@ def test_a_job_that_waits_for_streams_holds_no_device(tmp_path: Path) -> None:
 def test_a_stage_that_another_sweep_trains_is_waited_for(tmp_path: Path) -> None:
     place = tmp_path / "motion"
     place.mkdir()
-    assert not is_locked(place)
-    (place / ".lock").touch()
-    assert not is_locked(place)
-    held, done = multiprocessing.Event(), multiprocessing.Event()
-    holder = multiprocessing.Process(target=hold, args=(place / ".lock", held, done))
+    job = timed(tmp_path, "a", 0, shared=frozenset({place}))
+    holder = multiprocessing.get_context("forkserver").Process(target=hold, args=(place / ".lock",))
     holder.start()
-    held.wait()
-    assert is_locked(place)
-    done.set()
-    holder.join()
-    assert not is_locked(place)
+    wait_for(lambda: is_locked(place / ".lock"))
+    sweep = threading.Thread(target=run_jobs, args=([job], 1, Devices([]), nothing))
+    sweep.start()
+    time.sleep(0.5)
+    assert not spans(tmp_path)
+    holder.kill()
+    sweep.join()
+    assert len(spans(tmp_path)) == 1
 
 
-def hold(path: Path, held: Any, done: Any) -> None:
-    """Hold a lock, in another process."""
-    with path.open("r+") as file:
+def hold(path: Path) -> None:
+    """Hold a lock, until this process is ended."""
+    with path.open("w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        held.set()
-        done.wait()
+        time.sleep(600)
+
+
+def sweep_of_holders(locks: Sequence[Path]) -> None:
+    """A job for each lock."""
+    jobs = [LocalJob(lock.stem, hold, (lock,), lock.parent) for lock in locks]
+    run_jobs(jobs, len(jobs), Devices([]), nothing)
+
+
+def test_no_job_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    locks = [tmp_path / name / "lock" for name in "ab"]
+    sweep = multiprocessing.get_context("forkserver").Process(
+        target=sweep_of_holders, args=(locks,)
+    )
+    sweep.start()
+    wait_for(lambda: all(map(is_locked, locks)))
+    sweep.kill()
+    wait_for(lambda: not any(map(is_locked, locks)), seconds=10)
 
 
 def test_devices_are_given_back(tmp_path: Path) -> None:
