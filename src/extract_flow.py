@@ -4,6 +4,7 @@
     python -m src.extract_flow input=data/hmdb51/videos output=data/hmdb51/dis_flow flow=dis
     python -m src.extract_flow input=data/ucf101/videos output=data/ucf101/tvl1_flow format=zip
     python -m src.extract_flow input=clip.avi output=flow flow=dis flow.parameters.finest_scale=0
+    python -m src.extract_flow input=videos output=flow frames=frames    as extract_frames, at once
 
 It can be stopped at any time: rerun the same command to extract the videos that are not there yet.
 Of format=zip those in complete archives of 200 videos are there.
@@ -18,34 +19,27 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def extract(cfg: "DictConfig") -> None:
+def extract_flow(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
     from hydra.utils import instantiate
 
-    from src.extraction.extract import extract_flow
+    from src.extraction.extract import extract
+    from src.extraction.products import FrameSettings, Product
     from src.extraction.shards import read_shard
-    from src.flow.settings import FILE_NAME
     from src.media.find_videos import find_videos
-    from src.utils.errors import visible
 
-    source, output = Path(cfg.input), Path(cfg.output)
-    result = extract_flow(
-        find_videos(source),
-        output,
-        instantiate(cfg.flow),
+    products = [Product(Path(cfg.output), instantiate(cfg.flow))]
+    if cfg.frames is not None:
+        products.append(Product(Path(cfg.frames), FrameSettings(cfg.frames_short_side)))
+    result = extract(
+        find_videos(Path(cfg.input)),
+        products,
         workers=cfg.workers,
         format=cfg.format,
         shard=read_shard(cfg.shard),
         device=cfg.device,
     )
-    for name, reason in result.failed.items():
-        print(f"failed: {visible(name)}: {reason}")
-    print(
-        f"flow of {result.done} videos extracted, {result.reused} already there, "
-        f"{len(result.failed)} failed; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames / result.seconds:.1f} frames/s"
-    )
-    print(f"flow in {output}, its settings in {output / FILE_NAME}")
+    result.print_summary(products)
     if result.failed:
         sys.exit(1)
 
@@ -54,9 +48,9 @@ def main() -> None:
     """Run the command line."""
     # Imported here, because worker processes run this file again, and need none of this.
     from src.cli import command
-    from src.utils.values import PATH
+    from src.utils.values import NULL, PATH
 
-    command("extract_flow", input=PATH, output=PATH)(extract)()
+    command("extract_flow", input=PATH, output=PATH, frames=NULL | PATH)(extract_flow)()
 
 
 if __name__ == "__main__":

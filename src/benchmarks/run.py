@@ -28,7 +28,7 @@ from src.utils.errors import UserError, first_line
 
 TARGETS = ("loader", "decode", "flow", "step", "startup")
 LIBRARIES = (
-    *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord"),
+    *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord2"),
     *("av", "numpy", "triton"),
 )
 

@@ -1,4 +1,4 @@
-"""Extract the flow of many videos, in parallel, and continue after a stop."""
+"""Extract flow and frames of many videos, in parallel, and continue after a stop."""
 
 import csv
 import logging
@@ -8,21 +8,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from src.extraction import worker
+from src.extraction.formats import FORMATS, Format
+from src.extraction.products import FLOW, Product
 from src.extraction.provenance import changed, sources_kept
 from src.extraction.shards import Shard, worker_devices
-from src.extraction.worker import FORMATS, Format
-from src.flow.settings import FILE_NAME, FlowSettings, mark_upright, may_lie
+from src.flow.settings import FlowSettings, mark_upright, may_lie
 from src.media.decoding import is_turned
 from src.media.find_videos import check_names
 from src.utils.console import progress
-from src.utils.errors import UserError
+from src.utils.errors import UserError, visible
 from src.utils.files import atomic_write, exclusive_lock
 from src.utils.processes import worker_pool
 
@@ -32,118 +33,127 @@ ALL = Shard()
 
 @dataclass(frozen=True)
 class Extraction:
-    """What `extract_flow` did."""
+    """What `extract` did."""
 
-    done: int  # videos extracted now
-    reused: int  # videos whose flow was already there
-    failed: dict[str, str]  # why videos have no flow, by name
+    done: int  # videos of which something was extracted now
+    reused: int  # videos of which all was already there
+    failed: dict[str, str]  # why, by name
     frames: int  # read for the videos extracted now
     seconds: float  # of wall-clock time, the start of workers included
 
+    def print_summary(self, products: Sequence[Product]) -> None:
+        """Print what was done, and what of which videos failed."""
+        for name, reason in self.failed.items():
+            print(f"failed: {visible(name)}: {reason}")
+        kinds = " and ".join(product.kind for product in products)
+        print(
+            f"{kinds} of {self.done} videos extracted, {self.reused} already there, "
+            f"{len(self.failed)} failed; {self.frames} frames in {self.seconds:.1f} s, "
+            f"{self.frames / self.seconds:.1f} frames/s"
+        )
+        for product in products:
+            print(f"{product.kind} in {product.output}, its settings in {product.record}")
+
 
 def extract_flow(
+    videos: Sequence[Path], output: Path, settings: FlowSettings, *arguments: Any, **options: Any
+) -> Extraction:
+    """Write each video's flow as images `{u,v}/<video stem>/frame%06d.jpg`, from 1, 8-bit grey.
+
+    Field i goes from frame i to frame i + 1: a video of n frames has n - 1 fields. More arguments,
+    and all else, are those of `extract`.
+    """
+    return extract(videos, [Product(output, settings)], *arguments, **options)
+
+
+def extract(
     videos: Sequence[Path],
-    output: Path,
-    settings: FlowSettings,
+    products: Sequence[Product],
     workers: int | None = None,
     format: str = "jpeg",
     shard: Shard = ALL,
     device: str | None = None,
 ) -> Extraction:
-    """Write each video's flow as images `{u,v}/<video stem>/frame%06d.jpg`, from 1, 8-bit grey.
+    """Write each video's flow, frames or both, decoding it once.
 
-    Field i goes from frame i to frame i + 1: a video of n frames has n - 1 fields. Videos whose
-    flow is already there are left alone, unless their file has changed since; a broken video is
-    reported in the result and in `<output>/failed.csv`, and the rest continues. The settings are
-    written to `<output>/flow.json` first. Stopped at whatever moment, the same call resumes where
-    it was. Shards may run at the same time, and their number may change when all that have begun
-    are finished.
+    Flow is as of `extract_flow`; frames are images `rgb/<video stem>/frame%06d.jpg`, from 1.
+
+    Videos that are already there are left alone, unless their file has changed since; a broken
+    video is reported in the result and in `<output>/failed.csv`, and the rest continues. The
+    settings are written to flow.json and frames.json first. Stopped at whatever moment, the same
+    call resumes where it was. Shards may run at the same time, and their number may change when all
+    that have begun are finished.
 
     Args:
         videos: video files; their stems must differ.
-        output: the folder to write to, made if need be.
-        settings: algorithm, size and quantization.
+        products: what is made of them; of each kind one, into a folder of its own.
         workers, device: see `worker_devices`.
-        format: jpeg for files in `output`, zip for files in archives of 200 videos,
+        format: jpeg for files in the output, zip for files in archives of 200 videos,
             `<output>/flow.zip`, `flow-2.zip`, ....
-        shard: the part of the videos to do; all shards share `output`.
+        shard: the part of the videos to do; all shards share the outputs.
 
     Raises:
-        UserError: two videos of one stem, wrong settings, an output that holds other flow,
+        UserError: two videos of one stem, wrong settings, an output that holds other images,
             cannot be written to or is being written to, or a worker process that died.
     """
-    devices = worker_devices(settings, device, workers)
-    settings.make(devices[0])  # a wrong name or parameter shows before anything is written
+    flow = next((p.settings for p in products if isinstance(p.settings, FlowSettings)), None)
+    devices = worker_devices(flow, device, workers)
+    if flow:
+        flow.make(devices[0])  # a wrong name or parameter shows before anything is written
     if format not in FORMATS:
         raise UserError(f"format={format}: choose from {', '.join(FORMATS)}")
     check_names(videos)
+    if len({product.output.resolve() for product in products}) < len(products):
+        raise UserError(f"frames={products[-1].output}: the flow goes there, give another folder")
     own = shard.of(videos)
     start = time.monotonic()
+    outputs = " and ".join(str(product.output) for product in products)
     try:
-        claim(output, settings, format)
-        label = shard.label("flow")
-        with _working_folder(output, label) as work:
-            target = FORMATS[format](output, work, label)
-            _drop_outdated(target, output, own, shard)
-            extracted = target.videos()
-            todo = {video.stem: video for video in own if video.stem not in extracted}
-            frames, failed = _run(todo, work, target, settings, devices) if todo else (0, {})
-            target.finish()
-            reasons = {todo[name]: reason for name, reason in failed.items()}
-            _write_failed(output / f"{shard.label('failed')}.csv", reasons)
+        with ExitStack() as stack:
+            targets: dict[str, Format] = {}
+            for product in products:
+                product.claim(format)
+                label = shard.label(product.kind)
+                work = stack.enter_context(_working_folder(product.output, label))
+                target = FORMATS[format](product.output, product.components, work, label)
+                _drop_outdated(target, product, own, shard)
+                targets[product.kind] = target
+            todo = _missing(own, targets)
+            frames, failed = _run(todo, targets, products, devices) if todo else (0, {})
+            for product in products:
+                kind = product.kind
+                targets[kind].finish()
+                reasons = {video: of[kind] for video, of in failed.items() if kind in of}
+                _write_failed(product.output / f"{shard.label('failed')}.csv", reasons)
     except OSError as error:
-        raise UserError(f"cannot write flow to {output}: {error}") from error
+        raise UserError(f"cannot write to {outputs}: {error}") from error
     return Extraction(
         done=len(todo) - len(failed),
         reused=len(own) - len(todo),
-        failed=failed,
+        failed={video.stem: "; ".join(dict.fromkeys(of.values())) for video, of in failed.items()},
         frames=frames,
         seconds=time.monotonic() - start,
     )
 
 
-def claim(output: Path, settings: FlowSettings, format: str) -> None:
-    """Make the folder and write its flow.json, or make sure that what is there goes together.
+def _missing(videos: Sequence[Path], targets: Mapping[str, Format]) -> dict[Path, list[str]]:
+    """The videos of which something is not there yet: the kinds of it."""
+    there = {kind: target.videos() for kind, target in targets.items()}
+    missing = {v: [kind for kind in targets if v.stem not in there[kind]] for v in videos}
+    return {video: kinds for video, kinds in missing.items() if kinds}
+
+
+def _drop_outdated(target: Format, product: Product, own: Sequence[Path], shard: Shard) -> None:
+    """Drop images that are not of their video's file as it is seen now, to be extracted again.
 
     Raises:
-        UserError: the folder holds flow in the other format, or made with other settings.
+        UserError: they lie in an archive, or all shards would have to look at once.
     """
-    contents = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
-    formats = {
-        "jpeg": bool(contents & {"u", "v"}),
-        "zip": any(".zip" in name for name in contents),  # .zip.001, too
-    }
-    held = [name for name, is_held in formats.items() if is_held]
-    if held and FILE_NAME not in contents:
-        raise UserError(
-            f"{output} holds flow without {FILE_NAME}, so made in an unknown way: "
-            "give another output folder"
-        )
-    if held and held != [format]:
-        raise UserError(
-            f"{output} holds flow in format {held[0]}, not {format}: continue with "
-            f"format={held[0]}, or give another output folder"
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    settings.save(output)
-    existing = FlowSettings.load(output, lying=True)  # another shard may have been faster
-    if existing and (differences := _differences(existing, settings)):
-        raise UserError(
-            f"{output} holds flow made with other settings ({'; '.join(differences)}): give "
-            f"another output folder, or the settings of {output / FILE_NAME}"
-        )
-
-
-def _drop_outdated(target: Format, output: Path, own: Sequence[Path], shard: Shard) -> None:
-    """Drop flow that is not of its video's file as it is seen now, to be extracted again.
-
-    Raises:
-        UserError: it lies in an archive, or all shards would have to look at once.
-    """
-    lies = may_lie(output)
+    output = product.output
+    lies = product.kind == FLOW and may_lie(output)
     if lies and shard.count > 1:
         raise UserError(
-            f"{output / FILE_NAME} is from before turned videos were seen upright: extract once "
+            f"{product.record} is from before turned videos were seen upright: extract once "
             "without shard, which looks for them"
         )
     extracted = target.videos()
@@ -159,22 +169,9 @@ def _drop_outdated(target: Format, output: Path, own: Sequence[Path], shard: Sha
         target.drop(outdated)
         kinds = Counter(outdated.values()).most_common()
         reasons = ", ".join(f"{count} {reason}" for reason, count in kinds)
-        log.info("%s: flow of videos that %s is extracted again", output, reasons)
+        log.info("%s: %s of videos that %s is extracted again", output, product.kind, reasons)
     if lies:
         mark_upright(output)
-
-
-def _differences(existing: FlowSettings, settings: FlowSettings) -> list[str]:
-    before, now = asdict(existing), asdict(settings)
-    for record in (before, now):
-        parameters = record.pop("parameters")
-        if existing.algorithm == settings.algorithm:  # else they have nothing in common
-            record |= parameters
-    return [
-        f"{key} {before.get(key)} there, {now.get(key)} now"
-        for key in now | before
-        if before.get(key) != now.get(key)
-    ]
 
 
 @contextmanager
@@ -191,40 +188,44 @@ def _working_folder(output: Path, label: str) -> Iterator[Path]:
 
 
 def _run(
-    todo: Mapping[str, Path],
-    work: Path,
-    target: Format,
-    settings: FlowSettings,
+    todo: Mapping[Path, Sequence[str]],
+    targets: Mapping[str, Format],
+    products: Sequence[Product],
     devices: Sequence[str],
-) -> tuple[int, dict[str, str]]:
-    """Extract in parallel; the number of frames, and the reasons for the videos that failed."""
-    sizes = {name: _size(video) for name, video in todo.items()}
+) -> tuple[int, dict[Path, dict[str, str]]]:
+    """Extract in parallel; the number of frames, and of videos that failed why each kind did."""
+    sizes = {video: _size(video) for video in todo}
     devices = devices[: len(todo)]
-    names: dict[Future[int], str] = {}
-    failed: dict[str, str] = {}
+    format = type(next(iter(targets.values())))
+    videos: dict[Future[tuple[int, dict[str, str]]], Path] = {}
+    failed: dict[Path, dict[str, str]] = {}
     try:
         with (
             Display(len(todo), sum(sizes.values())) as display,
             worker_pool(
-                len(devices), worker.__name__, worker.setup, settings, type(target), devices
+                len(devices), worker.__name__, worker.setup, products, format, devices
             ) as pool,
         ):
             # The largest first: a long video at the end would keep one worker busy, the rest idle.
-            for name in sorted(todo, key=lambda name: sizes[name], reverse=True):
-                names[pool.submit(worker.extract_video, todo[name], work / name)] = name
-            for job in as_completed(names):
-                name, frames = names[job], None
-                try:
-                    frames = job.result()
-                    target.take(work / name, name)
-                except UserError as error:
-                    failed[name] = str(error)
-                display.advance(sizes[name], frames)
+            for video in sorted(todo, key=lambda video: sizes[video], reverse=True):
+                parts = {kind: targets[kind].work / video.stem for kind in todo[video]}
+                videos[pool.submit(worker.extract_video, video, parts)] = video
+            for job in as_completed(videos):
+                video = videos[job]
+                frames, reasons = job.result()
+                for kind in todo[video]:
+                    if kind not in reasons:
+                        targets[kind].take(targets[kind].work / video.stem, video.stem)
+                if reasons:
+                    failed[video] = reasons
+                display.advance(sizes[video], None if reasons else frames)
     except BrokenProcessPool as error:
-        target.finish()
-        begun = {entry.name for entry in work.iterdir()} & todo.keys() - failed.keys()
+        for target in targets.values():
+            target.finish()
+        parts_begun = {entry.name for t in targets.values() for entry in t.work.iterdir()}
+        begun = sorted(v.stem for v in todo if v.stem in parts_begun and v not in failed)
         raise UserError(
-            f"a worker process died, of memory or of a video, at {', '.join(sorted(begun))}"
+            f"a worker process died, of memory or of a video, at {', '.join(begun)}"
             f"{'' if begun else 'its start'}; rerun the same command for the rest, and with "
             "workers=1 it shows the video"
         ) from error

@@ -75,11 +75,13 @@ def _slurm() -> Shard:
     return Shard(task - first + 1, count)
 
 
-def worker_devices(settings: FlowSettings, device: str | None, workers: int | None) -> list[str]:
+def worker_devices(
+    settings: FlowSettings | None, device: str | None, workers: int | None
+) -> list[str]:
     """The device of each worker, which tells their number, too.
 
     Args:
-        settings: the algorithm; those of OpenCV run on the CPU.
+        settings: of the flow; OpenCV's algorithms run on the CPU. None without flow.
         device: such as cpu or cuda:1; cuda for all GPUs in turn; None for them if there are any.
         workers: processes; None for one per GPU, or one per core that this process may use.
 
@@ -87,12 +89,12 @@ def worker_devices(settings: FlowSettings, device: str | None, workers: int | No
         UserError: a wrong number, or a device for an algorithm that cannot run on it.
     """
     check_values({"workers": workers}, {"workers": integer(1) | NULL})
-    if not settings.uses_torch and device not in (None, "cpu"):
+    if settings and not settings.uses_torch and device not in (None, "cpu"):
         raise UserError(
             f"flow algorithm {settings.algorithm} runs on the CPU only: leave out device={device}"
         )
     devices = [device or "cpu"]
-    if settings.uses_torch and device in (None, "cuda"):
+    if settings and settings.uses_torch and device in (None, "cuda"):
         import torch  # here, because the algorithms of OpenCV do without
 
         devices = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] or devices

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import cv2
 
@@ -17,7 +15,7 @@ from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import ALGORITHMS
 from src.utils.commands import Shown, shown_override
 from src.utils.errors import UserError, first_line
-from src.utils.files import atomic_write
+from src.utils.files import atomic_write, write_first
 
 FILE_NAME = "flow.json"
 
@@ -94,16 +92,7 @@ class FlowSettings:
             versions |= {name: version(name) for name in ("torch", "torchvision")}
         # step: frames from one end of a field to the other; upright: before, turned videos lay
         record = {**asdict(self), "step": 1, "upright": True, "versions": versions}
-        part = folder / f".{FILE_NAME}.{uuid4().hex}.part"  # machines may write at the same time
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        try:
-            os.link(part, folder / FILE_NAME)  # the first one wins, unlike by a renaming
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            part.replace(folder / FILE_NAME)
-        finally:
-            part.unlink(missing_ok=True)
+        write_first(folder / FILE_NAME, json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def load(cls, place: Path, lying: bool = False) -> Self | None:

@@ -12,14 +12,14 @@ ENDINGS = (
     ".mpg .mts .mxf .ogv .rm .ts .vob .webm .wmv"
 )
 _ENDINGS = frozenset(ENDINGS.split())
-# As `src.flow.settings` writes it, whose import would bring torch along.
-_FLOW_RECORD, _FLOW_FOLDERS = "flow.json", {"u", "v", SOURCES}
+# What extraction writes, whose import would bring torch along: a record, and folders beside it.
+_EXTRACTED = {"flow.json": {"u", "v", SOURCES}, "frames.json": {"rgb", SOURCES}}
 
 
 def find_videos(folder: Path) -> list[Path]:
     """Find the videos in a folder and its subfolders, sorted; a single file stands for itself.
 
-    Hidden files and folders are skipped, and flow extracted into the folder is not searched.
+    Hidden files and folders are skipped, and what was extracted into the folder is not searched.
 
     Raises:
         UserError: the folder does not exist or holds no video.
@@ -38,11 +38,11 @@ def videos_below(folder: Path) -> list[Path]:
     """As `find_videos`; nothing where there is nothing."""
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        flow = _FLOW_FOLDERS if _FLOW_RECORD in files else ()
+        extracted = {name for record in _EXTRACTED.keys() & files for name in _EXTRACTED[record]}
         folders[:] = [
             name
             for name in folders
-            if not (name.startswith(".") or name in flow or leads_back(Path(parent, name)))
+            if not (name.startswith(".") or name in extracted or leads_back(Path(parent, name)))
         ]
         paths += [Path(parent, name) for name in files if not name.startswith(".")]
     videos = sorted(path for path in paths if is_video(path))

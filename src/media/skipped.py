@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
 _reported: set[Path] = set()
-SOURCES = "sources"  # beside extracted flow: what is known of the video of each
+SOURCES = "sources"  # beside extracted images: what is known of the video of each
 # What this project itself writes beside videos and flow.
 _OWN = re.compile(
-    r"(.*/)?(flow\.json|failed(-\d+-of-\d+)?\.csv|manifest\.jsonl|verify_(report\.txt|moves\.sh)"
+    r"(.*/)?((flow|frames)\.json|failed(-\d+-of-\d+)?\.csv|manifest\.jsonl|verify_(report\.txt|moves\.sh)"
     rf"|{SOURCES}/[^/]*\.txt)"
 )
 

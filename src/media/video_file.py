@@ -1,8 +1,8 @@
 """Frames of video files: exactly those of a full decoding, without decoding everything.
 
-PyAV reads a file's packets and decodes from the last key frame on, leaving out the frames to which
-no other refers and that nobody asked for. What a file does not say clearly, such as the order of
-its frames, makes it read frame by frame from the beginning instead.
+PyAV reads a file's packets and decodes each frame from the last key frame before it on, leaving out
+those to which no other refers and that nobody asked for. What a file does not say clearly, such as
+the order of its frames, makes it read frame by frame from the beginning instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from src.media.decoding import (
@@ -131,6 +132,12 @@ class _Packets:
         else:
             self._index = _indices_by_time(times, bool(self._codec.has_b_frames))
         self.num_frames = len(self._index)
+        self._places = np.argsort(self._index)  # of the packet of each frame
+        begins = np.zeros(self.num_frames, int)
+        for place in np.flatnonzero(self._keys):
+            begins[self._index[place]] = place
+        # of the packet of the last key frame that is not shown after each frame
+        self._begins = np.maximum.accumulate(begins)
         self._reformatter, self._turn = VideoReformatter(), 0
 
     def can_jump(self) -> bool:
@@ -167,19 +174,35 @@ class _Packets:
         raise _Unsuitable  # the decoder could not make one of the frames
 
     def _decode(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """Frames from the last key frame on; `pts` is their index."""
-        asked = set(indices)
-        begin = max(
-            (i for i, key in enumerate(self._keys) if key and self._index[i] <= indices[0]),
-            default=0,
-        )
-        packets = self._held[begin:] if self._held else islice(self._all(), begin, None)
-        self._codec.flush_buffers()
-        for index, packet in zip(self._index[begin:], packets, strict=True):
-            packet.pts = index
-            self._codec.skip_frame = "DEFAULT" if index in asked else "NONREF"
-            yield from self._codec.decode(packet)
-        yield from self._codec.decode(None)
+        """Those frames among others, in order; `pts` is their index.
+
+        Each is decoded from the last key frame before it on: what lies between one frame and the
+        key frame of the next is left out.
+        """
+        asked, packets, at = set(indices), iter(self._held or self._all()), 0
+        for begin, end in self._spans(indices):
+            self._codec.flush_buffers()
+            for packet in islice(packets, begin - at, end - at):
+                packet.pts = index = self._index[begin]
+                self._codec.skip_frame = "DEFAULT" if index in asked else "NONREF"
+                yield from self._codec.decode(packet)
+                begin += 1
+            at = end
+            yield from self._codec.decode(None)
+
+    def _spans(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """The packets that ascending frames are decoded from, from a key frame to the last needed.
+
+        Where the next frame's key frame has been decoded anyway, there is nothing to leave out.
+        """
+        spans: list[tuple[int, int]] = []
+        for index in indices:
+            begin, end = int(self._begins[index]), int(self._places[index]) + 1
+            if spans and begin <= spans[-1][1]:
+                begin, before = spans.pop()
+                end = max(end, before)
+            spans.append((begin, end))
+        return spans
 
     def _all(self) -> Iterator[av.Packet]:
         with open_video(str(self._path)) as stream:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from src.utils.errors import UserError
 
@@ -31,6 +32,23 @@ def atomic_write(file: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def write_first(file: Path, text: str) -> None:
+    """Write a file completely or not at all; of several that do, on any machines, the first wins.
+
+    If there is one already, it stays.
+    """
+    part = file.with_name(f".{file.name}.{uuid4().hex}.part")
+    part.write_text(text, encoding="utf-8")
+    try:
+        os.link(part, file)  # which fails if there is one, unlike a renaming
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def test_a_wrong_algorithm_is_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_made(videos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write flow to"):
+    with pytest.raises(UserError, match="cannot write to"):
         extract_flow(videos, tmp_path / "file" / "flow", DIS, workers=1)
 
 

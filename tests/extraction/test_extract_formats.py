@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from src.extraction import worker
+from src.extraction import formats
 from src.extraction.extract import extract_flow
-from src.extraction.worker import FORMATS, Format, JpegFolders, ZipArchives
+from src.extraction.formats import FORMATS, Format, JpegFolders, ZipArchives
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.archives import Archive
@@ -199,7 +199,7 @@ def test_killed_between_u_and_v(videos: list[Path], jpeg: Path, tmp_path: Path) 
 
     output = tmp_path / "flow"
     output.mkdir()
-    folders = JpegFolders(output, tmp_path, "flow")
+    folders = JpegFolders(output, "uv", tmp_path, "flow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -212,10 +212,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from src.media.find_videos import find_videos
-from src.extraction import worker
+from src.extraction import formats
 from src.extraction.extract import extract_flow
 from src.flow.settings import FlowSettings
-worker.VIDEOS_PER_ARCHIVE = 2
+formats.VIDEOS_PER_ARCHIVE = 2
 settings = FlowSettings("tvl1", {"nscales": 3, "warps": 3}, short_side=40)
 extract_flow(find_videos(Path(sys.argv[1])), Path(sys.argv[2]), settings, 2, format=sys.argv[3])
 """
@@ -259,13 +259,20 @@ def test_killed_and_gone_on_with(
     assert (output / FILE_NAME).read_bytes() == (jpeg / FILE_NAME).read_bytes()
 
 
+def write(kind: type[Format], part: Path, video: str, source: str) -> None:
+    with kind.part(part, "uv", video, source) as add:
+        for number, field in enumerate(FIELDS[video], start=1):
+            for component, data in zip("uv", field, strict=True):
+                add(component, number, data)
+
+
 @pytest.mark.parametrize("kind", FORMATS.values())
 def test_a_part_that_is_taken_over_is_gone(kind: type[Format], tmp_path: Path) -> None:
     """Or a run would need twice the room on the disk."""
     output, part = tmp_path / "flow", tmp_path / "part"
     output.mkdir()
-    target = kind(output, tmp_path, "flow")
-    kind.write(part, "c", "1-a", FIELDS["c"])
+    target = kind(output, "uv", tmp_path, "flow")
+    write(kind, part, "c", "1-a")
     target.take(part, "c")
     assert not part.exists()
     target.finish()
@@ -277,13 +284,13 @@ def test_archives_of_so_many_videos(
     size: int, archives: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read alike by zipfile, by our reader and, once unpacked, by anybody."""
-    monkeypatch.setattr(worker, "VIDEOS_PER_ARCHIVE", size)
+    monkeypatch.setattr(formats, "VIDEOS_PER_ARCHIVE", size)
     output, work = tmp_path / "flow", tmp_path / "work"
     output.mkdir()
     work.mkdir()
-    target = ZipArchives(output, work, "flow")
-    for video, fields in FIELDS.items():
-        ZipArchives.write(work / video, video, f"7-{video}", fields)
+    target = ZipArchives(output, "uv", work, "flow")
+    for video in FIELDS:
+        write(ZipArchives, work / video, video, f"7-{video}")
         target.take(work / video, video)
     target.finish()
     target.finish()  # nothing is left to do

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from src.extraction import worker
-from src.extraction.extract import Display, claim, extract_flow
+from src.extraction.extract import Display, extract_flow
+from src.extraction.formats import JpegFolders
+from src.extraction.products import Product
 from src.extraction.shards import Shard, read_shard, worker_devices
-from src.extraction.worker import JpegFolders
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.find_videos import find_videos
@@ -175,7 +176,7 @@ def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
         ) -> bool:
             begin.wait()
             try:
-                claim(folder, settings, "jpeg")
+                Product(folder, settings).claim("jpeg")
             except UserError:
                 return False
             return True
@@ -276,9 +277,11 @@ class Recording(FlowSettings):
         raise UserError(f"made on {device}")
 
 
-def test_a_worker_takes_its_device() -> None:
+def test_a_worker_takes_its_device(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="made on cuda:2"):
-        worker.setup(2, Recording("dis"), JpegFolders, ["cuda:0", "cuda:1", "cuda:2"])
+        worker.setup(
+            2, [Product(tmp_path, Recording("dis"))], JpegFolders, ["cuda:0", "cuda:1", "cuda:2"]
+        )
 
 
 @pytest.mark.slow
