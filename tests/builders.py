@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from src.data.datamodule import VideoDataModule, VideoTest
-from src.data.splits import Split
 from src.data.transforms import CornerJitterCrop
+from src.data.videos import Split
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import VideoScores
 from src.experiment.build import build_module, build_net

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from src.data.dataset import (
 from src.data.faults import COUNT_AS_WRONG, SkipBrokenVideos, VideoErrors
 from src.data.loading import EpochSampler, VideoLoader, collate
 from src.data.sampling import STRIDED_SAMPLER, ClipSampler
-from src.data.splits import PARTS, Split, Video, with_validation
+from src.data.splits import with_validation
 from src.data.stores import ON_THE_FLY, FlowStore, FrameStore, open_flow, open_rgb
 from src.data.transforms import ColorTransform, CropPolicy, check_colors
 from src.data.verification.manifest import Manifest, Modality
+from src.data.videos import PARTS, Split, Video, Videos
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
 from src.media.video_file import DECODERS
@@ -203,19 +205,20 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.val_view = ValView(frames, frame_stride, crop_size, short_side, sampler)
         self.test_view = TestView(test.frames, short_side)
+        self._listed: Split | None = None  # what `prepare_data` has read
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: FrameStore | None = None
         self.flow: FlowStore | None = None
 
     def prepare_data(self) -> None:
         """Make or check the data, once per machine."""
-        self.dataset()
+        self._listed = self.dataset()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, and find their videos."""
         if self.videos.classes:
             return
-        listed = self.dataset()
+        listed = self._listed or self.dataset()
         if self.val_fraction is not None:
             listed = with_validation(listed, self.val_fraction)
             if not listed.val:
@@ -233,7 +236,7 @@ class VideoDataModule(pl.LightningDataModule):
         self._known = Manifest.fitting(
             self.reading.manifest,
             {modality: places[modality] for modality in reads},
-            (*listed.train, *listed.val, *listed.test),
+            chain(listed.train, listed.val, listed.test),
         )
         frames, cache_dir = None, self.reading.cache_dir
         if "rgb" in reads:
@@ -250,20 +253,22 @@ class VideoDataModule(pl.LightningDataModule):
         """Where a modality's images come from."""
         return "rgb" if modality == "rgb" or self.flow_place == ON_THE_FLY else "flow"
 
-    def _find(self, part: str, videos: Sequence[Video]) -> tuple[Video, ...]:
+    def _find(self, part: str, videos: Videos) -> Videos:
         """The videos that can be read from all stores in use; of others `errors` has why not."""
-        usable: list[Video | None] = list(videos)
+        unusable, renamed = set[int](), dict[int, str]()
         for modality, store in (("rgb", self.rgb), ("flow", self.flow)):
             if store is None:
                 continue
-            reads, broken = self._reads(modality), {}
-            for place, (video, stored) in enumerate(zip(videos, store.find(videos), strict=True)):
-                known = self._known.reason(video, reads) if self._known else None
+            reads, broken = self._reads(modality), dict[str, str]()
+            for place, (path, stored) in enumerate(
+                zip(videos.paths, store.find(videos), strict=True)
+            ):
+                known = self._known.reason(videos[place], reads) if self._known else None
                 if stored is None or known:
-                    broken[video.name] = known or f"missing in {store.place}"
-                    usable[place] = None
-                elif reads == "rgb" and usable[place]:  # the file's name has its case on disk
-                    usable[place] = stored
+                    broken[videos.names[place]] = known or f"missing in {store.place}"
+                    unusable.add(place)
+                elif stored != path:  # the file's name has its case on disk
+                    renamed[place] = stored
             if broken and (self.reading.missing == "error" or len(broken) == len(videos)):
                 name, reason = next(iter(broken.items()))
                 raise UserError(
@@ -275,7 +280,10 @@ class VideoDataModule(pl.LightningDataModule):
                 )
             self.errors.missing[part] = broken | self.errors.missing[part]
         self.errors.listed[part] = len(videos)
-        return tuple(video for video in usable if video is not None)
+        if not (unusable or renamed):
+            return videos
+        usable = [place for place in range(len(videos)) if place not in unusable]
+        return videos.take(usable, renamed)
 
     @property
     def flow_made_by(self) -> FlowSettings:
@@ -311,9 +319,9 @@ class VideoDataModule(pl.LightningDataModule):
         return self._loader("test", self.tested, self.test_view, self.test_batch_size)
 
     @property
-    def tested(self) -> tuple[Video, ...]:
+    def tested(self) -> Videos:
         """The videos of `test_part`."""
-        videos: tuple[Video, ...] = getattr(self.videos, self.test_part)
+        videos: Videos = getattr(self.videos, self.test_part)
         return videos
 
     def test_video(self, name: str, device: str | torch.device = "cpu") -> Sample:
@@ -324,7 +332,8 @@ class VideoDataModule(pl.LightningDataModule):
         Raises:
             UserError: there is no such video. Whatever reading raises is raised as it is.
         """
-        named = [video for video in self.tested if video.name == name]
+        videos = self.tested
+        named = videos.take([place for place, other in enumerate(videos.names) if other == name])
         if not named:
             raise UserError(f"{name} is not on the {self.test_part} list")
         # Nothing in it is drawn, so that it does not depend on the place in the list.

@@ -22,7 +22,6 @@ from src.data.sampling import (
     stack_indices,
     valid_range,
 )
-from src.data.splits import Video
 from src.data.stores import FlowStore, FramesForFlow, FrameStore
 from src.data.transforms import (
     WHOLE_FRAME,
@@ -34,6 +33,7 @@ from src.data.transforms import (
     flow_clip,
     rgb_clip,
 )
+from src.data.videos import Video
 from src.media.sources import FlowSource, RGBSource, Size, size_at
 from src.utils.errors import UserError
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from src.data.splits import PARTS, Video
+from src.data.videos import PARTS, Video
 from src.utils.errors import UserError, visible
 from src.utils.ranks import of_all_ranks
 

@@ -4,16 +4,21 @@
 <root>/flow/{u,v}/<video>/frame000001.jpg   by src.extract_flow
 """
 
+import os
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
+from sys import intern
 
-from src.data.splits import NoSuchSplit, Split, Video, fold_of_groups
+from src.data.splits import NoSuchSplit, fold_of_groups
 from src.data.video_list import ListedVideo, read_video_list
-from src.media.find_videos import ENDINGS, check_names, videos_below
+from src.data.videos import Split, Videos
+from src.media.find_videos import ENDINGS, check_names, stem, videos_below
 from src.utils.errors import UserError
 from src.utils.values import check_values, integer, number
 
@@ -21,6 +26,7 @@ _NEEDS = {
     "test_share": number("a share above 0, below 1", lambda share: 0 < share < 1),
     "seed": integer(0),
 }
+_TICK = 2 * 10**9  # nanoseconds from one time to the next that a file system may tell apart
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
 
 
@@ -56,47 +62,33 @@ def read_folder(
             video, no test video, two videos of one name, or other splits than those of the
             fingerprint.
     """
-    entries, folds = lists_of(root, lists, group, test_share, seed)
-    now = _fingerprint(entries, folds)
-    if fingerprint not in (None, now):
+    division = divide(root, lists, group, test_share, seed)
+    if fingerprint not in (None, division.fingerprint):
         raise UserError(
             f"the videos in {root}, or how they are divided, are not those that this was trained "
-            f"with ({now}, not {fingerprint}): training videos may be among the test videos; "
-            "+data.dataset.fingerprint=null takes them as they are now"
+            f"with ({division.fingerprint}, not {fingerprint}): training videos may be among the "
+            "test videos; +data.dataset.fingerprint=null takes them as they are now"
         )
-    last = max(1, *folds.values())
-    if split not in range(1, last + 1):
-        made = f"{lists} has" if entries[0].part else f"data.dataset.test_share={test_share} makes"
-        raise NoSuchSplit(
-            f"data.split={split} does not exist: {made} split 1{f' to {last}' if last > 1 else ''}"
-        )
-    classes = tuple(sorted({entry.label for entry in entries}))
-    videos = {
-        entry.path: Video(
-            name=Path(entry.path).stem,
-            path=Path(root, entry.path),
-            label=classes.index(entry.label),
-            group=entry.group,
-        )
-        for entry in entries
-    }
-    train = tuple(video for path, video in videos.items() if folds[path] != split)
-    test = tuple(video for path, video in videos.items() if folds[path] == split)
-    untrained = set(range(len(classes))) - {video.label for video in train}
-    if untrained or not test:
-        lacking = (
-            f"training video of class {classes[min(untrained)]}" if untrained else "test video"
-        )
+    made = f"{lists} has" if division.given else f"data.dataset.test_share={test_share} makes"
+    if split not in range(1, division.count + 1):
+        to = f" to {division.count}" if division.count > 1 else ""
+        raise NoSuchSplit(f"data.split={split} does not exist: {made} split 1{to}")
+    made_split = _split(division, split, root)
+    untrained = set(range(len(made_split.classes))) - {*made_split.train.labels.tolist()}
+    if untrained or not made_split.test:
+        lacking = "test video"
+        if untrained:
+            lacking = f"training video of class {made_split.classes[min(untrained)]}"
         change = "give another data.dataset.test_share, data.dataset.seed or data.dataset.group"
-        if entries[0].part:
+        if division.given:
             change = f"change {lists}"
         raise UserError(f"split {split} of {root} has no {lacking}: {change}")
-    return Split(classes, train, test)
+    return made_split
 
 
 def count_classes(root: str, lists: str | None = None) -> int:
     """How many classes `read_folder` finds; its errors."""
-    return len({entry.label for entry in _entries(root, lists)})
+    return len(_listed(root, lists).classes)
 
 
 def fingerprint_of(
@@ -106,43 +98,137 @@ def fingerprint_of(
 
     It does not depend on where the root lies.
     """
-    return _fingerprint(*lists_of(root, lists, group, test_share, seed))
+    return divide(root, lists, group, test_share, seed).fingerprint
 
 
-def lists_of(
-    root: str, lists: str | None, group: str | None, test_share: float, seed: int
-) -> tuple[list[ListedVideo], dict[str, int]]:
-    """All videos, sorted by path, and by path the split that tests each, 0 for none.
+@dataclass(frozen=True, eq=False)
+class Division:
+    """Which split tests each video.
 
-    Args and errors are those of `read_folder`.
+    Args:
+        entries: all videos, sorted by path.
+        folds: by path, from 1; 0 for none.
+        given: whether the file of paths and classes says so.
     """
+
+    entries: Sequence[ListedVideo]
+    folds: Mapping[str, int]
+    given: bool
+
+    @property
+    def count(self) -> int:
+        """How many splits there are."""
+        return max(1, *self.folds.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint_of`."""
+        rows = ((entry.path, entry.label, self.folds[entry.path]) for entry in self.entries)
+        lines = "".join(f"{path}\0{label}\0{fold}\n" for path, label, fold in rows)
+        digest = sha256(lines.encode(errors="surrogateescape")).hexdigest()
+        return f"{len(self.entries)}-{digest[:8]}"
+
+
+def divide(
+    root: str, lists: str | None, group: str | None, test_share: float, seed: int
+) -> Division:
+    """How `read_folder` divides videos; arguments and errors are its own."""
     check_values({"test_share": test_share, "seed": seed}, _NEEDS, "data.dataset.")
-    entries = _entries(root, lists)
+    return _divided(_listed(root, lists), lists, group, test_share, seed)
+
+
+@lru_cache(maxsize=1)  # all stages of a run ask for the same
+def _divided(
+    listing: "Listing", lists: str | None, group: str | None, test_share: float, seed: int
+) -> Division:
+    entries = listing.entries
     if group is not None:
         entries = _grouped(entries, group)
     if entries[0].part:
         _check_apart(entries, str(lists))
-        return entries, {entry.path: int(entry.part == "test") for entry in entries}
+        return Division(entries, {e.path: int(e.part == "test") for e in entries}, given=True)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in entries:
         counts[entry.group][entry.label] += 1
     fold_of = fold_of_groups(counts, test_share, seed)
-    return entries, {entry.path: fold_of[entry.group] for entry in entries}
+    return Division(entries, {e.path: fold_of[e.group] for e in entries}, given=False)
 
 
-def _fingerprint(entries: Sequence[ListedVideo], folds: Mapping[str, int]) -> str:
-    lines = "".join(f"{entry.path}\0{entry.label}\0{folds[entry.path]}\n" for entry in entries)
-    return f"{len(entries)}-{sha256(lines.encode(errors='surrogateescape')).hexdigest()[:8]}"
+@lru_cache(maxsize=1)
+def _split(division: Division, number: int, root: str) -> Split:
+    """One of the splits, whatever is in it."""
+    entries, folds = division.entries, division.folds
+    classes = sorted({entry.label for entry in entries})
+    train = [entry for entry in entries if folds[entry.path] != number]
+    test = [entry for entry in entries if folds[entry.path] == number]
+    return Split(classes, labelled(train, classes, root), labelled(test, classes, root))
+
+
+def labelled(entries: Sequence[ListedVideo], classes: Sequence[str], root: str) -> Videos:
+    """The videos of entries, with the places of their classes as labels."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    return Videos.of(
+        names=[stem(entry.path) for entry in entries],
+        paths=[os.path.join(root, entry.path) for entry in entries],
+        labels=[label_of[entry.label] for entry in entries],
+        groups=[entry.group for entry in entries],
+    )
 
 
 # --- what there is -------------------------------------------------------------------------------
 
 
-def _entries(root: str, lists: str | None) -> list[ListedVideo]:
-    """Every video, sorted by path, and checked for what networks and files cannot take."""
-    found = read_video_list(Path(lists)) if lists else _in_class_folders(Path(root))
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Every video that there is, sorted by path, and the names of their classes.
+
+    It holds as long as nothing has been written to the files and folders in `seen`, by their times.
+    """
+
+    entries: Sequence[ListedVideo]
+    classes: Sequence[str]
+    seen: Mapping[str, int]
+
+    def holds(self) -> bool:
+        """Whether it would be read again as it is."""
+        try:
+            return all(os.stat(path).st_mtime_ns == time for path, time in self.seen.items())
+        except OSError:
+            return False
+
+
+_kept: dict[tuple[str, str | None], Listing] = {}  # the last that was read
+
+
+def _listed(root: str, lists: str | None) -> Listing:
+    """What there is, checked for what networks and files cannot take.
+
+    A run asks for it many times, for each stage and by its config, and reading 240,000 videos takes
+    seconds.
+    """
+    kept = _kept.get((root, lists))
+    if kept and kept.holds():
+        return kept
+    _kept.clear()
+    began, searched = time.time_ns(), [lists] if lists else list[str]()
+    found = read_video_list(Path(lists)) if lists else _in_class_folders(Path(root), searched)
+    seen = {path: os.stat(path).st_mtime_ns for path in searched}
+    listing = Listing(*_checked(found, root, lists), seen)
+    if max(seen.values()) < began - _TICK:  # what is written at once may leave the time as it is
+        _kept[root, lists] = listing
+    return listing
+
+
+def _checked(
+    found: Sequence[ListedVideo], root: str, lists: str | None
+) -> tuple[list[ListedVideo], list[str]]:
+    """Videos sorted by path, and their classes.
+
+    Raises:
+        UserError: networks or files cannot take them.
+    """
     entries = sorted(found, key=lambda entry: entry.path)
-    check_names(Path(root, entry.path) for entry in entries)
+    check_names(os.path.join(root, entry.path) for entry in entries)
     classes = sorted({entry.label for entry in entries})
     if len(classes) < 2:
         raise UserError(
@@ -154,25 +240,25 @@ def _entries(root: str, lists: str | None) -> list[ListedVideo]:
             f"{lists or root} has a class {min(_TAKEN & set(classes))}, as a column of scores.csv "
             "is called: rename it"
         )
-    return entries
+    return entries, classes
 
 
-def _in_class_folders(root: Path) -> list[ListedVideo]:
+def _in_class_folders(root: Path, searched: list[str]) -> Sequence[ListedVideo]:
     if not root.is_dir():
         raise UserError(f"data.dataset.root={root} does not exist: give a folder of videos")
-    paths = [video.relative_to(root) for video in videos_below(root)]
+    paths = videos_below(root, searched)
     if not paths:
         raise UserError(
             f"no video in data.dataset.root={root}: looked for <class>/<video> with a name that "
             f"ends in {ENDINGS}"
         )
     for path in paths:
-        if len(path.parts) < 2:
+        if "/" not in path:
             raise UserError(
                 f"{root / path} is in no folder of a class: move it to {root}/<class>/, or list "
                 "all videos with their classes in a file for data.dataset.lists"
             )
-    return [ListedVideo(path.as_posix(), path.parts[0], path.as_posix()) for path in paths]
+    return [ListedVideo(path, intern(path.partition("/")[0]), path) for path in paths]
 
 
 # --- what is trained and what is tested ----------------------------------------------------------
@@ -194,14 +280,12 @@ def _grouped(entries: Iterable[ListedVideo], pattern: str) -> list[ListedVideo]:
                 "group of every video in its path"
             )
         named = [part or "" for part in match.groups()] or [match[0]]
-        grouped.append(replace(entry, group="/".join(named)))
+        grouped.append(entry._replace(group="/".join(named)))
     return grouped
 
 
 def _check_apart(entries: Iterable[ListedVideo], lists: str) -> None:
-    parts: dict[str, set[str]] = defaultdict(set)
+    parts: dict[str, str] = {}
     for entry in entries:
-        parts[entry.group].add(entry.part)
-    for group, both in parts.items():
-        if len(both) > 1:
-            raise UserError(f"{lists} has the group {group} in train and test: put it in one")
+        if parts.setdefault(entry.group, entry.part) != entry.part:
+            raise UserError(f"{lists} has the group {entry.group} in train and test: put it in one")

@@ -3,12 +3,13 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from src.data.videos import Split, Video, Videos, key_of
 from src.utils.errors import UserError
 
 # v_<Class>_g<group>_c<clip>; <film>_<action>_<body>_<camera>_np<people>_<side>_<quality>_<clip>
@@ -44,7 +45,6 @@ UCF101 = tuple(_UCF101.split())  # as `read_ucf101` finds them: in the order of 
 HMDB51_SIZES = ((3570, 1530), (3570, 1530), (3570, 1530))
 UCF101_SIZES = ((9537, 3783), (9586, 3734), (9624, 3696))
 
-PARTS = {"train": "training", "val": "validation", "test": "test"}  # of a split, in words
 Label = TypeVar("Label", int, str)
 _DIGITS = 9  # that shares are compared to: sums of them depend on the order
 # The same for every run: what is chosen between must be validated on the same videos.
@@ -53,48 +53,6 @@ _VALIDATION_SEED = 7
 
 class NoSuchSplit(UserError):
     """The split does not exist, or not here."""
-
-
-@dataclass(frozen=True)
-class Video:
-    """One labelled video.
-
-    Args:
-        name: its file name without ending, which also names its frames and flow.
-        path: where the file is expected; its case, and whether it is there, is found out by
-            `src.data.stores`, for it may lie in an archive instead.
-        label: index of its class.
-        group: what it shares with videos that look like it, such as their film; None if nobody
-            knows. Where it is known, it follows from the name.
-    """
-
-    name: str
-    path: Path
-    label: int
-    group: str | None = field(default=None, compare=False)
-
-    @property
-    def alike(self) -> str:
-        """What it shares with videos of its class that look like it, or its own name."""
-        return self.group or self.name
-
-
-def key_of(video: Video) -> str:
-    """`<class folder>/<file>`, as the lists have it."""
-    return f"{video.path.parent.name}/{video.path.name}"
-
-
-@dataclass(frozen=True)
-class Split:
-    """The videos of one official split, and the classes their labels index.
-
-    `val` is empty until `with_validation` takes it out of `train`.
-    """
-
-    classes: tuple[str, ...]
-    train: tuple[Video, ...]
-    test: tuple[Video, ...]
-    val: tuple[Video, ...] = ()
 
 
 HMDB51_TREE = """{videos}/<class>/<file>.avi and {lists}/<class>_test_split<1|2|3>.txt \
@@ -264,28 +222,45 @@ def fold_of_groups(
         seed: of the order in which groups of the same size are dealt.
     """
     # One group after the other, large ones first, goes where its classes lack most.
-    classes = sorted({label for of in counts.values() for label in of})
-    groups = sorted(counts)
-    members = np.array([[counts[group].get(label, 0) for label in classes] for group in groups])
-    shares = members / members.sum(0)  # (groups, classes): of each class
-    groups_of_class = (members > 0).sum(0)
+    groups, labels = sorted(counts), sorted({label for of in counts.values() for label in of})
+    place_of = {label: place for place, label in enumerate(labels)}
+    members = [[(place_of[label], n) for label, n in counts[group].items()] for group in groups]
+    totals, groups_of_class = [0] * len(labels), [0] * len(labels)
+    for of in members:
+        for label, number in of:
+            totals[label] += number
+            groups_of_class[label] += 1
+    shares = [[(label, number / totals[label]) for label, number in of] for of in members]
     splits: int = int(1 / share + 1e-9)
     rest = max(0.0, 1 - splits * share)
     # What is there less what should be, of each class; 0 is for those that are never tested.
-    filled = np.repeat([[-rest], *[[-share]] * splits], len(classes), axis=1)
-    first = 0 if rest > 1e-9 else 1
+    filled = np.repeat([[-rest], *[[-share]] * splits], len(labels), axis=1)
+    columns: list[list[float]] = filled.T.tolist()  # the same by class: numpy is slow at so little
+    folds = range(0 if rest > 1e-9 else 1, len(filled))
+    totals_of_folds = filled.sum(1).round(_DIGITS).tolist()
 
     fold_of = {}
+    sizes = np.array([sum(part for _, part in of) for of in shares]).round(_DIGITS)
     order = np.random.default_rng(seed).permutation(len(groups))
-    for place in sorted(order, key=lambda place: -round(shares[place].sum(), _DIGITS)):
-        own, has = shares[place], members[place] > 0
-        lacking = (filled @ own).round(_DIGITS)
-        # The first splits test all classes that can be tested; else all splits grow alike.
-        scarce = bool((groups_of_class[has] < splits).any())
-        sizes = np.zeros(len(filled)) if scarce else filled.sum(1).round(_DIGITS)
-        best = min(range(first, len(filled)), key=lambda fold: (lacking[fold], sizes[fold], fold))
-        fold = 0 if (groups_of_class[has] == 1).any() else best
-        filled[fold] += own
+    for place in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        of = shares[place]
+        fewest = min(groups_of_class[label] for label, _ in of)
+        fold = 0
+        if fewest > 1:
+            lacking = {
+                fold: round(sum(columns[label][fold] * part for label, part in of) * 10**_DIGITS)
+                for fold in folds
+            }
+            most = min(lacking.values())
+            best = [fold for fold in folds if lacking[fold] == most]
+            fold = best[0]
+            # The first splits test all classes that can be tested; else all splits grow alike.
+            if len(best) > 1 and fewest >= splits:
+                fold = min(best, key=lambda fold: totals_of_folds[fold])
+        for label, part in of:
+            columns[label][fold] += part
+            filled[fold, label] = columns[label][fold]
+        totals_of_folds[fold] = filled[fold].sum().round(_DIGITS)
         fold_of[groups[place]] = fold
     return fold_of
 
@@ -307,8 +282,8 @@ def with_validation(split: Split, fraction: float) -> Split:
             moved.remove(min(own, key=lambda group: counts[group].total()))
     return replace(
         split,
-        train=tuple(video for video in split.train if _group(video) not in moved),
-        val=tuple(video for video in split.train if _group(video) in moved),
+        train=Videos(video for video in split.train if _group(video) not in moved),
+        val=Videos(video for video in split.train if _group(video) in moved),
     )
 
 

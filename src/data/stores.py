@@ -5,8 +5,8 @@ where, for messages. Any two can be put together: RGB from videos with flow from
 everything from archives.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from src.data.sampling import Indices
-from src.data.splits import Video
 from src.data.transforms import CropResizeFlip
+from src.data.videos import Video, Videos
 from src.flow.after_transfer import FRAMES, LENGTHS, Batch
 from src.flow.algorithm import prepare
 from src.flow.algorithms import ALGORITHMS
@@ -40,18 +40,16 @@ class VideoFiles:
     def __init__(self, decoder: str = "auto") -> None:
         self.decoder, self.place = decoder, "the videos' folders"
 
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos with the path of their file; each folder is listed once."""
-        on_disk: dict[Path, dict[str, Path]] = {}
-        found: list[Video | None] = []
-        for video in videos:
-            folder = video.path.parent
+    def find(self, videos: Videos) -> Iterator[str | None]:
+        """The path of each video's file, None where there is none; each folder is listed once."""
+        on_disk: dict[str, dict[str, str]] = {}
+        for path in videos.paths:
+            folder, expected = os.path.split(path)
             if folder not in on_disk:
-                files = folder.iterdir() if folder.is_dir() else ()
-                on_disk[folder] = {file.name.lower(): file for file in files}
-            file = on_disk[folder].get(video.path.name.lower())
-            found.append(replace(video, path=file) if file else None)
-        return found
+                names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
+                on_disk[folder] = {name.lower(): name for name in names}
+            name = on_disk[folder].get(expected.lower())
+            yield os.path.join(folder, name) if name else None
 
     def open(self, video: Video) -> VideoFile:
         """The frames of a video file."""
@@ -66,10 +64,10 @@ class ImageStore:
     def __init__(self, index: ImageIndex) -> None:
         self.index, self.place = index, str(index.root)
 
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos that have images."""
-        first = self.components[0]
-        return [video if self.index.images(first, video.name) else None for video in videos]
+    def find(self, videos: Videos) -> Iterator[str | None]:
+        """The path of each video as it is, None where it has no images."""
+        for name, path in zip(videos.names, videos.paths, strict=True):
+            yield path if self.index.images(self.components[0], name) else None
 
 
 class FrameFolders(ImageStore):
@@ -140,8 +138,8 @@ class OnTheFlyFlowStore:
         self.frames, self.settings = frames, settings
         self.place = f"{frames.place} (computed on the fly)"
 
-    def find(self, videos: Sequence[Video]) -> list[Video | None]:
-        """The videos that have frames."""
+    def find(self, videos: Videos) -> Iterator[str | None]:
+        """Those that have frames, as their store has them."""
         return self.frames.find(videos)
 
     def open(self, video: Video) -> OnTheFlyFlow | FramesForFlow:

@@ -20,8 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from src.data.splits import NoSuchSplit, Split, Video
+from src.data.splits import NoSuchSplit
 from src.data.two_movers_clips import CLASSES, FPS, SIZE, VERSION, make_clip
+from src.data.videos import Split, Video
 from src.media.video_writer import VideoWriter
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock

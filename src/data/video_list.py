@@ -10,9 +10,10 @@ What could be read in two ways is an error that names the line.
 import csv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from sys import intern
+from typing import NamedTuple
 
 from src.media.find_videos import is_video
 from src.utils.errors import UserError
@@ -22,8 +23,7 @@ _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
 _MARKED = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
-@dataclass(frozen=True)
-class ListedVideo:
+class ListedVideo(NamedTuple):
     """One video."""
 
     path: str  # of its file, relative to the root
@@ -115,8 +115,9 @@ def _rows(lines: Sequence[str], separator: str, file: Path) -> list[tuple[int, l
 
 def _video(values: Mapping[str, str], where: str) -> ListedVideo:
     values = {column: values[column] for column in _COLUMNS if column in values}
-    path = PurePosixPath(values["path"])
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in values["path"]:
+    parts = [part for part in values["path"].split("/") if part not in ("", ".")]
+    absolute = values["path"].startswith("/")
+    if not parts or absolute or ".." in parts or "\0" in values["path"]:
         raise UserError(f"{where}: {values['path']!r} is no path below data.dataset.root")
     for column, value in values.items():
         if not value:
@@ -124,4 +125,5 @@ def _video(values: Mapping[str, str], where: str) -> ListedVideo:
     part = values.get("split", "")
     if part not in ("train", "test", ""):
         raise UserError(f"{where}: split is train or test, not {part}")
-    return ListedVideo(path.as_posix(), values["class"], values.get("group", path.as_posix()), part)
+    path = "/".join(parts)
+    return ListedVideo(path, intern(values["class"]), values.get("group", path), intern(part))

@@ -31,29 +31,39 @@ def find_videos(folder: Path) -> list[Path]:
     videos = videos_below(folder)
     if not videos:
         raise UserError(f"no video in {folder}: looked for files ending in {ENDINGS}")
-    return videos
+    return [folder / video for video in videos]
 
 
-def videos_below(folder: Path) -> list[Path]:
-    """As `find_videos`; nothing where there is nothing."""
-    paths: list[Path] = []
+def videos_below(folder: Path, searched: list[str] | None = None) -> list[str]:
+    """As `find_videos`, but relative to the folder and with `/`; nothing where there is nothing.
+
+    `searched` gets the folders that were looked at.
+    """
+    paths: list[str] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
+        if searched is not None:
+            searched.append(parent)
+        below = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
         extracted = {name for record in _EXTRACTED.keys() & files for name in _EXTRACTED[record]}
         folders[:] = [
             name
             for name in folders
             if not (name.startswith(".") or name in extracted or leads_back(Path(parent, name)))
         ]
-        paths += [Path(parent, name) for name in files if not name.startswith(".")]
-    videos = sorted(path for path in paths if is_video(path))
-    others = (path.relative_to(folder).as_posix() for path in paths if not is_video(path))
-    report_skipped(folder, "videos", count_skipped(others))
-    return videos
+        paths += [f"{below}{name}" for name in files if not name.startswith(".")]
+    report_skipped(folder, "videos", count_skipped(path for path in paths if not is_video(path)))
+    return sorted(filter(is_video, paths), key=lambda path: path.split("/"))
 
 
 def is_video(name: str | PurePath) -> bool:
     """Whether a file is called as videos are."""
-    return PurePath(name).suffix.lower() in _ENDINGS
+    return os.path.splitext(name)[1].lower() in _ENDINGS
+
+
+def stem(video: str | PurePath) -> str:
+    """A video's name: that of its file without the ending."""
+    name = os.path.basename(video)
+    return name.rpartition(".")[0] or name
 
 
 def leads_back(folder: os.PathLike[str]) -> bool:
@@ -64,13 +74,13 @@ def leads_back(folder: os.PathLike[str]) -> bool:
     return any(os.path.realpath(above) == target for above in Path(folder).absolute().parents)
 
 
-def check_names(videos: Iterable[Path]) -> None:
+def check_names(videos: Iterable[str | PurePath]) -> None:
     """Refuse two videos of one name: it names their flow and their scores.
 
     Raises:
         UserError: names both, or one that files of flow and scores cannot name.
     """
-    by_name: dict[str, Path] = {}
+    by_name: dict[str, str | PurePath] = {}
     for video in videos:
         try:
             str(video).encode()
@@ -79,10 +89,11 @@ def check_names(videos: Iterable[Path]) -> None:
                 f"{video} has a name that is not in UTF-8, as it is written to files: rename it, "
                 "or everything in a folder: convmv -r -f latin1 -t utf8 --notest <folder>"
             ) from error
-        other = by_name.setdefault(video.stem.lower(), video)  # flow is found whatever the case
+        name = stem(video)
+        other = by_name.setdefault(name.lower(), video)  # flow is found whatever the case
         if other is not video:
             raise UserError(
-                f"{other} and {video} would share the flow folder {video.stem}: rename one of them"
+                f"{other} and {video} would share the flow folder {name}: rename one of them"
                 f"; to put its folder before every name, in the folder above: "
                 'for f in */*.*; do mv "$f" "${f%/*}/${f%/*}_${f##*/}"; done'
             )

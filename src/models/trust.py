@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import pytorch_lightning as pl
 from torch import nn
 
-from src.data.splits import Split
+from src.data.videos import Split
 from src.utils.errors import UserError
 
 _ROOMS = ("src.data.", "src.models.")

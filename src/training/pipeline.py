@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from src.data.datamodule import VideoDataModule
 from src.data.faults import Faults
 from src.data.loading import VideoLoader
-from src.data.splits import PARTS
+from src.data.videos import PARTS
 from src.evaluation.analysis import fused_classifiers
 from src.evaluation.samples import save_samples
 from src.evaluation.scores import CollectScores, VideoScores, video_accuracies
@@ -235,7 +235,7 @@ def _prepare(
     net = build_net(config)
     updates = updates_per_epoch(config, len(data.videos.train), devices)
     module = build_module(config, net, total_steps=updates * config["max_epochs"])
-    module.weigh_classes([video.label for video in data.videos.train])
+    module.weigh_classes(data.videos.train.labels.tolist())
     checkpoint, earlier = of_first_rank(dirs[name].begun()) or (None, None)
     if checkpoint is None or earlier is None:
         init_weights(config, dirs, net, module.normalize, data)

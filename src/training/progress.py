@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
-from src.data.splits import PARTS
+from src.data.videos import PARTS
 from src.models.modules import VideoClassifier
 from src.training.throughput import Throughput
 

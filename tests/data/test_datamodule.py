@@ -12,8 +12,9 @@ import torch
 from src.data.datamodule import VideoDataModule, VideoReading, VideoTest
 from src.data.dataset import Sample
 from src.data.loading import EpochSampler
-from src.data.splits import Split, Video, read_ucf101
+from src.data.splits import read_ucf101
 from src.data.stores import FlowFolders, FrameFolders, OnTheFlyFlowStore, VideoFiles
+from src.data.videos import Split, Video
 from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.images import FlowImages, FrameImages
@@ -235,7 +236,7 @@ class TestMissing:
 
 def test_files_are_found_whatever_their_case(root: Path) -> None:
     module = datamodule(root)
-    videos = module.videos.train + module.videos.test
+    videos = [*module.videos.train, *module.videos.test]
     assert [video.path.relative_to(root / "videos") for video in videos] == [
         Path(f"{on_disk(listed)}.avi") for listed in LISTED
     ]

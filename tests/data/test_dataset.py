@@ -16,9 +16,9 @@ from src.data import dataset
 from src.data.datamodule import VideoDataModule
 from src.data.dataset import Sample, TestView, TrainView, ValView, VideoDataset
 from src.data.loading import EpochSampler, collate
-from src.data.splits import Split, Video
 from src.data.stores import FlowFolders, VideoFiles
 from src.data.transforms import CornerJitterCrop
+from src.data.videos import Split, Video
 from src.flow.algorithm import quantize
 from src.flow.settings import FlowSettings
 from src.media.images import open_images

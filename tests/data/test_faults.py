@@ -16,7 +16,7 @@ import pytest
 
 from src.data.faults import TRIES, Faults, SkipBrokenVideos
 from src.data.loading import VideoLoader, collate
-from src.data.splits import Video
+from src.data.videos import Video
 from src.media.images import FrameImages, open_images
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from src import evaluate, extract_flow, train, verify_data
-from src.data.folder import fingerprint_of, lists_of, read_folder
-from src.data.splits import Video
+from src.data.folder import divide, fingerprint_of, read_folder
+from src.data.videos import Video
 from src.reporting.collect import collect
 from src.training.pipeline import run_experiment
 from src.utils.errors import UserError
@@ -151,7 +151,7 @@ def test_changed_videos_are_refused(tmp_path: Path) -> None:
 def test_flow_hidden_files_and_other_folders_are_no_classes(tmp_path: Path) -> None:
     touch(tmp_path, ["a/1.mp4", "a/day 1/2.MP4", "b/3.avi", "b/4.avi", "b/.5.avi", "b/note.txt"])
     touch(tmp_path, ["flow/flow.json", "flow/u/1/x.mp4", "empty/readme.txt", ".index/x.mp4"])
-    entries, _ = lists_of(str(tmp_path), None, None, 0.5, 0)
+    entries = divide(str(tmp_path), None, None, 0.5, 0).entries
     assert [(e.path, e.label) for e in entries] == [
         ("a/1.mp4", "a"),
         ("a/day 1/2.MP4", "a"),

@@ -13,7 +13,7 @@ import pytest
 
 from src.data.faults import SkipBrokenVideos
 from src.data.loading import VideoLoader
-from src.data.splits import Video
+from src.data.videos import Video
 from src.utils.errors import UserError
 
 

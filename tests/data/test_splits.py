@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.data.splits import Split, Video, read_hmdb51, read_ucf101
+from src.data.splits import read_hmdb51, read_ucf101
+from src.data.videos import Split, Video
 from src.utils.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -70,7 +71,7 @@ class TestOfficialHMDB51:
                 assert len(by_class[name]) == (70 if flag == 1 else 30)
 
     def test_strange_names_survive(self, hmdb51: dict[int, Split], number: int) -> None:
-        videos = hmdb51[number].train + hmdb51[number].test
+        videos = [*hmdb51[number].train, *hmdb51[number].test]
         assert all(f"{video.name}.avi" == video.path.name for video in videos)
         for symbol in "#(&;![":
             assert any(symbol in video.name for video in videos), symbol
@@ -85,7 +86,7 @@ class TestOfficialUCF101:
         assert (len(split.train), len(split.test)) == UCF101_COUNTS[number]
         official = (UCF101_LISTS / "classInd.txt").read_text().split()
         assert split.classes == tuple(official[1::2])
-        for video in split.train + split.test:
+        for video in (*split.train, *split.test):
             assert split.classes[video.label] == video.path.parent.name
 
     def test_groups_do_not_leak(self, ucf101: dict[int, Split], number: int) -> None:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pytest
 
 from src.data import two_movers, two_movers_clips
-from src.data.splits import Split, Video
 from src.data.two_movers_clips import CLASSES, DIRECTIONS, RADIUS, TINTS, Clip, make_clip
+from src.data.videos import Split, Video
 from src.flow.settings import FlowSettings
 from src.media.video_file import VideoFile
 from src.utils.errors import UserError
@@ -54,7 +54,7 @@ def test_classes_are_balanced_in_both_parts(split: Split) -> None:
     assert len(set(CLASSES)) == 8
     assert Counter(video.label for video in split.train) == dict.fromkeys(range(8), TRAIN // 8)
     assert Counter(video.label for video in split.test) == dict.fromkeys(range(8), TEST // 8)
-    names = {video.name for video in split.train + split.test}
+    names = {video.name for video in (*split.train, *split.test)}
     assert len(names) == TRAIN + TEST
 
 
@@ -202,7 +202,7 @@ def start(root: Path, count: Path) -> ForkServerProcess:
 def check_complete(root: Path, split: Split) -> None:
     """Nothing but the dataset is in its folder, and no folder of a making beside it."""
     again = two_movers.read_two_movers(str(root), TRAIN, TEST, SEED)
-    for video, other in zip(again.train + again.test, split.train + split.test, strict=True):
+    for video, other in zip([*again.train, *again.test], [*split.train, *split.test], strict=True):
         assert video.path.is_relative_to(root)
         assert video.path.read_bytes() == other.path.read_bytes()
         assert stored_flow(root / "flow", video.name).num_fields == 31

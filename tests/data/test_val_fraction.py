@@ -10,7 +10,8 @@ import pytest
 from hydra.errors import InstantiationException
 
 from src.data.datamodule import VideoDataModule
-from src.data.splits import Split, Video, group_of, read_hmdb51, read_ucf101, with_validation
+from src.data.splits import group_of, read_hmdb51, read_ucf101, with_validation
+from src.data.videos import Split, Video
 from src.experiment.build import build_datamodule, build_protocol
 from src.experiment.config import stage_config
 from src.utils.errors import UserError
@@ -137,6 +138,7 @@ def test_a_part_without_videos_is_refused(tiny: tuple[str, ...]) -> None:
     split, data = data_of(tiny).listed, data_of(tiny, "data.val_fraction=0.5")
     data.videos = Split((), (), ())
     data.dataset = lambda: replace(split, train=split.train[:8])  # one of each class
+    data.prepare_data()
     with pytest.raises(UserError, match=r"data\.val_fraction=0\.5: leaves no video"):
         data.setup()
 

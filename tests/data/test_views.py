@@ -23,8 +23,8 @@ from src.data.dataset import (
 )
 from src.data.loading import EpochSampler, collate
 from src.data.sampling import ClipSampler, Dense, Segments, StridedSampler
-from src.data.splits import Split, Video
 from src.data.transforms import CornerJitterCrop, CropPolicy, RandomResizedCrop
+from src.data.videos import Split, Video
 from src.media.sources import Size, Uint8
 from tests.builders import SMALL_DATA
 

@@ -14,6 +14,7 @@ import pytest
 from src.extraction import formats
 from src.extraction.extract import extract_flow
 from src.extraction.formats import FORMATS, Format, JpegFolders, ZipArchives
+from src.extraction.products import FRAMES_FILE
 from src.flow.algorithm import Fields, FlowAlgorithm, Frames
 from src.flow.settings import FILE_NAME, FlowSettings
 from src.media.archives import Archive
@@ -66,10 +67,11 @@ def archive(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def images_in(output: Path) -> dict[str, bytes]:
-    """The images of a folder of flow by their names, and that there is nothing else."""
+    """The images of a folder of flow or frames by their names, and that there is nothing else."""
     files = {str(file.relative_to(output)): file for file in output.rglob("*") if file.is_file()}
-    del files[FILE_NAME]
-    if "u" in {entry.name for entry in output.iterdir()}:
+    assert len(files.keys() & {FILE_NAME, FRAMES_FILE}) == 1
+    files = {name: file for name, file in files.items() if not name.endswith(".json")}
+    if {"u", "rgb"} & {entry.name for entry in output.iterdir()}:
         return {name: file.read_bytes() for name, file in files.items()}
     images: dict[str, bytes] = {}
     for file in files.values():

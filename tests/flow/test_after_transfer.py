@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from src.data.dataset import Sample, TestView, TrainView, VideoDataset, View
-from src.data.splits import Video
 from src.data.stores import FlowFolders, FramesForFlow, OnTheFlyFlowStore, VideoFiles
 from src.data.transforms import CornerJitterCrop
+from src.data.videos import Video
 from src.extraction.extract import extract_flow
 from src.flow.after_transfer import FRAMES, LENGTHS, FlowAfterTransfer
 from src.flow.settings import FlowSettings

@@ -14,8 +14,8 @@ import torch
 
 from src.data.datamodule import VideoDataModule, VideoReading
 from src.data.faults import VideoErrors
-from src.data.splits import Video
 from src.data.two_movers import read_two_movers
+from src.data.videos import Video
 from src.evaluate import main as evaluate
 from src.evaluation.fusion import fuse
 from src.evaluation.scores import VideoScores, video_accuracies

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.data.splits import Video
 from src.data.stores import FlowStore, FrameStore, ImageStore, VideoFiles
 from src.data.verification.manifest import Modality, VideoCheck, size_text
+from src.data.videos import Video
 from src.extraction.provenance import source_of
 from src.media.image_index import file_state
 from src.media.images import Images

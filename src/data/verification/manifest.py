@@ -9,14 +9,14 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from src.data.dataset import COUNT_TOLERANCE
-from src.data.splits import Video, key_of
 from src.data.stores import VIDEOS
+from src.data.videos import Video, Videos, key_of
 from src.media.sources import Size
 from src.utils.errors import UserError
 from src.utils.files import atomic_write
@@ -169,10 +169,10 @@ class Manifest:
 
     @classmethod
     def fitting(
-        cls, file: str | None, places: Mapping[Modality, str], videos: Sequence[Video]
+        cls, file: str | None, places: Mapping[Modality, str], listed_videos: Iterable[Video]
     ) -> Self | None:
         """Read a manifest if it speaks of these places and listed videos; else warn: None."""
-        if not file or not videos or not Path(file).is_file():
+        if not file or not Path(file).is_file() or not (videos := Videos(listed_videos)):
             return None
         known = cls.load(Path(file))
         if known and known.complete:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.data.splits import NoSuchSplit, Split, Video, key_of
+from src.data.splits import NoSuchSplit
 from src.data.stores import ON_THE_FLY, VIDEOS, ImageStore, open_flow, open_rgb
 from src.data.verification.inspection import Job, Stores, VideoChecker
 from src.data.verification.manifest import (
@@ -21,9 +21,10 @@ from src.data.verification.manifest import (
     place_of,
     videos_folder,
 )
+from src.data.videos import Split, Video, Videos, key_of
 from src.extraction.provenance import sources_kept
 from src.flow.settings import FlowSettings
-from src.media.find_videos import videos_below
+from src.media.find_videos import stem, videos_below
 from src.utils.console import progress
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
@@ -184,10 +185,10 @@ def verify(
         )
     checker = VideoChecker(stores, full)
     jobs = {  # what is there to look at, by the listed video's key
-        (modality, key_of(video)): (modality, stored)
+        (modality, key_of(video)): (modality, replace(video, path=Path(path)))
         for modality, store in stores.items()
-        for video, stored in zip(lists.videos, store.find(lists.videos), strict=True)
-        if stored
+        for video, path in zip(lists.videos, store.find(Videos(lists.videos)), strict=True)
+        if path
     }
     with ThreadPoolExecutor(_STATTERS) as pool:
         states = dict(zip(jobs, pool.map(checker.state, jobs.values()), strict=True))
@@ -268,8 +269,8 @@ def _extra(lists: Lists, stores: Stores, known: set[Path]) -> dict[Modality, lis
         else:
             folder = videos_folder(lists.videos)
             extra[modality] = [
-                file.relative_to(folder).as_posix()
+                file
                 for file in videos_below(folder)
-                if file not in known and file.stem.lower() not in lists.unused
+                if folder / file not in known and stem(file).lower() not in lists.unused
             ]
     return extra

@@ -19,10 +19,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.data.splits import NoSuchSplit, Split, Video, key_of, read_hmdb51, read_ucf101
+from src.data.splits import NoSuchSplit, read_hmdb51, read_ucf101
 from src.data.verification.inspection import Job, VideoChecker
 from src.data.verification.manifest import VideoCheck
 from src.data.verification.verify import read_lists
+from src.data.videos import Split, Video, key_of
 from src.media.sources import Size
 from src.media.video_file import VideoFile
 from src.utils.processes import in_parallel

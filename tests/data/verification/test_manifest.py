@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from src.data.datamodule import VideoDataModule, VideoReading
-from src.data.splits import Split, Video, key_of
 from src.data.verification.manifest import PROBLEMS, Manifest
 from src.data.verification.verify import verify
+from src.data.videos import Split, Video, key_of
 from src.experiment.config import config_diff, stage_config
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
@@ -135,7 +135,7 @@ class TestTraining:
             videos=reading(tree, missing="skip"),
             modalities=["flow"],
         )
-        assert names(module.videos.train + module.videos.test) == [*NAMES[:4], NAMES[5]]
+        assert names([*module.videos.train, *module.videos.test]) == [*NAMES[:4], NAMES[5]]
         batch = next(iter(module.train_dataloader()))
         assert batch["flow"].shape[0] == 2
 

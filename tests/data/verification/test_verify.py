@@ -17,9 +17,10 @@ import pytest
 
 from src import extract_flow as extract_flow_command
 from src import verify_data
-from src.data.splits import Split, Video, group_of, key_of, read_hmdb51, read_ucf101
+from src.data.splits import group_of, read_hmdb51, read_ucf101
 from src.data.verification.report import MOVES, report, write_report
 from src.data.verification.verify import Lists, Verification, read_lists, verify
+from src.data.videos import Split, Video, key_of
 from src.extraction.extract import extract_flow
 from src.extraction.provenance import source_of
 from src.flow.settings import FlowSettings
