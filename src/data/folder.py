@@ -7,7 +7,7 @@
 import os
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -147,9 +147,7 @@ def _divided(
     if entries[0].part:
         _check_apart(entries, str(lists))
         return Division(entries, {e.path: int(e.part == "test") for e in entries}, given=True)
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for entry in entries:
-        counts[entry.group][entry.label] += 1
+    counts = Counter((entry.group, entry.label) for entry in entries)
     fold_of = fold_of_groups(counts, test_share, seed)
     return Division(entries, {e.path: fold_of[e.group] for e in entries}, given=False)
 

@@ -1,7 +1,7 @@
 """Train and test lists: the official ones of HMDB51 and UCF101, and how groups are divided."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -207,7 +207,7 @@ def _inside(entry: str, lists: Path) -> Path:
 
 
 def fold_of_groups(
-    counts: Mapping[str, Mapping[Label, int]], share: float, seed: int
+    counts: Mapping[tuple[str, Label], int], share: float, seed: int
 ) -> dict[str, int]:
     """The split, from 1, that tests each group of videos; 0 for none.
 
@@ -217,27 +217,33 @@ def fold_of_groups(
     first splits.
 
     Args:
-        counts: how many videos of each class a group has.
+        counts: how many videos a group has of a class.
         share: of every class that a split tests, in 0..1.
         seed: of the order in which groups of the same size are dealt.
     """
     # One group after the other, large ones first, goes where its classes lack most.
-    groups, labels = sorted(counts), sorted({label for of in counts.values() for label in of})
+    labels = sorted({label for _, label in counts})
     place_of = {label: place for place, label in enumerate(labels)}
-    members = [[(place_of[label], n) for label, n in counts[group].items()] for group in groups]
     totals, groups_of_class = [0] * len(labels), [0] * len(labels)
-    for of in members:
-        for label, number in of:
-            totals[label] += number
-            groups_of_class[label] += 1
-    shares = [[(label, number / totals[label]) for label, number in of] for of in members]
+    for (_, label), number in counts.items():
+        totals[place_of[label]] += number
+        groups_of_class[place_of[label]] += 1
+    groups: list[str] = []
+    shares: list[list[tuple[int, float]]] = []  # of each group: of which classes, and how much
+    for group, label in sorted(counts):
+        if not groups or groups[-1] != group:
+            groups.append(group)
+            shares.append([])
+        place = place_of[label]
+        shares[-1].append((place, counts[group, label] / totals[place]))
     splits: int = int(1 / share + 1e-9)
     rest = max(0.0, 1 - splits * share)
     # What is there less what should be, of each class; 0 is for those that are never tested.
     filled = np.repeat([[-rest], *[[-share]] * splits], len(labels), axis=1)
     columns: list[list[float]] = filled.T.tolist()  # the same by class: numpy is slow at so little
     folds = range(0 if rest > 1e-9 else 1, len(filled))
-    totals_of_folds = filled.sum(1).round(_DIGITS).tolist()
+    scale = 10.0**_DIGITS  # to compare what is rounded to so many digits
+    sizes_of_folds = [round(size * scale) for size in filled.sum(1).tolist()]
 
     fold_of = {}
     sizes = np.array([sum(part for _, part in of) for of in shares]).round(_DIGITS)
@@ -247,20 +253,23 @@ def fold_of_groups(
         fewest = min(groups_of_class[label] for label, _ in of)
         fold = 0
         if fewest > 1:
-            lacking = {
-                fold: round(sum(columns[label][fold] * part for label, part in of) * 10**_DIGITS)
-                for fold in folds
-            }
-            most = min(lacking.values())
-            best = [fold for fold in folds if lacking[fold] == most]
+            lacking = [0.0] * len(folds)
+            for label, part in of:
+                column = columns[label]
+                lacking = [
+                    lacks + column[fold] * part for lacks, fold in zip(lacking, folds, strict=True)
+                ]
+            rounded = [round(lacks * scale) for lacks in lacking]
+            most = min(rounded)
+            best = [fold for fold, lacks in zip(folds, rounded, strict=True) if lacks == most]
             fold = best[0]
             # The first splits test all classes that can be tested; else all splits grow alike.
             if len(best) > 1 and fewest >= splits:
-                fold = min(best, key=lambda fold: totals_of_folds[fold])
+                fold = min(best, key=sizes_of_folds.__getitem__)
         for label, part in of:
             columns[label][fold] += part
             filled[fold, label] = columns[label][fold]
-        totals_of_folds[fold] = filled[fold].sum().round(_DIGITS)
+        sizes_of_folds[fold] = round(float(filled[fold].sum()) * scale)
         fold_of[groups[place]] = fold
     return fold_of
 
@@ -271,15 +280,13 @@ def with_validation(split: Split, fraction: float) -> Split:
     Of each class complete groups are moved, those of one film or scene, as near to this fraction of
     its videos, in 0..1, as they allow; one group is always trained on.
     """
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for video in split.train:
-        counts[_group(video)][video.label] += 1
+    counts = Counter((_group(video), video.label) for video in split.train)
     folds = fold_of_groups(counts, fraction, _VALIDATION_SEED)
     moved = {group for group, fold in folds.items() if fold == 1}
     for label in range(len(split.classes)):
-        own = sorted(group for group in counts if label in counts[group])
+        own = sorted(group for group, of in counts if of == label)
         if own and moved.issuperset(own):  # of a fraction near 1
-            moved.remove(min(own, key=lambda group: counts[group].total()))
+            moved.remove(min(own, key=lambda group: counts[group, label]))
     return replace(
         split,
         train=Videos(video for video in split.train if _group(video) not in moved),

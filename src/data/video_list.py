@@ -8,9 +8,9 @@ What could be read in two ways is an error that names the line.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
@@ -41,9 +41,10 @@ def read_video_list(file: Path) -> list[ListedVideo]:
     """
     lines = _lines(file)
     separator, columns, named = _understand(lines, file)
+    places = [columns.index(name) if name in columns else None for name in _COLUMNS]
     line_of: dict[str, int] = {}
     listed = []
-    for number, cells in _rows(lines, separator, file)[named:]:
+    for number, cells in islice(_rows(lines, separator, file), int(named), None):
         where = f"{file}, line {number}"
         if any(cells[len(columns) :]):
             rest = separator.join(cells[len(columns) - 1 :])
@@ -51,12 +52,12 @@ def read_video_list(file: Path) -> list[ListedVideo]:
                 f"{where}: {len(cells)} columns, not {len(columns)}: put what has a "
                 f'{_SEPARATORS[separator]} in it into quotes, such as "{rest}"'
             )
-        video = _video(dict(zip_longest(columns, cells[: len(columns)], fillvalue="")), where)
-        if video.path in line_of:
+        cells += [""] * (len(columns) - len(cells))
+        video = _video([None if place is None else cells[place] for place in places], where)
+        if line_of.setdefault(video.path, number) != number:
             raise UserError(
                 f"{where}: {video.path} is in line {line_of[video.path]}, too: delete one of them"
             )
-        line_of[video.path] = number
         listed.append(video)
     if not listed:
         raise UserError(f"data.dataset.lists={file} names no videos, its first line is its last")
@@ -98,32 +99,33 @@ def _understand(lines: Sequence[str], file: Path) -> tuple[str, Sequence[str], b
     )
 
 
-def _rows(lines: Sequence[str], separator: str, file: Path) -> list[tuple[int, list[str]]]:
+def _rows(lines: Sequence[str], separator: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line that has any, and the number of the line."""
     if separator == " ":  # a path may have spaces, too
-        pairs = [(number, line.rsplit(maxsplit=1)) for number, line in enumerate(lines, start=1)]
-        return [(number, cells) for number, cells in pairs if cells]
+        pairs = ((number, line.rsplit(maxsplit=1)) for number, line in enumerate(lines, start=1))
+        yield from ((number, cells) for number, cells in pairs if cells)
+        return
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield reader.line_num, cells
     except csv.Error as error:
         raise UserError(
             f"data.dataset.lists={file} cannot be read: line {reader.line_num}: {error}"
         ) from error
-    return [(number, cells) for number, cells in rows if any(cells)]
 
 
-def _video(values: Mapping[str, str], where: str) -> ListedVideo:
-    values = {column: values[column] for column in _COLUMNS if column in values}
-    parts = [part for part in values["path"].split("/") if part not in ("", ".")]
-    absolute = values["path"].startswith("/")
-    if not parts or absolute or ".." in parts or "\0" in values["path"]:
-        raise UserError(f"{where}: {values['path']!r} is no path below data.dataset.root")
-    for column, value in values.items():
-        if not value:
-            raise UserError(f"{where}: no {column}")
-    part = values.get("split", "")
-    if part not in ("train", "test", ""):
+def _video(values: Sequence[str | None], where: str) -> ListedVideo:
+    """That of a line's values, in the order of `_COLUMNS`; None for a column that is not there."""
+    path, label, part, group = values
+    parts = [part for part in (path or "").split("/") if part not in ("", ".")]
+    if not parts or not path or path.startswith("/") or ".." in parts or "\0" in path:
+        raise UserError(f"{where}: {path!r} is no path below data.dataset.root")
+    if "" in values:
+        raise UserError(f"{where}: no {_COLUMNS[values.index('')]}")
+    if part not in ("train", "test", None):
         raise UserError(f"{where}: split is train or test, not {part}")
     path = "/".join(parts)
-    return ListedVideo(path, intern(values["class"]), values.get("group", path), intern(part))
+    return ListedVideo(path, intern(label or ""), group or path, intern(part or ""))
