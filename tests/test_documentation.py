@@ -20,9 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from src.data.splits import HMDB51, UCF101
+from src.data.two_movers import flow_settings
 from src.experiment.build import build_module, build_net
 from src.experiment.compose import CONF_DIR
 from src.experiment.config import stage_config, stage_configs
+from src.extraction.extract import extract_flow
 from src.utils.errors import UserError
 from src.utils.mistakes import find_mistake
 from tests import documents
@@ -109,6 +111,10 @@ def a_checkpoint(place: Path, run: Path) -> None:
     moving(place / "my_videos" / "still" / "a.mp4", 1)
     moving(place / "clip.mp4", 0)
     moving(place / "film.mp4", 2, frames=150)
+    new = place / "new_videos"
+    moving(new / "red_left" / "b.mp4", 0)
+    (new / "list.csv").write_text("red_left/b.mp4,red_left\n")
+    extract_flow([new / "red_left" / "b.mp4"], new / "flow", flow_settings(), workers=1)
 
 
 def extension(place: Path, run: Path) -> None:
@@ -135,6 +141,9 @@ RUN = {
     "hmdb51": Story(
         hmdb51,
         {
+            "extract_frames input=data/hmdb51/videos output=data/hmdb51/frames": ("workers=1",),
+            "extract_flow input=data/hmdb51/videos output=data/hmdb51/tvl1_flow "
+            "frames=data/hmdb51/frames": FLOW,
             "extract_flow input=data/hmdb51/videos output=data/hmdb51/tvl1_flow": FLOW,
             "verify_data data=hmdb51": ("workers=1", ANY_SIZE),
             "train experiment=st_resnet_hmdb51 debug=config": (),
@@ -180,6 +189,8 @@ RUN = {
         a_checkpoint,
         {
             "evaluate ckpt_path=joint.ckpt protocol=ten_crops": CPU,
+            "evaluate ckpt_path=joint.ckpt videos=new_videos": CPU,
+            "evaluate ckpt_path=joint.ckpt videos=new_videos/list.csv flow=new_videos/flow": CPU,
             "predict ckpt_path=joint.ckpt input=clip.mp4": (),
             "predict ckpt_path=joint.ckpt input=film.mp4 window=4 step=1 plot=out annotate=out": (),
             "fuse inputs=[joint.ckpt,idt.csv] weights=[1,0.5] average_over=probabilities": CPU,
@@ -189,6 +200,8 @@ RUN = {
         },
         (
             "evaluation/scores.csv",
+            "evaluation/new_videos/scores.confusion.csv",
+            "evaluation/list/scores.csv",
             "predictions.csv",
             "out/film.png",
             "out/film_annotated.mp4",

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -84,6 +85,37 @@ def read_folder(
             change = f"change {lists}"
         raise UserError(f"split {split} of {root} has no {lacking}: {change}")
     return made_split
+
+
+def read_test_videos(place: str, classes: Sequence[str]) -> Split:
+    """Labelled videos to test a network on that was trained on others.
+
+    Args:
+        place: a folder with a folder for each class, or a file of paths, from its folder on, and
+            classes; if it has a column `split`, those of "test" alone.
+        classes: all that the network knows, in the order of its scores. Videos may be of a few.
+
+    Raises:
+        UserError: there are no videos, two of one name, or one of a class that it does not know.
+    """
+    path = Path(place)
+    root = path if path.is_dir() else path.parent
+    found = (
+        _in_class_folders(path, [], "videos") if path.is_dir() else read_video_list(path, "videos")
+    )
+    entries = sorted(entry for entry in found if entry.part != "train")
+    check_names(root / entry.path for entry in entries)
+    if not entries:
+        raise UserError(f"videos={place} has no video with split test")
+    unknown = {entry.label for entry in entries} - set(classes)
+    if unknown:
+        near = get_close_matches(min(unknown), classes, n=1)
+        hint = f"{near[0]}?" if near else f"it knows {', '.join(classes)}"
+        raise UserError(
+            f"videos={place} has classes that the network does not know: "
+            f"{', '.join(sorted(unknown))}: rename or remove them ({hint})"
+        )
+    return Split(classes, (), labelled(entries, classes, str(root)))
 
 
 def count_classes(root: str, lists: str | None = None) -> int:
@@ -241,20 +273,22 @@ def _checked(
     return entries, classes
 
 
-def _in_class_folders(root: Path, searched: list[str]) -> Sequence[ListedVideo]:
+def _in_class_folders(
+    root: Path, searched: list[str], key: str = "data.dataset.root"
+) -> Sequence[ListedVideo]:
     if not root.is_dir():
-        raise UserError(f"data.dataset.root={root} does not exist: give a folder of videos")
+        raise UserError(f"{key}={root} does not exist: give a folder of videos")
     paths = videos_below(root, searched)
     if not paths:
         raise UserError(
-            f"no video in data.dataset.root={root}: looked for <class>/<video> with a name that "
+            f"no video in {key}={root}: looked for <class>/<video> with a name that "
             f"ends in {ENDINGS}"
         )
     for path in paths:
         if "/" not in path:
             raise UserError(
                 f"{root / path} is in no folder of a class: move it to {root}/<class>/, or list "
-                "all videos with their classes in a file for data.dataset.lists"
+                "all videos with their classes in a file of path,class"
             )
     return [ListedVideo(path, intern(path.partition("/")[0]), path) for path in paths]
 

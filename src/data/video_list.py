@@ -32,19 +32,23 @@ class ListedVideo(NamedTuple):
     part: str = ""  # "train" or "test" where the file says so
 
 
-def read_video_list(file: Path) -> list[ListedVideo]:
+def read_video_list(file: Path, key: str = "data.dataset.lists") -> list[ListedVideo]:
     """The videos of a file, in its order.
+
+    Args:
+        key: by which the file is given, for messages.
 
     Raises:
         UserError: the file cannot be read or names no videos, a line is wrong, or a video is there
             twice.
     """
-    lines = _lines(file)
-    separator, columns, named = _understand(lines, file)
+    given = f"{key}={file}"
+    lines = _lines(file, given)
+    separator, columns, named = _understand(lines, given)
     places = [columns.index(name) if name in columns else None for name in _COLUMNS]
     line_of: dict[str, int] = {}
     listed = []
-    for number, cells in islice(_rows(lines, separator, file), int(named), None):
+    for number, cells in islice(_rows(lines, separator, given), int(named), None):
         where = f"{file}, line {number}"
         if any(cells[len(columns) :]):
             rest = separator.join(cells[len(columns) - 1 :])
@@ -60,46 +64,46 @@ def read_video_list(file: Path) -> list[ListedVideo]:
             )
         listed.append(video)
     if not listed:
-        raise UserError(f"data.dataset.lists={file} names no videos, its first line is its last")
+        raise UserError(f"{given} names no videos, its first line is its last")
     return listed
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path, given: str) -> list[str]:
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"data.dataset.lists={file} does not exist: give a CSV file") from error
+        raise UserError(f"{given} does not exist: give a CSV file") from error
     except OSError as error:
-        raise UserError(f"data.dataset.lists={file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{given} cannot be read: {error.strerror}") from error
     encoding = next((name for mark, name in _MARKED.items() if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding).splitlines(keepends=True)
     except UnicodeError as error:
         raise UserError(
-            f"data.dataset.lists={file} is not in UTF-8 ({error}): save it as UTF-8, such as by "
+            f"{given} is not in UTF-8 ({error}): save it as UTF-8, such as by "
             "iconv -f latin1 -t utf8 <file> > <new file>"
         ) from error
 
 
-def _understand(lines: Sequence[str], file: Path) -> tuple[str, Sequence[str], bool]:
+def _understand(lines: Sequence[str], given: str) -> tuple[str, Sequence[str], bool]:
     """What separates the columns, which they are, and whether the first line names them."""
     first = next((line for line in lines if line.strip()), "")
     for separator in _SEPARATORS:
         cells: list[str] = []
         with suppress(UserError):  # a quote that has no meaning between others
-            cells = next((cells for _, cells in _rows([first], separator, file)), [])
+            cells = next((cells for _, cells in _rows([first], separator, given)), [])
         columns = [cell.lower() for cell in cells]
         if {"path", "class"} <= set(columns):
             return separator, columns, True
         if len(cells) == 2 and is_video(cells[0]) and (separator != " " or cells[1].isdigit()):
             return separator, ("path", "class"), False
     raise UserError(
-        f"data.dataset.lists={file} names no videos: its first line is {first.strip()[:100]!r}; "
+        f"{given} names no videos: its first line is {first.strip()[:100]!r}; "
         "it names the columns, path,class and maybe split and group, or is a video and its class"
     )
 
 
-def _rows(lines: Sequence[str], separator: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(lines: Sequence[str], separator: str, given: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line that has any, and the number of the line."""
     if separator == " ":  # a path may have spaces, too
         pairs = ((number, line.rsplit(maxsplit=1)) for number, line in enumerate(lines, start=1))
@@ -112,9 +116,7 @@ def _rows(lines: Sequence[str], separator: str, file: Path) -> Iterator[tuple[in
             if any(cells):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise UserError(
-            f"data.dataset.lists={file} cannot be read: line {reader.line_num}: {error}"
-        ) from error
+        raise UserError(f"{given} cannot be read: line {reader.line_num}: {error}") from error
 
 
 def _video(values: Sequence[str | None], where: str) -> ListedVideo:
@@ -122,7 +124,7 @@ def _video(values: Sequence[str | None], where: str) -> ListedVideo:
     path, label, part, group = values
     parts = [part for part in (path or "").split("/") if part not in ("", ".")]
     if not parts or not path or path.startswith("/") or ".." in parts or "\0" in path:
-        raise UserError(f"{where}: {path!r} is no path below data.dataset.root")
+        raise UserError(f"{where}: {path!r} is no path below the folder of videos")
     if "" in values:
         raise UserError(f"{where}: no {_COLUMNS[values.index('')]}")
     if part not in ("train", "test", None):

@@ -1,8 +1,10 @@
 """What video scores tell beyond their accuracy: by class, by confusion, by what fusion changes."""
 
+import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from src.evaluation.scores import VideoScores
 from src.plotting.charts import draw_class_accuracies, draw_confusion_matrix
 from src.utils.errors import UserError
+from src.utils.files import atomic_write
 
 BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class
@@ -92,6 +95,15 @@ def confusion_matrix(scores: VideoScores) -> Tensor:
     read = predicted != UNREADABLE
     pairs = labels[read] * count + predicted[read]
     return torch.bincount(pairs, minlength=count * count).unflatten(0, (count, count))
+
+
+def save_confusion(scores: VideoScores, file: Path) -> None:
+    """Write `confusion_matrix` as CSV: a row for each label, a column for each prediction."""
+    with atomic_write(file) as draft, draft.open("w", newline="", encoding="utf-8") as table:
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["label", *scores.classes])
+        counts = confusion_matrix(scores).tolist()
+        rows.writerows([name, *row] for name, row in zip(scores.classes, counts, strict=True))
 
 
 def class_accuracies(scores: VideoScores) -> list[ClassAccuracy]:

@@ -1,6 +1,7 @@
 """Test a checkpoint on full videos: net, data and protocol come out of the checkpoint itself."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from src.data.datamodule import VideoDataModule
+from src.data.folder import read_test_videos
+from src.data.stores import ON_THE_FLY, VIDEOS
+from src.evaluation.analysis import save_confusion
 from src.evaluation.scores import CollectScores, VideoScores, video_accuracies
 from src.evaluation.table import Result
 from src.experiment.build import (
@@ -21,7 +25,7 @@ from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import load_weights, net_weights
-from src.utils.errors import UserError
+from src.utils.errors import UserError, short_name
 
 
 def load_module(
@@ -59,19 +63,67 @@ def load_module(
     return module, metadata
 
 
+@dataclass(frozen=True)
+class TestVideos:
+    """Labelled videos to test a network on in place of its test list.
+
+    Args:
+        place: a folder of class folders, or a file, as `read_test_videos` takes it.
+        flow: folder or archive of their flow; None computes it as that of the training was made.
+    """
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
+    place: str
+    flow: str | None = None
+
+    def replace_in(self, metadata: CheckpointMetadata) -> None:
+        """Put them in the place of the test list of a checkpoint's config.
+
+        Raises:
+            UserError: there is flow, and the network sees none.
+        """
+        config = metadata.config
+        data = config["data"]
+        if self.flow and "flow" not in data["modalities"]:
+            raise UserError(f"flow={self.flow}: the network sees no flow, leave it out")
+        config["data"] = data | {
+            "dataset": {
+                "_target_": f"{read_test_videos.__module__}.{read_test_videos.__name__}",
+                "_partial_": True,
+                "place": self.place,
+                "classes": metadata.class_names,
+            },
+            "rgb": VIDEOS,
+            "flow": self.flow or ON_THE_FLY,
+            "flow_settings": metadata.flow
+            and {"_target_": "src.flow.settings.FlowSettings", **metadata.flow},
+            "test": data["test"] | {"part": "test"},
+            "val_fraction": None,
+            "videos": data["videos"] | {"manifest": None},
+        }
+        config["protocol"]["tested_on"] = f"the videos of {self.place}"
+
+
 def evaluate_checkpoint(
     ckpt_path: str,
     data_changes: Mapping[str, Any],
     trainer: pl.Trainer,
     output: str,
     protocol: Mapping[str, Any] | None = None,
+    videos: TestVideos | None = None,
 ) -> Result:
     """Score every test video of a checkpoint, opened as by `load_module`, and write the scores.
+
+    Args:
+        videos: to test on in place of those of its split.
 
     Raises:
         UserError: the data is of another split, was made with other flow, or has other classes.
     """
     module, metadata = load_module(ckpt_path, data_changes, protocol)
+    if videos:
+        videos.replace_in(metadata)
     scores = score_videos(module, metadata, trainer, output, ckpt_path)
     stage = str(metadata.config["stage"])
     return Result(stage, stage, video_accuracies(scores), scores.protocol, scores.faults)
@@ -91,6 +143,7 @@ def score_videos(
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         collected.scores.save(Path(output))
+        save_confusion(collected.scores, confusion_beside(output))
     return collected.scores
 
 
@@ -113,9 +166,17 @@ def data_of(metadata: CheckpointMetadata, ckpt_path: str) -> VideoDataModule:
     return data
 
 
-def scores_beside(ckpt_path: str) -> str:
-    """Where a checkpoint's scores are written if nothing else is asked for."""
-    return str(Path(ckpt_path).parent / "evaluation" / "scores.csv")
+def scores_beside(ckpt_path: str, videos: str | None = None) -> str:
+    """Where a checkpoint's scores, on other `videos` too, go if nothing else is asked for."""
+    folder = Path(ckpt_path).parent / "evaluation"
+    if videos:
+        folder /= short_name(Path(videos).resolve().stem, videos)
+    return str(folder / "scores.csv")
+
+
+def confusion_beside(scores: str) -> Path:
+    """Where the confusion matrix of scores is written."""
+    return Path(scores).with_suffix(".confusion.csv")
 
 
 def changed(

@@ -87,11 +87,10 @@ def build_protocol(config: StageConfig) -> Any:
     share = f"{100 * (data['val_fraction'] or 0):g} %"
     on_val = f"the validation part ({share} of the training list)"
     return instantiate(
-        protocol,
+        {"tested_on": None if data["test"]["part"] == "test" else on_val} | protocol,
         frames=data["test"]["frames"],
         short_side=data["short_side"],
         crop_size=data["crop_size"],
         hflip=protocol["hflip"] and data["hflip"],
-        tested_on=None if data["test"]["part"] == "test" else on_val,
         _convert_="all",
     )
