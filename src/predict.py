@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from src.cli import command
+from src.utils.commands import shown_command
 from src.utils.errors import UserError, first_line
 from src.utils.values import NAMES, NULL, PATH, integer, number
 
@@ -39,7 +40,7 @@ def main(cfg: DictConfig) -> None:
 
     from src.evaluation.evaluate import load_module
     from src.media.frames_in_order import is_stream
-    from src.prediction.inputs import find_inputs
+    from src.prediction.inputs import class_folders, find_inputs
     from src.prediction.predict import Options, predict
     from src.prediction.predictor import Predictor
 
@@ -64,6 +65,9 @@ def main(cfg: DictConfig) -> None:
     outcome = predict(predictor, sources, options)
     if outcome.found:
         print(f"written to {cfg.output}")
+    if folder := class_folders([str(name) for name in named], predictor.class_names):
+        test = shown_command("evaluate", ("ckpt_path", cfg.ckpt_path), ("videos", folder))
+        print(f"the folders in {folder} are called as classes; how many are right: {test}")
     failed = absent | outcome.failed
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)

@@ -75,7 +75,7 @@ MISTAKES = [
     (train.main, ["trainer.accelerator=abacus"], "abacus"),
     (train.main, ["stages.motion.init_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
     (train.main, ["stages.motion.init_from=gone.ckpt"], "gone.ckpt does not exist"),
-    (train.main, ["stages=[paper/finale]"], "finale"),
+    (train.main, ["stages=[finale]"], "finale"),
     (train.main, ["hydra.job.chdir=true"], "hydra.job.chdir=true: paths are relative"),
     (
         train.main,

@@ -67,6 +67,8 @@ FEW_ITERATIONS = (
     "data.flow_settings.parameters.warps=1",
     "data.flow_settings.parameters.outerIterations=1",
 )
+STREAM_STAGES = ("appearance", "appearance_hmdb51", "motion")
+JOINT_STAGES = ("joint", "joint_multiplier", "joint_pooled")
 INJECTED = "model.net.temporal_filters.kind=inserted"
 
 # How the options of a group are run, or a single one; {} is its name.
@@ -111,13 +113,21 @@ RUN: dict[str, tuple[str, ...]] = {
     "optimizer": (*STREAM, "optimizer={}", "stages.appearance.optimizer.lr=1e-3"),
     "paths": (*STREAM, "paths={}"),
     "protocol": (*JOINT, "protocol={}"),
-    "stages/paper": ("stages=[paper/{}]",),
-    "stages/paper/joint": ("stages=[paper/{}]", "stages.joint.init_from=null"),
-    "stages/paper/joint_multiplier": ("stages=[paper/{}]", "stages.joint.init_from=null"),
-    "stages/paper/joint_pooled": ("stages=[paper/{}]", "stages.joint_pooled.init_from=null"),
-    "stages/small": ("stages=[small/{}]",),
-    "stages/small/joint": ("stages=[small/{}]", "stages.joint.init_from=null"),
-    "stages/small/joint_pooled": ("stages=[small/{}]", "stages.joint_pooled.init_from=null"),
+    "recipe": (*STREAM, "recipe={}", "model/backbone=narrow26"),
+    "stages": ("stages=[{}]",),
+    **{f"stages/{stage}": (f"stages=[{stage}]", "recipe={}") for stage in STREAM_STAGES},
+    **{
+        option: (*choice, f"stages.{stage.removesuffix('_multiplier')}.init_from=null")
+        for stage in JOINT_STAGES
+        for option, choice in (
+            (f"stages/{stage}", ("stages=[{}]",)),
+            *(
+                (f"stages/{stage}/{recipe}", (f"stages=[{stage}]", "recipe={}"))
+                for recipe in ("paper", "small")
+            ),
+        )
+        if option in OPTIONS
+    },
     "trainer/default": (*STREAM, "trainer={}"),
 }
 # Those that have a test of their own below, and those that no machine of the tests can run.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
-from src.media.find_videos import find_videos
+from src.media.find_videos import find_videos, videos_below
 from src.media.frames_in_order import is_stream
 from src.utils.errors import UserError, short_name
 
@@ -40,6 +40,15 @@ def _stands_for(name: str) -> list[str]:
             raise UserError(f"input {name} matches no file: quote it, and look where it points")
         return matches
     return [str(path) for path in find_videos(Path(name))]
+
+
+def class_folders(named: Sequence[str], classes: Sequence[str]) -> str | None:
+    """The first folder among the inputs whose videos lie in folders that are called as classes."""
+    for name in named:
+        folders = {video.partition("/")[0] for video in videos_below(Path(name))}
+        if folders and folders <= {*classes}:
+            return name
+    return None
 
 
 def output_names(sources: Sequence[str]) -> dict[str, str]:

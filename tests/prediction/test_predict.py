@@ -13,7 +13,7 @@ from src import predict
 from src.media.frames_in_order import TimedFrame, read_in_order
 from src.media.sources import Uint8
 from src.prediction import predict as prediction
-from src.prediction.inputs import find_inputs, output_names
+from src.prediction.inputs import class_folders, find_inputs, output_names
 from src.prediction.output import draw, legible
 from src.prediction.windows import POINTS, Timeline
 from tests.builders import moving_texture, write_video
@@ -190,3 +190,16 @@ def test_drawing_on_odd_and_small_frames() -> None:
         changed = (image != plain).any(axis=2)
         assert changed[-20:].any()
         assert changed[:20, image.shape[1] // 2 :].any()
+
+
+def test_folders_that_are_called_as_classes(tmp_path: Path) -> None:
+    for name in ("run", "walk"):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        (tmp_path / "a" / name / f"{name}.mp4").touch()
+    (tmp_path / "b.mp4").touch()
+    both = [str(tmp_path / "b.mp4"), str(tmp_path / "a")]
+    assert class_folders(both, ["jump", "run", "walk"]) == both[1]
+    assert class_folders(both, ["jump", "run"]) is None
+    assert class_folders(["rtsp://camera/live", str(tmp_path / "absent")], ["run"]) is None
+    (tmp_path / "a" / "alone.mp4").touch()
+    assert class_folders(both, ["jump", "run", "walk"]) is None
