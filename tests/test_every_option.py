@@ -67,8 +67,12 @@ FEW_ITERATIONS = (
     "data.flow_settings.parameters.warps=1",
     "data.flow_settings.parameters.outerIterations=1",
 )
-STREAM_STAGES = ("appearance", "appearance_hmdb51", "motion")
-JOINT_STAGES = ("joint", "joint_multiplier", "joint_pooled")
+# Each stage, and what makes it run alone.
+STAGES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("appearance", "appearance_hmdb51", "motion"), ()),
+    **dict.fromkeys(("joint", "joint_multiplier"), ("stages.joint.init_from=null",)),
+    "joint_pooled": ("stages.joint_pooled.init_from=null",),
+}
 INJECTED = "model.net.temporal_filters.kind=inserted"
 
 # How the options of a group are run, or a single one; {} is its name.
@@ -114,19 +118,12 @@ RUN: dict[str, tuple[str, ...]] = {
     "paths": (*STREAM, "paths={}"),
     "protocol": (*JOINT, "protocol={}"),
     "recipe": (*STREAM, "recipe={}", "model/backbone=narrow26"),
-    "stages": ("stages=[{}]",),
-    **{f"stages/{stage}": (f"stages=[{stage}]", "recipe={}") for stage in STREAM_STAGES},
+    **{f"stages/{stage}": ("stages=[{}]", *alone) for stage, alone in STAGES.items()},
     **{
-        option: (*choice, f"stages.{stage.removesuffix('_multiplier')}.init_from=null")
-        for stage in JOINT_STAGES
-        for option, choice in (
-            (f"stages/{stage}", ("stages=[{}]",)),
-            *(
-                (f"stages/{stage}/{recipe}", (f"stages=[{stage}]", "recipe={}"))
-                for recipe in ("paper", "small")
-            ),
-        )
-        if option in OPTIONS
+        f"stages/{stage}/{recipe}": (f"stages=[{stage}]", "recipe={}", *alone)
+        for stage, alone in STAGES.items()
+        for recipe in ("paper", "small")
+        if f"stages/{stage}/{recipe}" in OPTIONS
     },
     "trainer/default": (*STREAM, "trainer={}"),
 }
