@@ -23,24 +23,14 @@ def extract_flow(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
     from hydra.utils import instantiate
 
-    from src.extraction.extract import extract
+    from src.extraction.extract import extract_folder
     from src.extraction.products import FrameSettings, Product
-    from src.extraction.shards import read_shard
-    from src.media.find_videos import find_videos
 
     products = [Product(Path(cfg.output), instantiate(cfg.flow))]
     if cfg.frames is not None:
         products.append(Product(Path(cfg.frames), FrameSettings(cfg.frames_short_side)))
-    result = extract(
-        find_videos(Path(cfg.input)),
-        products,
-        workers=cfg.workers,
-        format=cfg.format,
-        shard=read_shard(cfg.shard),
-        device=cfg.device,
-    )
-    result.print_summary(products)
-    if result.failed:
+    options = {"workers": cfg.workers, "format": cfg.format, "device": cfg.device}
+    if not extract_folder(Path(cfg.input), products, cfg.shard, **options):
         sys.exit(1)
 
 

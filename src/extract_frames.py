@@ -17,21 +17,12 @@ if TYPE_CHECKING:
 
 def extract_frames(cfg: "DictConfig") -> None:
     """Compose, extract, print a summary."""
-    from src.extraction.extract import extract
+    from src.extraction.extract import extract_folder
     from src.extraction.products import FrameSettings, Product
-    from src.extraction.shards import read_shard
-    from src.media.find_videos import find_videos
 
     products = [Product(Path(cfg.output), FrameSettings(cfg.short_side))]
-    result = extract(
-        find_videos(Path(cfg.input)),
-        products,
-        workers=cfg.workers,
-        format=cfg.format,
-        shard=read_shard(cfg.shard),
-    )
-    result.print_summary(products)
-    if result.failed:
+    options = {"workers": cfg.workers, "format": cfg.format}
+    if not extract_folder(Path(cfg.input), products, cfg.shard, **options):
         sys.exit(1)
 
 

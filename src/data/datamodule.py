@@ -205,20 +205,19 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.val_view = ValView(frames, frame_stride, crop_size, short_side, sampler)
         self.test_view = TestView(test.frames, short_side)
-        self._listed: Split | None = None  # what `prepare_data` has read
         self.listed = self.videos = Split((), (), ())  # all, and those that are there
         self.rgb: FrameStore | None = None
         self.flow: FlowStore | None = None
 
     def prepare_data(self) -> None:
         """Make or check the data, once per machine."""
-        self._listed = self.dataset()
+        self.dataset()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, and find their videos."""
         if self.videos.classes:
             return
-        listed = self._listed or self.dataset()
+        listed = self.dataset()
         if self.val_fraction is not None:
             listed = with_validation(listed, self.val_fraction)
             if not listed.val:

@@ -139,18 +139,20 @@ class Division:
 
     Args:
         entries: all videos, sorted by path.
+        classes: their names.
         folds: by path, from 1; 0 for none.
         given: whether the file of paths and classes says so.
     """
 
     entries: Sequence[ListedVideo]
+    classes: Sequence[str]
     folds: Mapping[str, int]
     given: bool
 
     @property
     def count(self) -> int:
         """How many splits there are."""
-        return max(1, *self.folds.values())
+        return max(1, max(self.folds.values()))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -178,17 +180,19 @@ def _divided(
         entries = _grouped(entries, group)
     if entries[0].part:
         _check_apart(entries, str(lists))
-        return Division(entries, {e.path: int(e.part == "test") for e in entries}, given=True)
+        folds = {entry.path: int(entry.part == "test") for entry in entries}
+        return Division(entries, listing.classes, folds, given=True)
     counts = Counter((entry.group, entry.label) for entry in entries)
     fold_of = fold_of_groups(counts, test_share, seed)
-    return Division(entries, {e.path: fold_of[e.group] for e in entries}, given=False)
+    folds = {entry.path: fold_of[entry.group] for entry in entries}
+    return Division(entries, listing.classes, folds, given=False)
 
 
 @lru_cache(maxsize=1)
 def _split(division: Division, number: int, root: str) -> Split:
     """One of the splits, whatever is in it."""
     entries, folds = division.entries, division.folds
-    classes = sorted({entry.label for entry in entries})
+    classes = division.classes
     train = [entry for entry in entries if folds[entry.path] != number]
     test = [entry for entry in entries if folds[entry.path] == number]
     return Split(classes, labelled(train, classes, root), labelled(test, classes, root))
@@ -197,7 +201,7 @@ def _split(division: Division, number: int, root: str) -> Split:
 def labelled(entries: Sequence[ListedVideo], classes: Sequence[str], root: str) -> Videos:
     """The videos of entries, with the places of their classes as labels."""
     label_of = {name: label for label, name in enumerate(classes)}
-    return Videos.of(
+    return Videos(
         names=[stem(entry.path) for entry in entries],
         paths=[os.path.join(root, entry.path) for entry in entries],
         labels=[label_of[entry.label] for entry in entries],

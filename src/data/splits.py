@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from src.data.videos import Split, Video, Videos, key_of
+from src.data.videos import Split, Video, key_of
 from src.utils.errors import UserError
 
 # v_<Class>_g<group>_c<clip>; <film>_<action>_<body>_<camera>_np<people>_<side>_<quality>_<clip>
@@ -287,11 +287,11 @@ def with_validation(split: Split, fraction: float) -> Split:
         own = sorted(group for group, of in counts if of == label)
         if own and moved.issuperset(own):  # of a fraction near 1
             moved.remove(min(own, key=lambda group: counts[group, label]))
-    return replace(
-        split,
-        train=Videos(video for video in split.train if _group(video) not in moved),
-        val=Videos(video for video in split.train if _group(video) in moved),
-    )
+    parts: tuple[list[int], list[int]] = ([], [])  # places of those to train and to validate on
+    for place, video in enumerate(split.train):
+        parts[_group(video) in moved].append(place)
+    train, val = map(split.train.take, parts)
+    return replace(split, train=train, val=val)
 
 
 def _group(video: Video) -> str:

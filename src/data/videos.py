@@ -37,25 +37,15 @@ class Video:
         return self.group or self.name
 
 
-class Texts(Sequence[str]):
-    """Texts in one piece of memory."""
+class Texts:
+    """Texts in one piece of memory, by their places."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         pieces = [text.encode(errors="surrogateescape") for text in texts]
         self._bytes = b"".join(pieces)
         self._ends = np.cumsum([0, *map(len, pieces)])
 
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]  # negative ones, and none beyond the end
+    def __getitem__(self, place: int) -> str:
         piece = self._bytes[self._ends[place] : self._ends[place + 1]]
         return piece.decode(errors="surrogateescape")
 
@@ -71,37 +61,25 @@ class Videos(Sequence[Video]):
     one by one by no more than looking at them, as Python counts in them who does.
     """
 
-    def __init__(self, videos: Iterable[Video] = ()) -> None:
-        rows = [(v.name, os.fspath(v.path), v.label, v.group or "") for v in videos]
-        names, paths, labels, groups = zip(*rows, strict=True) if rows else ((), (), (), ())
-        self._fill(names, paths, labels, groups)
-
-    @classmethod
-    def of(
-        cls,
-        names: Sequence[str],
-        paths: Sequence[str],
-        labels: Sequence[int],
-        groups: Sequence[str],
-    ) -> Self:
-        """Those with these names, paths, labels and groups."""
-        videos = cls()
-        videos._fill(names, paths, labels, groups)
-        return videos
-
-    def _fill(
+    def __init__(
         self,
-        names: Sequence[str],
-        paths: Sequence[str],
-        labels: Sequence[int],
-        groups: Sequence[str],
+        names: Iterable[str] = (),
+        paths: Iterable[str] = (),
+        labels: Sequence[int] = (),
+        groups: Iterable[str] = (),
     ) -> None:
         self.names, self.paths, self.groups = Texts(names), Texts(paths), Texts(groups)
         self.labels: npt.NDArray[np.int64] = np.array(labels, np.int64)
 
+    @classmethod
+    def of(cls, videos: Iterable[Video]) -> Self:
+        """These, in arrays."""
+        rows = [(v.name, os.fspath(v.path), v.label, v.group or "") for v in videos]
+        return cls(*zip(*rows, strict=True))
+
     def take(self, places: Sequence[int], paths: Mapping[int, str] | None = None) -> "Videos":
         """Those in some places, with other paths for some of them."""
-        return Videos.of(
+        return Videos(
             [self.names[place] for place in places],
             [(paths or {}).get(place) or self.paths[place] for place in places],
             [int(self.labels[place]) for place in places],
@@ -117,9 +95,10 @@ class Videos(Sequence[Video]):
     def __getitem__(self, index: slice) -> "Videos": ...
     def __getitem__(self, index: int | slice) -> "Video | Videos":
         if isinstance(index, slice):
-            return Videos(self[place] for place in range(*index.indices(len(self))))
-        group = self.groups[index] or None
-        return Video(self.names[index], Path(self.paths[index]), int(self.labels[index]), group)
+            return self.take(range(*index.indices(len(self))))
+        place = range(len(self))[index]  # negative ones, and none beyond the end
+        group = self.groups[place] or None
+        return Video(self.names[place], Path(self.paths[place]), int(self.labels[place]), group)
 
     def __iter__(self) -> Iterator[Video]:
         return map(self.__getitem__, range(len(self)))
@@ -128,7 +107,7 @@ class Videos(Sequence[Video]):
         return isinstance(other, Sequence) and [*self] == [*other]
 
     def __repr__(self) -> str:
-        return f"Videos({[*self]})"
+        return f"Videos.of({[*self]})"
 
 
 def key_of(video: Video) -> str:
@@ -157,5 +136,5 @@ class Split:
     ) -> None:
         object.__setattr__(self, "classes", tuple(classes))
         for part, videos in (("train", train), ("test", test), ("val", val)):
-            kept = videos if isinstance(videos, Videos) else Videos(videos)
+            kept = videos if isinstance(videos, Videos) else Videos.of(videos)
             object.__setattr__(self, part, kept)

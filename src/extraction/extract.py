@@ -18,10 +18,10 @@ from src.extraction import worker
 from src.extraction.formats import FORMATS, Format
 from src.extraction.products import FLOW, Product
 from src.extraction.provenance import changed, sources_kept
-from src.extraction.shards import Shard, worker_devices
+from src.extraction.shards import Shard, read_shard, worker_devices
 from src.flow.settings import FlowSettings, mark_upright, may_lie
 from src.media.decoding import is_turned
-from src.media.find_videos import check_names
+from src.media.find_videos import check_names, find_videos
 from src.utils.console import progress
 from src.utils.errors import UserError, visible
 from src.utils.files import atomic_write, exclusive_lock
@@ -41,18 +41,29 @@ class Extraction:
     frames: int  # read for the videos extracted now
     seconds: float  # of wall-clock time, the start of workers included
 
-    def print_summary(self, products: Sequence[Product]) -> None:
-        """Print what was done, and what of which videos failed."""
-        for name, reason in self.failed.items():
-            print(f"failed: {visible(name)}: {reason}")
-        kinds = " and ".join(product.kind for product in products)
-        print(
-            f"{kinds} of {self.done} videos extracted, {self.reused} already there, "
-            f"{len(self.failed)} failed; {self.frames} frames in {self.seconds:.1f} s, "
-            f"{self.frames / self.seconds:.1f} frames/s"
-        )
-        for product in products:
-            print(f"{product.kind} in {product.output}, its settings in {product.record}")
+
+def extract_folder(
+    folder: Path, products: Sequence[Product], shard: object, **options: Any
+) -> bool:
+    """Extract the videos of a folder and print what was done; whether none has failed.
+
+    Args:
+        folder: as `find_videos` takes it.
+        shard: as `read_shard` takes it.
+        products, options: see `extract`.
+    """
+    result = extract(find_videos(folder), products, shard=read_shard(shard), **options)
+    for name, reason in result.failed.items():
+        print(f"failed: {visible(name)}: {reason}")
+    kinds = " and ".join(product.kind for product in products)
+    print(
+        f"{kinds} of {result.done} videos extracted, {result.reused} already there, "
+        f"{len(result.failed)} failed; {result.frames} frames in {result.seconds:.1f} s, "
+        f"{result.frames / result.seconds:.1f} frames/s"
+    )
+    for product in products:
+        print(f"{product.kind} in {product.output}, its settings in {product.record}")
+    return not result.failed
 
 
 def extract_flow(
@@ -111,14 +122,15 @@ def extract(
     try:
         with ExitStack() as stack:
             targets: dict[str, Format] = {}
+            there: dict[str, set[str]] = {}
             for product in products:
                 product.claim(format)
                 label = shard.label(product.kind)
                 work = stack.enter_context(_working_folder(product.output, label))
                 target = FORMATS[format](product.output, product.components, work, label)
-                _drop_outdated(target, product, own, shard)
+                there[product.kind] = _up_to_date(target, product, own, shard)
                 targets[product.kind] = target
-            todo = _missing(own, targets)
+            todo = _missing(own, there)
             frames, failed = _run(todo, targets, products, devices) if todo else (0, {})
             for product in products:
                 kind = product.kind
@@ -136,15 +148,16 @@ def extract(
     )
 
 
-def _missing(videos: Sequence[Path], targets: Mapping[str, Format]) -> dict[Path, list[str]]:
+def _missing(videos: Sequence[Path], there: Mapping[str, set[str]]) -> dict[Path, list[str]]:
     """The videos of which something is not there yet: the kinds of it."""
-    there = {kind: target.videos() for kind, target in targets.items()}
-    missing = {v: [kind for kind in targets if v.stem not in there[kind]] for v in videos}
+    missing = {v: [kind for kind in there if v.stem not in there[kind]] for v in videos}
     return {video: kinds for video, kinds in missing.items() if kinds}
 
 
-def _drop_outdated(target: Format, product: Product, own: Sequence[Path], shard: Shard) -> None:
-    """Drop images that are not of their video's file as it is seen now, to be extracted again.
+def _up_to_date(target: Format, product: Product, own: Sequence[Path], shard: Shard) -> set[str]:
+    """Names of the videos whose images are there, once those are dropped that are outdated.
+
+    They are if they are not of their video's file as it is seen now.
 
     Raises:
         UserError: they lie in an archive, or all shards would have to look at once.
@@ -172,6 +185,7 @@ def _drop_outdated(target: Format, product: Product, own: Sequence[Path], shard:
         log.info("%s: %s of videos that %s is extracted again", output, product.kind, reasons)
     if lies:
         mark_upright(output)
+    return extracted - outdated.keys()
 
 
 @contextmanager

@@ -138,7 +138,6 @@ def test_a_part_without_videos_is_refused(tiny: tuple[str, ...]) -> None:
     split, data = data_of(tiny).listed, data_of(tiny, "data.val_fraction=0.5")
     data.videos = Split((), (), ())
     data.dataset = lambda: replace(split, train=split.train[:8])  # one of each class
-    data.prepare_data()
     with pytest.raises(UserError, match=r"data\.val_fraction=0\.5: leaves no video"):
         data.setup()
 

@@ -172,7 +172,7 @@ class Manifest:
         cls, file: str | None, places: Mapping[Modality, str], listed_videos: Iterable[Video]
     ) -> Self | None:
         """Read a manifest if it speaks of these places and listed videos; else warn: None."""
-        if not file or not Path(file).is_file() or not (videos := Videos(listed_videos)):
+        if not file or not Path(file).is_file() or not (videos := Videos.of(listed_videos)):
             return None
         known = cls.load(Path(file))
         if known and known.complete:

@@ -187,7 +187,7 @@ def verify(
     jobs = {  # what is there to look at, by the listed video's key
         (modality, key_of(video)): (modality, replace(video, path=Path(path)))
         for modality, store in stores.items()
-        for video, path in zip(lists.videos, store.find(Videos(lists.videos)), strict=True)
+        for video, path in zip(lists.videos, store.find(Videos.of(lists.videos)), strict=True)
         if path
     }
     with ThreadPoolExecutor(_STATTERS) as pool:
