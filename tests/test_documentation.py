@@ -248,7 +248,7 @@ COMPOSED = {
     "'stages.joint.optimizer.lr=tag(log,interval(1e-4,1e-2))' 'label_smoothing=choice(0,0.1)'": (
         "many trainings, see training/test_optuna.py"
     ),
-    "benchmark target=[loader,decode,flow,step,startup] clips=<folder of videos>": (
+    "benchmark target=[loader,decode,flow,step,startup,lists] clips=<folder of videos>": (
         "takes minutes, see benchmarks/test_targets.py"
     ),
     "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",

@@ -19,6 +19,7 @@ from rich.console import Console
 from src.benchmarks.fixtures import Fixtures, make_fixtures
 from src.benchmarks.flow import flow
 from src.benchmarks.harness import Measurement, Speed
+from src.benchmarks.lists import lists
 from src.benchmarks.readers import decode, loader
 from src.benchmarks.startup import startup
 from src.benchmarks.step import step
@@ -26,7 +27,7 @@ from src.experiment.compose import compose_config
 from src.utils.console import quiet, table
 from src.utils.errors import UserError, first_line
 
-TARGETS = ("loader", "decode", "flow", "step", "startup")
+TARGETS = ("loader", "decode", "flow", "step", "startup", "lists")
 LIBRARIES = (
     *("torch", "torchvision", "pytorch-lightning", "opencv-contrib-python-headless", "decord2"),
     *("av", "numpy", "triton"),
@@ -62,6 +63,8 @@ def _measure(target: str, cfg: DictConfig, fixtures: Fixtures | None) -> Iterato
         yield from _steps(cfg)
     elif target == "startup":
         yield startup(fixtures, cfg.startup.videos, cfg.rounds)
+    elif target == "lists":
+        yield lists(fixtures, cfg.lists.videos, cfg.rounds)
     else:
         with _one_core():
             if target == "loader":

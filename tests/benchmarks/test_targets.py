@@ -1,6 +1,7 @@
 """Every target runs, small, and compares what it says."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from src.benchmarks import readers, run
 from src.benchmarks.fixtures import Fixtures, make_fixtures
 from src.benchmarks.flow import flow
 from src.benchmarks.harness import Measurement, Speed
+from src.benchmarks.lists import make_list, memory_of_workers
 from src.benchmarks.startup import first_batch, make_dataset
 from src.data.stores import FlowFolders
 from src.experiment.config import stage_config
@@ -151,6 +153,28 @@ def test_first_batch_of_linked_videos(fixtures: Fixtures, tmp_path: Path) -> Non
     assert (len(data.videos.train), len(data.videos.test)) == (145, 57)
     assert isinstance(data.flow, FlowFolders)
     assert all(len(data.flow.index.videos(component)) == videos for component in "uv")
+
+
+@pytest.mark.slow
+def test_memory_of_the_workers_of_a_list(fixtures: Fixtures, tmp_path: Path) -> None:
+    """All videos are found, and workers have less of their own than of what they share."""
+    make_list(tmp_path / "list", fixtures, 250, 20)
+    cfg = compose_config(
+        "train",
+        "experiment=appearance_folder",
+        f"data.dataset.root={tmp_path / 'list'}",
+        f"data.dataset.lists={tmp_path / 'list' / 'list.csv'}",
+        f"data.videos.cache_dir={tmp_path / 'index'}",
+        "data.loader.num_workers=2",
+        "data.crop_size=32",
+        "stages.appearance.data.batch_size=2",
+    )
+    assert cfg.data.num_classes == 20
+    private = memory_of_workers(stage_config(cfg, "appearance"))
+    shared = (
+        int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+    )
+    assert 0 < private < shared
 
 
 def test_no_such_target() -> None:
