@@ -22,6 +22,7 @@ from src.experiment.config import stage_names
 from src.experiment.run_dir import stage_dirs
 from src.training.pipeline import run_experiment
 from tests.conftest import TINY, compose_config
+from tests.test_configs import ALIKE
 from tests.test_sweeps import SWEEPS, jobs_of
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ RUN: dict[str, tuple[str, ...]] = {
             *("skip_stages=[appearance,motion]", "stages.joint.init_from=null"),
         )
         for model in ("st_resnet", "st_multiplier")
-        for data in ("hmdb51", "ucf101", "two_movers", "folder")
+        for data in ("hmdb51", "two_movers")
     },
     "flow": FLOW,
     "flow/raft": (
@@ -132,6 +133,10 @@ OWN_TEST = {
     *("debug/config", "debug/overfit", "debug/summary"),
     *("hardware/cpu", "hydra/sweeper/optuna", "trainer/ddp"),
     *(option for option in OPTIONS if option.startswith("sweep/")),
+}
+COMPARED = {  # by test_configs.py, with what is run here
+    *(f"experiment/{experiment}" for experiment in ALIKE),
+    *("data/size/paper", "data/size/small"),
 }
 ELSEWHERE = {
     "hardware/gpu": ("needs a GPU", "benchmarks/test_targets.py"),
@@ -248,7 +253,7 @@ def options_run_together() -> list[list[str]]:
     """Options of different groups that are tried on the same network are tried in one run."""
     runs: list[list[str]] = []
     for option in OPTIONS:
-        if option in OWN_TEST or option in ELSEWHERE:
+        if option in OWN_TEST | COMPARED or option in ELSEWHERE:
             continue
         for begun in runs:
             if group_of(option) not in map(group_of, begun) and base_of(option) == base_of(
@@ -282,7 +287,7 @@ def test_what_cannot_be_run_here_is_tested_elsewhere(option: str) -> None:
 
 
 def test_no_entry_is_of_an_option_that_is_gone() -> None:
-    assert {*RUN, *OWN_TEST, *ELSEWHERE} <= {*OPTIONS, *map(group_of, OPTIONS)}
+    assert {*RUN, *OWN_TEST, *COMPARED, *ELSEWHERE} <= {*OPTIONS, *map(group_of, OPTIONS)}
 
 
 # Those that train streams once for all jobs do so in cross_stream; here the others go without.
