@@ -49,9 +49,9 @@ def read_folder(
 
     Args:
         root: the folder.
-        split: from 1; a file with a column `split` has split 1 only.
+        split: from 1; a file with a column `split` has those that it names.
         lists: a CSV file with the columns path (relative to root), class, and maybe split (train
-            or test) and group.
+            or test, or 1, 2, ...: the split that tests it) and group.
         group: a regular expression that finds the group in a video's path below the root: what its
             parentheses match, or all of it without any. None takes the column `group`; without one
             every video is a group of its own.
@@ -180,7 +180,7 @@ def _divided(
         entries = _grouped(entries, group)
     if entries[0].part:
         _check_apart(entries, str(lists))
-        folds = {entry.path: int(entry.part == "test") for entry in entries}
+        folds = {entry.path: entry.fold for entry in entries}
         return Division(entries, listing.classes, folds, given=True)
     counts = Counter((entry.group, entry.label) for entry in entries)
     fold_of = fold_of_groups(counts, test_share, seed)
@@ -323,5 +323,9 @@ def _grouped(entries: Iterable[ListedVideo], pattern: str) -> list[ListedVideo]:
 def _check_apart(entries: Iterable[ListedVideo], lists: str) -> None:
     parts: dict[str, str] = {}
     for entry in entries:
-        if parts.setdefault(entry.group, entry.part) != entry.part:
-            raise UserError(f"{lists} has the group {entry.group} in train and test: put it in one")
+        other = parts.setdefault(entry.group, entry.part)
+        if other != entry.part:
+            raise UserError(
+                f"{lists} has the group {entry.group} in split {other} and {entry.part}: "
+                "put it in one"
+            )

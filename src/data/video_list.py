@@ -2,12 +2,14 @@
 
     path,class,split,group      between commas, semicolons or tabs; columns in any order and case
     path,class                  or without such a first line: a path and a class on each
+    path,class,split            train, test, or 1, 2, 3, ...: the split that tests it
     path 0                      PySlowFast's and mmaction2's lists: the number of a class
 
 What could be read in two ways is an error that names the line.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -29,7 +31,14 @@ class ListedVideo(NamedTuple):
     path: str  # of its file, relative to the root
     label: str  # name of its class
     group: str  # never divided between training and test
-    part: str = ""  # "train" or "test" where the file says so
+    part: str = (
+        ""  # "train", "test" or the number of the split that tests it, where the file says so
+    )
+
+    @property
+    def fold(self) -> int:
+        """The number of the split that tests it; 0 for none."""
+        return int(self.part) if self.part.isdigit() else int(self.part == "test")
 
 
 def read_video_list(file: Path, key: str = "data.dataset.lists") -> list[ListedVideo]:
@@ -127,7 +136,9 @@ def _video(values: Sequence[str | None], where: str) -> ListedVideo:
         raise UserError(f"{where}: {path!r} is no path below the folder of videos")
     if "" in values:
         raise UserError(f"{where}: no {_COLUMNS[values.index('')]}")
-    if part not in ("train", "test", None):
-        raise UserError(f"{where}: split is train or test, not {part}")
+    if part not in ("train", "test", None) and not re.fullmatch("[1-9][0-9]?", part):
+        raise UserError(
+            f"{where}: split is train, test or the number of the split that tests it, not {part}"
+        )
     path = "/".join(parts)
     return ListedVideo(path, intern(label or ""), group or path, intern(part or ""))

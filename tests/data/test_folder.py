@@ -136,6 +136,20 @@ def test_lists(tmp_path: Path) -> None:
         read_folder(str(tmp_path), 2, lists)
 
 
+def test_a_list_with_the_split_that_tests_each_video(tmp_path: Path) -> None:
+    """All others train; a video of train is never tested."""
+    rows = [[f"{name}{n}.mp4", name, f"{name}{n}", str(n)] for name in "ab" for n in (1, 2, 3)]
+    rows += [["a0.mp4", "a", "a0", "train"]]
+    lists = write_lists(tmp_path / "lists.csv", rows, "path,class,group,split")
+    for number in (1, 2, 3):
+        split = read_folder(str(tmp_path), number, lists)
+        tested = {f"{name}{number}.mp4" for name in "ab"}
+        assert paths_of(tmp_path, split.test) == tested
+        assert paths_of(tmp_path, split.train) == {row[0] for row in rows} - tested
+    with pytest.raises(UserError, match="split 1 to 3"):
+        read_folder(str(tmp_path), 4, lists)
+
+
 def test_changed_videos_are_refused(tmp_path: Path) -> None:
     tree(tmp_path)
     known = fingerprint_of(str(tmp_path), None, GROUP, 0.2, 0)
@@ -194,7 +208,8 @@ def test_what_is_refused(
         ("path,class", [["../1.mp4", "a"]], "line 2: '../1.mp4' is no path below"),
         ("path,class", [["1.mp4", "a"], ["/2.mp4", "b"]], "line 3: '/2.mp4' is no path below"),
         ("path,class", [["1.mp4", ""]], "line 2: no class"),
-        ("path,class,split", [["1.mp4", "a", "val"]], "train or test, not val"),
+        ("path,class,split", [["1.mp4", "a", "val"]], "number of the split that tests it, not val"),
+        ("path,class,split", [["1.mp4", "a", "0"]], "the split that tests it, not 0"),
         (
             "path,class,split",
             [["1.mp4", "a", "train"], ["2.mp4", "b", "test"]],
@@ -204,7 +219,7 @@ def test_what_is_refused(
         (
             "path,class,split,group",
             [["1.mp4", "a", "train", "x"], ["2.mp4", "b", "test", "x"]],
-            "group x in train and test",
+            "group x in split train and test: put it in one",
         ),
     ],
 )
