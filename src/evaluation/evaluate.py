@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from src.data.datamodule import VideoDataModule
 from src.data.folder import read_test_videos
@@ -24,7 +25,7 @@ from src.experiment.build import (
 from src.experiment.checkpoint import CheckpointMetadata
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
-from src.models.weights import load_weights, net_weights
+from src.models.weights import check_same_shapes, load_weights, net_weights
 from src.utils.errors import UserError, short_name
 
 
@@ -44,22 +45,23 @@ def load_module(
     metadata, content = CheckpointMetadata.read(ckpt_path)
     config = metadata.config
     given = {key: value for key, value in (protocol or {}).items() if value is not None}
+    weights = net_weights(content)
     try:
         check_trusted(built_without_training(config), ckpt_path)
+        named, described = len(metadata.class_names), config["data"]["num_classes"]
+        if named != described:
+            raise UserError(f"{ckpt_path} names {named} of {described} classes")
         config["data"] = changed(config["data"], data_changes or {})
         config["protocol"] |= given
+        with torch.device("meta"):  # which takes no memory, whatever the config asks for
+            check_same_shapes(build_net(config), weights, ckpt_path)
         net = build_net(config)
         module = build_module(config, net).eval()
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{ckpt_path} describes no network that can be built ({type(error).__name__}: {error})"
         ) from error
-    if load_weights(net, net_weights(content), ckpt_path).new:
-        raise UserError(f"{ckpt_path} lacks the classifier that its own config describes")
-    if len(metadata.class_names) != module.num_classes:
-        raise UserError(
-            f"{ckpt_path} names {len(metadata.class_names)} of {module.num_classes} classes"
-        )
+    load_weights(net, weights, ckpt_path)
     return module, metadata
 
 

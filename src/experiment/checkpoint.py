@@ -8,10 +8,12 @@ from src import __version__
 from src.data.datamodule import VideoDataModule
 from src.experiment.config import StageConfig
 from src.flow.settings import FlowSettings
+from src.models.trust import check_size
 from src.models.weights import read_checkpoint
 from src.utils.errors import UserError
 
 KEY = "experiment"
+LONGEST_CLASS_NAME = 1000  # letters; lines and pictures show them
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class CheckpointMetadata:
         """The metadata in the content of a checkpoint.
 
         Raises:
-            UserError: there is none, or it has other entries than these.
+            UserError: there is none, it is too large, or it has other entries than these.
         """
+        check_size(content.get(KEY), path)
         try:
             metadata = cls(**content[KEY])
             for value, kind in (
@@ -49,7 +52,9 @@ class CheckpointMetadata:
                 *((text, str) for text in (metadata.version, *metadata.class_names)),
             ):
                 if not isinstance(value, kind):
-                    raise TypeError(f"{value} is no {kind}")
+                    raise TypeError(f"{type(value)} is no {kind}")
+            if any(len(name) > LONGEST_CLASS_NAME for name in metadata.class_names):
+                raise ValueError("a class has a name that cannot be shown")
             if metadata.flow is not None:
                 FlowSettings(**metadata.flow)
         except (KeyError, TypeError, ValueError) as error:

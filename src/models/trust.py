@@ -6,6 +6,7 @@ that write files, too. Users' own networks, datasets, crops, ... in `src.models`
 recognized by their kind, and need to be named nowhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import isclass, isfunction
@@ -23,6 +24,31 @@ _ELSEWHERE = ("src.evaluation.protocol.TestProtocol", "src.flow.settings.FlowSet
 _TRANSFORMS = "torchvision.transforms.v2"  # of colors, which are modules without weights
 _PLAIN = (str, int, float, bool, NoneType)
 _DEEPEST = 32  # dictionaries and lists within each other; a pickle may even hold itself
+_LARGEST = 2_000_000  # values and letters; descriptions of real networks have some 10,000
+
+
+def check_size(node: Any, source: str) -> None:
+    """Refuse a description that is too large to be walked through and built from.
+
+    What is in several places counts in each: a few bytes may hold one list twice, and that twice,
+    and so on.
+
+    Raises:
+        UserError: it has more than two million values and letters.
+    """
+    left, waiting = _LARGEST, [node]
+    while waiting:
+        one = waiting.pop()
+        left -= 1 + (len(one) if isinstance(one, str | bytes) else 0)
+        if left < 0:
+            raise UserError(
+                f"{source} describes itself in more than {_LARGEST:,} values and letters: "
+                "it is no checkpoint of this project, or was changed"
+            )
+        if isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            waiting += one
 
 
 def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) -> None:

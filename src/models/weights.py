@@ -7,6 +7,7 @@ classifier of other classes starts anew, and so does a temporal filter that the 
 not have. Anything else that does not fit is refused.
 """
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +46,37 @@ class LoadReport:
         return ", ".join(parts)
 
 
+def check_same_shapes(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not those of this network; it may be on the meta device.
+
+    A config asks for a network of any size, and its weights are there already: what fits them takes
+    no more memory than they do.
+
+    Raises:
+        UserError: a tensor is missing or has another shape, or several are one in the file.
+    """
+    stored: dict[int, int] = {}
+    needed = 0
+    for name, own in net.state_dict().items():
+        given = weights.get(name)
+        if given is None and name.endswith("num_batches_tracked"):
+            continue  # older checkpoints lack it
+        if given is None:
+            raise UserError(f"{source} does not fit its own config: it has no {name}")
+        _check_shape(name, given, own.shape, f"{source} does not fit its own config")
+        needed += given.numel() * given.element_size()
+        if given.layout == torch.strided:
+            stored[given.untyped_storage().data_ptr()] = given.untyped_storage().nbytes()
+    if needed > sum(stored.values()):
+        raise UserError(f"{source} has fewer numbers than its tensors: some of them are one")
+
+
 def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
     """Load a state dict into a net whose names it shares, inflating shapes where that is known.
 
     Raises:
-        UserError: a tensor is missing or does not fit, or the network has the module that it is
-            for, but without it; `net` is then unchanged.
+        UserError: a tensor is missing, does not fit or has no finite numbers, or the network has
+            the module that it is for, but without it; `net` is then unchanged.
     """
     report, fitted = LoadReport(), {}
     own = net.state_dict()
@@ -58,6 +84,8 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
         given = weights.get(name)
         path = name.split(".")
         module = net.get_submodule(".".join(path[:-1]))
+        if given is not None:
+            _check_numbers(name, given, tensor, source)
         if given is None and name.endswith("num_batches_tracked"):
             continue  # older checkpoints lack it
         if given is not None and given.shape == tensor.shape:
@@ -74,10 +102,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
             fitted[name] = given.sum(2)
             report.summed.append(name)
         else:
-            raise UserError(
-                f"{source} does not fit this network: {name} is {tuple(given.shape)} there "
-                f"and {tuple(tensor.shape)} here"
-            )
+            _check_shape(name, given, tensor.shape, f"{source} does not fit this network")
     report.left_over = [name for name in weights if name not in own]
     parts = dict(net.named_children())
     for name in report.left_over:
@@ -89,6 +114,24 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
         reason = " ".join(str(error).split())
         raise UserError(f"{source} does not fit this network: {reason}") from error
     return report
+
+
+def _check_shape(name: str, given: Tensor, shape: torch.Size, told: str) -> None:
+    if given.shape != shape:
+        raise UserError(f"{told}: {name} is {tuple(given.shape)} there and {tuple(shape)} here")
+
+
+def _check_numbers(name: str, given: Tensor, own: Tensor, source: str) -> None:
+    """Refuse a tensor of which no number can come."""
+    if given.layout != torch.strided:
+        reason = f"is stored as {str(given.layout).removeprefix('torch.')}"
+    elif given.is_floating_point() != own.is_floating_point() or given.dtype == torch.bool:
+        reason = f"is {given.dtype}, not {own.dtype}".replace("torch.", "")
+    elif not given.isfinite().all():
+        reason = "has numbers that are not finite: its training has diverged"
+    else:
+        return
+    raise UserError(f"{source} does not fit this network: {name} {reason}")
 
 
 def _inflated(module: nn.Module, given: Tensor, shape: torch.Size) -> Tensor | None:
@@ -165,12 +208,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        _check_stored(Path(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's loader fails in a dozen ways on a file that is not its own
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict")
     return content
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive whose parts would take more memory than the file has bytes.
+
+    Raises:
+        ValueError: it is such a one, or broken. A file that is no archive is left to its reader.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > path.stat().st_size:
+        raise ValueError(f"its parts claim {claimed:,} bytes, the file has {path.stat().st_size:,}")
 
 
 def net_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:

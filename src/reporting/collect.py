@@ -25,6 +25,7 @@ from src.utils.errors import UserError
 REPEATED = ("seed", "data.seed", "data.split", "data.dataset.seed", "data.dataset.split")
 # Videos in the test lists of split 1, 2 and 3.
 _TEST_VIDEOS = {"hmdb51": (1530, 1530, 1530), "ucf101": (3783, 3734, 3696)}
+_LARGEST_CONFIG = 1_000_000  # bytes of a file that Hydra has written; more is not read
 
 Record = Mapping[str, Any]  # what stage.json holds
 Identity = dict[str, str]  # texts of values by dotted keys; null is the same as no key
@@ -133,6 +134,16 @@ def _stage_folders(places: Sequence[str]) -> list[Path]:
     return sorted(stages)
 
 
+class _WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML in which nothing stands for something else, so that it is as large as its text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As it does, but for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
 def _is_stage(folder: Path, files: Sequence[str]) -> bool:
     if "stage.json" in files or any(name.endswith(".ckpt") for name in files):
         return True
@@ -144,7 +155,10 @@ def _is_stage(folder: Path, files: Sequence[str]) -> bool:
 def _kept_by_hydra(run_dir: Path, name: str) -> Any:
     """What a command has left in a run directory, as it was given; None if nothing can be read."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        return yaml.safe_load((run_dir / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8"))
+        file = run_dir / ".hydra" / f"{name}.yaml"
+        if file.stat().st_size <= _LARGEST_CONFIG:
+            return yaml.load(file.read_text(encoding="utf-8"), _WithoutAliases)
+    return None
 
 
 def _read_run(folder: Path) -> Run:

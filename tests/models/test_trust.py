@@ -17,7 +17,7 @@ from src.experiment.build import built_without_training
 from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.experiment.run_dir import stage_dirs
 from src.models.resnet import ResNet, motion_stream
-from src.models.trust import check_trusted
+from src.models.trust import check_size, check_trusted
 from src.training.checks import check_stages
 from src.utils.errors import UserError
 from tests.conftest import compose_config
@@ -105,6 +105,21 @@ def test_a_config_without_an_end() -> None:
     node.append(node)
     with pytest.raises(UserError, match="without an end"):
         check_trusted({"net": node})
+
+
+def nested(levels: int) -> list[Any]:
+    """A list that holds another twice, and so on: few bytes, and 2 ** levels values."""
+    node: list[Any] = []
+    for _ in range(levels):
+        node = [node, node]
+    return node
+
+
+@pytest.mark.parametrize("node", [nested(28), {"a": "x" * 2_000_001}, [*range(2_000_001)]])
+def test_a_description_that_is_too_large(node: Any) -> None:
+    with pytest.raises(UserError, match=r"bad.ckpt describes itself in more than 2,000,000 values"):
+        check_size(node, "bad.ckpt")
+    check_size(nested(8), "bad.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +236,8 @@ def test_what_a_checkpoint_was_trained_with_is_not_built(
         ({"more": 1}, "no readable 'experiment' entry"),
         ({"config": {}}, "describes no network that can be built (KeyError: 'model')"),
         ({"class_names": ["one"]}, "names 1 of 8 classes"),
+        ({"class_names": ["x" * 1001] * 8}, "no readable 'experiment' entry"),
+        ({"normalization": {"x": nested(28)}}, "describes itself in more than 2,000,000 values"),
     ],
 )
 def test_a_garbled_description_is_one_line(
@@ -236,3 +253,17 @@ def test_a_garbled_description_is_one_line(
     error = capfd.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
+
+
+def test_a_network_is_not_built_larger_than_its_weights(
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = config_in(finished_run)
+    config["model"]["motion"]["num_classes"] = config["model"]["net"] = 2_000_000_000
+    file = changed(finished_run, tmp_path / "huge.ckpt", config=config)
+    assert call(evaluate.main, f"ckpt_path={file}") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "huge.ckpt does not fit its own config: fc.weight is (8, " in line

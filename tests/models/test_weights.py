@@ -1,3 +1,4 @@
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from src.models.resnet import ResNet, appearance_stream, motion_stream
 from src.models.temporal import TemporalFilters
 from src.models.two_stream import TwoStreamResNet
 from src.models.weights import (
+    check_same_shapes,
     imagenet_normalization,
     imagenet_weights,
     load_weights,
@@ -262,6 +264,58 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.full((4,), torch.nan), "bn1.weight has numbers that are not finite"),
+        (torch.tensor([1, 2, torch.inf, 3]), "bn1.weight has numbers that are not finite"),
+        (torch.ones(4, dtype=torch.complex64), "bn1.weight is complex64, not float32"),
+        (torch.ones(4, dtype=torch.bool), "bn1.weight is bool, not float32"),
+        (torch.ones(4, dtype=torch.int64), "bn1.weight is int64, not float32"),
+        (torch.ones(4).to_sparse(), "bn1.weight is stored as sparse_coo"),
+    ],
+)
+def test_weights_of_which_no_number_can_come(tensor: Tensor, message: str) -> None:
+    net = narrow()
+    before = snapshot(net)
+    with pytest.raises(UserError, match=message):
+        load_weights(net, narrow().state_dict() | {"bn1.weight": tensor}, "file.pt")
+    assert changed(net, before) == []
+
+
+def test_half_precision_is_no_mistake() -> None:
+    half = {name: one.half() for name, one in narrow().state_dict().items() if one.ndim == 4}
+    load_weights(narrow(), narrow().state_dict() | half, "file.pt")
+
+
+def test_a_file_has_the_numbers_of_its_tensors() -> None:
+    """A network of any size can be described in a few bytes, and one number stand for all."""
+    weights = narrow().state_dict()
+    with torch.device("meta"):
+        net, huge = narrow(), narrow(num_classes=2_000_000_000)
+    check_same_shapes(net, weights, "file.pt")
+    with pytest.raises(UserError, match=r"fc.weight is \(3, 128\) there and \(2000000000, 128\)"):
+        check_same_shapes(huge, weights, "file.pt")
+    one = torch.zeros(())
+    fake = {name: one.expand(tensor.shape) for name, tensor in huge.state_dict().items()}
+    with pytest.raises(UserError, match=r"file.pt has fewer numbers than its tensors"):
+        check_same_shapes(huge, fake, "file.pt")
+    with pytest.raises(UserError, match=r"file.pt .* it has no fc.bias"):
+        check_same_shapes(net, {n: w for n, w in weights.items() if n != "fc.bias"}, "file.pt")
+
+
+def test_an_archive_is_not_larger_than_its_file(tmp_path: Path) -> None:
+    file, small = tmp_path / "large.ckpt", tmp_path / "small.ckpt"
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(10**7)}}, file)
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    assert small.stat().st_size < 10**6
+    with pytest.raises(UserError, match=r"small.ckpt cannot be read .* claim 40,0\d\d,\d{3} bytes"):
+        read_checkpoint(small)
+    read_checkpoint(file)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

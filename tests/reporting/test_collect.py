@@ -121,6 +121,19 @@ def test_what_a_command_left_open_stays_open(tmp_path: Path, monkeypatch: Any) -
     assert all(one in left_out[tmp_path / "joint"] for one in given)
 
 
+def test_what_hydra_has_left_is_as_large_as_its_text(tmp_path: Path) -> None:
+    """An alias stands for what comes before it, and may do so a billion times."""
+    write_stage(tmp_path / "good" / "split1_seed0" / "joint", 50)
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / "joint").mkdir()
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    for text in ("\n".join([*lines, "stages: {joint: *a39}"]), "stages: {joint: {}}" + " " * 10**6):
+        (run / ".hydra" / "config.yaml").write_text(text)
+        runs, reasons = collect([str(tmp_path)])
+        assert (len(runs), reasons) == (1, {})
+
+
 def test_part_of_the_test_videos_is_another_protocol(tmp_path: Path) -> None:
     dataset = {"dataset": {"_target_": "src.data.splits.read_hmdb51", "root": "/h"}}
     folder = tmp_path / "e" / "split2_seed0" / "joint"
