@@ -22,6 +22,7 @@ from src.data.datamodule import VideoDataModule
 from src.evaluation.analysis import UNREADABLE, predictions
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import VideoScores
+from src.media.find_videos import is_special
 from src.media.images import encode_jpeg
 from src.media.video_writer import VideoWriter
 from src.plotting.clips import draw_clip, images_of
@@ -139,6 +140,8 @@ def save_samples(
 
 def load_samples(folder: Path) -> list[Sample]:
     """What `save_samples` has written there; nothing where there is nothing, or no such thing."""
+    if is_special(folder / "samples.json"):
+        return []
     try:
         content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         return [

@@ -14,6 +14,7 @@ from torch import Tensor
 from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
 from src.experiment.run_dir import StageDir
+from src.media.find_videos import is_special
 from src.models.metrics import accuracies, scores_of_wrong
 from src.utils.errors import UserError
 from src.utils.ranks import of_all_ranks
@@ -104,6 +105,8 @@ class VideoScores:
             UserError: the file is missing, broken, or of something else.
         """
         about = path.with_suffix(PROTOCOL_ENDING)
+        if is_special(path):
+            raise UserError(f"{path} is no file: save the scores in one")
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 scores = cls._parse(list(csv.reader(file)))

@@ -4,6 +4,7 @@ Every reader of videos sees them by these functions. A video's frames are those 
 its edit list, from the first key frame on; what a header states is no more than a hint.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -24,6 +25,11 @@ av.logging.set_level(av.logging.PANIC)
 
 # Titles in old files are not in UTF-8. From 19 on PyAV puts up with them by itself.
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+# Formats of one video. Others, such as playlists, would have FFmpeg open what they name.
+_FORMATS = (
+    "apng,asf,av1,avi,dv,flv,gif,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,"
+    "mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,wtv,yuv4mpegpipe"
+)
 _UPRIGHT = np.eye(2)
 _ONE = 2**16  # of a display matrix, in 16.16 fixed point
 
@@ -34,12 +40,26 @@ def open_video(source: str, **options: Any) -> Iterator[av.VideoStream]:
 
     Raises:
         av.FFmpegError: it cannot be opened.
-        ValueError: there is no video in it, or one of an unknown codec.
+        ValueError: there is no video in it, one of an unknown codec or with too large frames, or it
+            is a list of other files.
     """
-    with av.open(source, "r", **_LENIENT, **options) as container:
+    most = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+    bounds = {"max_pixels": str(most)}
+    formats = {"format_whitelist": _FORMATS} if Path(source).is_file() else {}
+    try:
+        container = av.open(source, "r", options=bounds | formats, **_LENIENT, **options)
+    except av.ArgumentError as error:
+        raise ValueError("no format of a single video") from error
+    with container:
         stream = container.streams.best("video")  # decord's choice among several, too
         if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
             raise ValueError("no video in it")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > most:
+            raise ValueError(
+                f"frames of {width}x{height} pixels, OPENCV_IO_MAX_IMAGE_PIXELS={most} is the most"
+            )
+        stream.codec_context.options = bounds  # their size may change on the way
         # A loader has a process per core already, and with more PyAV may hang on a broken file.
         stream.codec_context.thread_count = 1
         yield stream

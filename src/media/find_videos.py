@@ -1,6 +1,7 @@
 """Which files of a folder are videos, and what they are called."""
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -37,9 +38,12 @@ def find_videos(folder: Path) -> list[Path]:
 def videos_below(folder: Path, searched: list[str] | None = None) -> list[str]:
     """As `find_videos`, but relative to the folder and with `/`; nothing where there is nothing.
 
+    What is no regular file is skipped: to open a pipe waits until somebody writes into it.
+
     `searched` gets the folders that were looked at.
     """
     paths: list[str] = []
+    skipped: list[str] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         if searched is not None:
             searched.append(parent)
@@ -50,14 +54,32 @@ def videos_below(folder: Path, searched: list[str] | None = None) -> list[str]:
             for name in folders
             if not (name.startswith(".") or name in extracted or leads_back(Path(parent, name)))
         ]
-        paths += [f"{below}{name}" for name in files if not name.startswith(".")]
-    report_skipped(folder, "videos", count_skipped(path for path in paths if not is_video(path)))
-    return sorted(filter(is_video, paths), key=lambda path: path.split("/"))
+        for name in files:
+            if name.startswith("."):
+                continue
+            if is_video(name) and not is_special(Path(parent, name)):
+                paths.append(f"{below}{name}")
+            else:
+                skipped.append(f"{below}{name}")
+    report_skipped(folder, "videos", count_skipped(skipped))
+    return sorted(paths, key=lambda path: path.split("/"))
 
 
 def is_video(name: str | PurePath) -> bool:
     """Whether a file is called as videos are."""
     return os.path.splitext(name)[1].lower() in _ENDINGS
+
+
+def is_special(path: os.PathLike[str]) -> bool:
+    """Whether there is something that is neither a file nor a folder: a pipe, a device, a socket.
+
+    A link is what it leads to; one that leads nowhere is missing, not special.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def stem(video: str | PurePath) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from src.media.find_videos import leads_back
+from src.media.find_videos import is_special, leads_back
 from src.media.image_index import NUMBERED, component_of, load_json, save, unbroken
 from src.media.skipped import count_skipped, report_skipped
 from src.utils.errors import UserError
@@ -128,7 +128,8 @@ def _list(root: Path, folder: str, known: dict[str, Any] | None) -> dict[str, An
     folders, others, numbered = [], [], defaultdict(list)
     with os.scandir(path) as entries:
         for entry in entries:
-            if match := NUMBERED.fullmatch(entry.name):
+            match = NUMBERED.fullmatch(entry.name)
+            if match and (entry.is_file() or not is_special(entry)):
                 number, suffix = match["number"], entry.name[match.end("number") :]
                 numbered[match["prefix"]].append((int(number), len(number), suffix))
             elif not entry.name.startswith(".") and entry.is_dir() and not leads_back(entry):

@@ -1,5 +1,6 @@
 """Frames and flow as numbered images of many videos, in folders or in zip archives."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -173,8 +174,12 @@ def _decode(images: Images, index: int, flags: int) -> Uint8:
     data = images.read(index)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:  # of an absurd size
-        image = None
+    except cv2.error as error:
+        raise UserError(
+            f"image {images.where(index)} is broken, or has more pixels than "
+            f"OPENCV_IO_MAX_IMAGE_PIXELS={os.environ['OPENCV_IO_MAX_IMAGE_PIXELS']}: extract or "
+            "download its video again"
+        ) from error
     if image is None:
         raise UserError(
             f"image {images.where(index)} is broken: extract or download its video again"

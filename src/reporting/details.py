@@ -9,6 +9,7 @@ from src.evaluation.analysis import BOTH, Fusion, draw_scores, hardest_confusion
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores
 from src.experiment.run_dir import StageDir
+from src.media.find_videos import is_special
 from src.models.temporal import STREAMS
 from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
 from src.reporting.collect import Run
@@ -93,6 +94,8 @@ def read_curves(stage_dir: Path, keys: Iterable[str], by: float) -> dict[str, Cu
     files = stage_dir.glob("csv/version_*/metrics.csv")
     for file in sorted(files, key=lambda file: (len(file.parent.name), file)):  # 10 after 2
         try:
+            if is_special(file):
+                continue
             with file.open(newline="", encoding="utf-8") as lines:
                 for row in csv.DictReader(lines):
                     for key, by_epoch in values.items():

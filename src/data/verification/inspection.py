@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from itertools import chain
@@ -147,7 +148,9 @@ def _read(images: Images, index: int) -> tuple[bytes, tuple[str, str] | None]:
 def _decoded_size(data: bytes, component: str) -> Size | None:
     """Height and width of an image that can be decoded."""
     flags = cv2.IMREAD_COLOR_RGB if component == "rgb" else cv2.IMREAD_GRAYSCALE
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    image = None
+    with suppress(cv2.error):  # more pixels than are decoded
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     return None if image is None else image.shape[:2]
 
 
