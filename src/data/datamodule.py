@@ -31,16 +31,18 @@ from src.data.verification.manifest import Manifest, Modality
 from src.data.videos import PARTS, Split, Video, Videos
 from src.flow.after_transfer import FRAMES, Batch, FlowAfterTransfer
 from src.flow.settings import FlowSettings
+from src.media.sources import LONGEST_SIDE
 from src.media.video_file import DECODERS
 from src.utils.errors import UserError
 from src.utils.machine import usable_cores
 from src.utils.values import NULL, PATH, SWITCH, Need, check_values, integer, number, one_of
 
+MOST_FRAMES = 1000  # of a clip or of a test
 _NEEDS: dict[str, Need] = {
     "split": integer(1),
     "num_classes": integer(1),
     "modalities": Need("a list of rgb, flow or both", lambda v: v and not set(v) - set(MODALITIES)),
-    "frames": integer(1),
+    "frames": integer(1, MOST_FRAMES),
     "flow_stack": Need(
         "an even number of flow fields from 2", lambda v: integer(2).fits(v) and not v % 2
     ),
@@ -48,8 +50,8 @@ _NEEDS: dict[str, Need] = {
         "two integers from 1, the smallest and the largest",
         lambda v: len(v) == 2 and all(map(integer(1).fits, v)) and v[0] <= v[1],
     ),
-    "short_side": integer(1),
-    "crop_size": integer(1),
+    "short_side": integer(1, LONGEST_SIDE),
+    "crop_size": integer(1, LONGEST_SIDE),
     "hflip": SWITCH,
     "batch_size": integer(1),
     "seed": integer(0, 2**32 - 1),
@@ -76,7 +78,11 @@ class VideoTest:
     part: str = "test"
 
     def __post_init__(self) -> None:
-        needs = {"frames": integer(1), "batch_size": integer(1), "part": one_of("test", "val")}
+        needs = {
+            "frames": integer(1, MOST_FRAMES),
+            "batch_size": integer(1),
+            "part": one_of("test", "val"),
+        }
         check_values(vars(self), needs, "data.test.")
 
 

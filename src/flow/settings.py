@@ -1,7 +1,6 @@
 """How a folder of flow was made: kept beside the flow, and in every checkpoint trained on it."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -13,9 +12,11 @@ import cv2
 from src import __version__
 from src.flow.algorithm import FlowAlgorithm
 from src.flow.algorithms import ALGORITHMS
+from src.media.sources import LONGEST_SIDE
 from src.utils.commands import Shown, shown_override
 from src.utils.errors import UserError, first_line
 from src.utils.files import atomic_write, write_first
+from src.utils.values import check_values, integer, number
 
 FILE_NAME = "flow.json"
 
@@ -44,11 +45,11 @@ class FlowSettings:
         # All parameters, so that settings compare equal whether defaults were spelt out or not.
         complete = {each.name: each.default for each in fields(ALGORITHMS[self.algorithm])}
         object.__setattr__(self, "parameters", complete | dict(self.parameters))
-        if not (self.short_side >= 1 and 0 < self.bound < math.inf):
-            raise UserError(
-                f"flow with short_side={self.short_side} and bound={self.bound}: both must be "
-                "positive"
-            )
+        needs = {
+            "short_side": integer(1, LONGEST_SIDE),
+            "bound": number("a number of pixels above 0", lambda bound: bound > 0),
+        }
+        check_values({name: getattr(self, name) for name in needs}, needs, "flow.")
 
     def make(self, device: str = "cpu") -> FlowAlgorithm:
         """Build the algorithm, on `device` if it can run on one.

@@ -4,7 +4,6 @@ Every reader of videos sees them by these functions. A video's frames are those 
 its edit list, from the first key frame on; what a header states is no more than a hint.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -19,7 +18,7 @@ from av.bitstream import BitStreamFilterContext
 from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 
-from src.media.sources import Uint8
+from src.media.sources import LIMIT, Uint8, most_pixels
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -43,8 +42,7 @@ def open_video(source: str, **options: Any) -> Iterator[av.VideoStream]:
         ValueError: there is no video in it, one of an unknown codec or with too large frames, or it
             is a list of other files.
     """
-    most = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
-    bounds = {"max_pixels": str(most)}
+    bounds = {"max_pixels": str(most_pixels())}
     formats = {"format_whitelist": _FORMATS} if Path(source).is_file() else {}
     try:
         container = av.open(source, "r", options=bounds | formats, **_LENIENT, **options)
@@ -55,9 +53,9 @@ def open_video(source: str, **options: Any) -> Iterator[av.VideoStream]:
         if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
             raise ValueError("no video in it")
         width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > most:
+        if width * height > most_pixels():
             raise ValueError(
-                f"frames of {width}x{height} pixels, OPENCV_IO_MAX_IMAGE_PIXELS={most} is the most"
+                f"frames of {width}x{height} pixels, {LIMIT}={most_pixels()} is the most"
             )
         stream.codec_context.options = bounds  # their size may change on the way
         # A loader has a process per core already, and with more PyAV may hang on a broken file.

@@ -1,6 +1,5 @@
 """Frames and flow as numbered images of many videos, in folders or in zip archives."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -14,7 +13,7 @@ from src.media.image_archives import ArchiveImages, images_in_archive
 from src.media.image_folders import FolderImages, images_in_folders
 from src.media.image_index import video_name
 from src.media.skipped import count_skipped, report_skipped
-from src.media.sources import Uint8
+from src.media.sources import LIMIT, Uint8, most_pixels
 from src.utils.errors import UserError
 
 # OpenCV's default, hence the released flow's. On real flow it errs by a small fraction of a gray
@@ -177,8 +176,7 @@ def _decode(images: Images, index: int, flags: int) -> Uint8:
     except cv2.error as error:
         raise UserError(
             f"image {images.where(index)} is broken, or has more pixels than "
-            f"OPENCV_IO_MAX_IMAGE_PIXELS={os.environ['OPENCV_IO_MAX_IMAGE_PIXELS']}: extract or "
-            "download its video again"
+            f"{LIMIT}={most_pixels()}: extract or download its video again"
         ) from error
     if image is None:
         raise UserError(

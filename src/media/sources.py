@@ -5,6 +5,7 @@ JPEG images, or with flow computed on the spot. Images come one at a time: what 
 and stored elsewhere never has to wait in memory for the rest of the clip.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,9 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from src.utils.errors import UserError
+
 Uint8 = npt.NDArray[np.uint8]
 Size = tuple[int, int]  # height, width
 Image = TypeVar("Image")
+LONGEST_SIDE = 4096  # pixels of the smaller side that anything is resized to
+LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # the variable of the environment, see `most_pixels`
 # Beyond this factor interpolation would miss pixels between those it looks at.
 _AVERAGE_FROM = 1.5
 
@@ -51,10 +56,25 @@ def in_order(
         yield from (images[index] for index in indices)
 
 
+def most_pixels() -> int:
+    """Pixels of the largest image that is decoded or made, OpenCV's own limit: see `src`."""
+    return int(os.environ[LIMIT])
+
+
 def size_at(size: Size, short_side: int) -> Size:
-    """The size (height, width) scaled so that its smaller side is `short_side`."""
+    """The size (height, width) scaled so that its smaller side is `short_side`.
+
+    Raises:
+        UserError: it would be too large: the image is a line.
+    """
     scale = short_side / min(size)
-    return round(size[0] * scale), round(size[1] * scale)
+    scaled = round(size[0] * scale), round(size[1] * scale)
+    if scaled[0] * scaled[1] > most_pixels():
+        raise UserError(
+            f"frames of {size[1]}x{size[0]} pixels cannot be resized to a smaller side of "
+            f"{short_side}: {LIMIT}={most_pixels()} is the most"
+        )
+    return scaled
 
 
 def resize(image: Uint8, size: Size, out: Uint8 | None = None) -> Uint8:

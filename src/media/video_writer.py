@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 
 from src.media.sources import Size, Uint8
+from src.utils.errors import UserError, first_line
 
 
 class VideoWriter:
@@ -33,6 +34,7 @@ class VideoWriter:
             codec, options = "libx264", {"crf": str(crf), "preset": "veryfast"}
         else:
             codec, options = "mpeg4", {"qmin": "2", "qmax": "2"}
+        self._path = path
         self._container = av.open(str(path), "w", format="mp4")
         self._stream = self._container.add_stream(codec, rate=rate, options=options)
         self._stream.height, self._stream.width = size
@@ -46,17 +48,30 @@ class VideoWriter:
         self._last = -1
 
     def write(self, image: Uint8, time: float = 0.0) -> None:
-        """Add a frame (H, W, 3), shown from `time` on, in seconds, if frames have times."""
+        """Add a frame (H, W, 3), shown from `time` on, in seconds, if frames have times.
+
+        Raises:
+            UserError: the encoder refuses it, or the disk does.
+        """
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         if self._tick:
             # Players want them ascending.
             self._last = max(round(time / self._tick), self._last + 1)
             frame.pts, frame.time_base = self._last, self._tick
-        self._container.mux(self._stream.encode(frame))
+        self._add(frame)
 
     def close(self) -> None:
-        """Complete the file."""
+        """Complete the file; errors as of `write`."""
         try:
-            self._container.mux(self._stream.encode())
+            self._add(None)
         finally:
             self._container.close()
+
+    def _add(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, ValueError) as error:
+            size = f"{self._stream.width}x{self._stream.height}"
+            raise UserError(
+                f"a video of {size} pixels cannot be written to {self._path} ({first_line(error)})"
+            ) from error

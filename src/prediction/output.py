@@ -23,6 +23,7 @@ from src.plotting.clips import color_flow
 from src.utils.console import table
 
 SMALLEST = 240  # pixels of the smaller side: text is not legible on less
+LARGEST = 4096  # pixels of the larger side that a small frame is enlarged to
 TICKS = 30000  # of a second: frames of 24, 25, 29.97 and 60 per second lie on one
 CRF = 20
 Labels = Sequence[tuple[str, float]]  # class and probability, the most probable first
@@ -145,7 +146,7 @@ class AnnotatedVideo:
 def legible(image: Uint8) -> Uint8:
     """A copy large enough for text, with the even sides that encoders want."""
     height, width = image.shape[:2]
-    scale = max(1.0, SMALLEST / min(height, width))
+    scale = max(1.0, min(SMALLEST / min(height, width), LARGEST / max(height, width)))
     size = round(width * scale), round(height * scale)
     large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
     return cv2.copyMakeBorder(large, 0, size[1] % 2, 0, size[0] % 2, cv2.BORDER_REPLICATE)
@@ -155,7 +156,7 @@ def draw(image: Uint8, labels: Labels, inset: Uint8 | None) -> None:
     """Draw a bar per class at the bottom and the flow at the top right, into `image`."""
     height, width = image.shape[:2]
     unit = min(height, width) / SMALLEST
-    row, margin = round(15 * unit), round(4 * unit)
+    row, margin = max(1, round(15 * unit)), round(4 * unit)
     labels = labels[: (height // 2) // row]
     top = height - margin - row * len(labels)
     if labels:

@@ -3,20 +3,24 @@
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from src.evaluation.scores import VideoScores
+from src.flow.settings import FlowSettings
 from src.media.find_videos import find_videos
 from src.media.frames_in_order import read_in_order
 from src.media.images import FrameImages, encode_jpeg, open_images
+from src.media.sources import LIMIT, size_at
 from src.media.video_file import DECODERS, VideoFile
+from src.media.video_writer import VideoWriter
+from src.prediction.output import AnnotatedVideo
 from src.utils.errors import UserError
 from tests.builders import frames_of, write_video
-
-LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 
 
 def video(path: Path, frames: int = 4, side: int = 32) -> Path:
@@ -114,3 +118,31 @@ def test_an_image_that_claims_a_billion_pixels(tmp_path: Path) -> None:
     (tmp_path / "clip" / "frame000001.jpg").write_bytes(content)
     with pytest.raises(UserError, match=rf"more pixels than {LIMIT}={os.environ[LIMIT]}"):
         frames_of(FrameImages(open_images(tmp_path), "clip"), [0])
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1)])
+def test_a_line_is_annotated_as_large_as_can_be(size: tuple[int, int], tmp_path: Path) -> None:
+    with closing(AnnotatedVideo(tmp_path / "line.mp4")) as annotated:
+        annotated.write(np.zeros((*size, 3), np.uint8), 0, 0.0, [("walk", 0.7)], {})
+    written = VideoFile(tmp_path / "line.mp4")
+    (frame,) = written.rgb([0])
+    assert max(frame.shape) <= 4096
+
+
+def test_what_an_encoder_refuses_is_one_line(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "wide.mp4", (240, 96000), 25, crf=20)
+    with pytest.raises(UserError, match=r"of 96000x240 pixels cannot be written to .*wide.mp4"):
+        writer.write(np.zeros((240, 96000, 3), np.uint8))
+
+
+def test_a_line_is_not_resized_to_a_plane() -> None:
+    assert size_at((2, 200), 256) == (256, 25600)
+    with pytest.raises(UserError, match=rf"30000x1 pixels cannot be resized .* 256: {LIMIT}="):
+        size_at((1, 30000), 256)
+
+
+@pytest.mark.parametrize("settings", [{"short_side": 50000}, {"short_side": 0}, {"bound": -1.0}])
+def test_flow_of_an_impossible_size(settings: dict[str, Any]) -> None:
+    ((key, value),) = settings.items()
+    with pytest.raises(UserError, match=rf"flow.{key}={value}: needs a"):
+        FlowSettings("dis", **settings)
