@@ -5,7 +5,6 @@
 """
 
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from sys import intern
+
+import regex
 
 from src.data.splits import NoSuchSplit, fold_of_groups
 from src.data.video_list import ListedVideo, read_video_list
@@ -27,6 +28,7 @@ _NEEDS = {
     "test_share": number("a share above 0, below 1", lambda share: 0 < share < 1),
     "seed": integer(0),
 }
+PATIENCE = 1.0  # seconds to search a path for its group
 _TICK = 2 * 10**9  # nanoseconds from one time to the next that a file system may tell apart
 _TAKEN = {"video", "label"}  # columns of scores.csv, which has one for each class
 
@@ -302,14 +304,20 @@ def _in_class_folders(
 
 def _grouped(entries: Iterable[ListedVideo], pattern: str) -> list[ListedVideo]:
     try:
-        expression = re.compile(pattern)
-    except re.error as error:
+        expression = regex.compile(pattern)
+    except regex.error as error:
         raise UserError(
             f"data.dataset.group={pattern} is no regular expression: {error}"
         ) from error
     grouped = []
     for entry in entries:
-        match = expression.search(entry.path)
+        try:
+            match = expression.search(entry.path, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise UserError(
+                f"data.dataset.group={pattern} comes to no end in {entry.path}: write it without "
+                "repetitions of what is repeated already"
+            ) from error
         if match is None:
             raise UserError(
                 f"data.dataset.group={pattern} finds nothing in {entry.path}: it must find the "

@@ -45,7 +45,13 @@ class _Job:
 
 
 def read_two_movers(
-    root: str, num_train: int, num_test: int, seed: int, split: int = 1, workers: int | None = None
+    root: str,
+    num_train: int,
+    num_test: int,
+    seed: int,
+    split: int = 1,
+    workers: int | None = None,
+    make: bool = True,
 ) -> Split:
     """Read the dataset in the folder `root`, made first unless it is there.
 
@@ -57,18 +63,24 @@ def read_two_movers(
         seed: of everything that is drawn.
         split: 1, there is no other.
         workers: processes that make it; None is one per core, fewer for a few clips.
+        make: false refuses to make it: a checkpoint's config is not to choose where.
 
     Raises:
         UserError: a wrong argument, a folder made from other arguments, or one not to write in.
     """
     if split != 1:
         raise NoSuchSplit(f"data.split={split} does not exist: two_movers has split 1 only")
-    needs = {"num_train": integer(1), "num_test": integer(1), "seed": integer(0)}
+    needs = {**dict.fromkeys(("num_train", "num_test"), integer(1, 10**6)), "seed": integer(0)}
     check_values(locals(), needs | {"workers": integer(1) | NULL}, "two_movers: ")
     recipe = {"version": VERSION, "num_train": num_train, "num_test": num_test, "seed": seed}
     folder = Path(root)
     try:
         if not _is_complete(folder, recipe):
+            if not make:
+                raise UserError(
+                    f"two_movers is not in {folder}: python -m src.train makes it there or where "
+                    "data.dataset.root=... says"
+                )
             _make(folder, recipe, workers)
     except OSError as error:
         raise UserError(f"two_movers cannot be made in {root}: {error}") from error

@@ -23,6 +23,7 @@ from src.experiment.build import (
     built_without_training,
 )
 from src.experiment.checkpoint import CheckpointMetadata
+from src.experiment.confined import check_memory, confined
 from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import check_same_shapes, load_weights, net_weights
@@ -37,7 +38,7 @@ def load_module(
     """The trained module out of a checkpoint, in evaluation mode, and the checkpoint's metadata.
 
     Keys of its data config (such as the places of the data) and of its protocol can be changed, but
-    for those of the protocol that are None.
+    for those of the protocol that are None. What it asks for itself is `confined`.
 
     Raises:
         UserError: the file is no checkpoint of this project, or asks for foreign code.
@@ -51,8 +52,9 @@ def load_module(
         named, described = len(metadata.class_names), config["data"]["num_classes"]
         if named != described:
             raise UserError(f"{ckpt_path} names {named} of {described} classes")
-        config["data"] = changed(config["data"], data_changes or {})
+        config["data"] = changed(confined(config["data"]), data_changes or {})
         config["protocol"] |= given
+        check_memory(config["data"], ckpt_path)
         with torch.device("meta"):  # which takes no memory, whatever the config asks for
             check_same_shapes(build_net(config), weights, ckpt_path)
         net = build_net(config)

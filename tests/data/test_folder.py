@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from src import evaluate, extract_flow, train, verify_data
+from src.data import folder
 from src.data.folder import divide, fingerprint_of, read_folder
 from src.data.videos import Video
 from src.reporting.collect import collect
@@ -148,6 +149,13 @@ def test_a_list_with_the_split_that_tests_each_video(tmp_path: Path) -> None:
         assert paths_of(tmp_path, split.train) == {row[0] for row in rows} - tested
     with pytest.raises(UserError, match="split 1 to 3"):
         read_folder(str(tmp_path), 4, lists)
+
+
+def test_an_expression_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
+    touch(tmp_path, [f"{name}/{'a' * 60}{name}{number}.mp4" for name in "ab" for number in range(3)])
+    with pytest.raises(UserError, match=r"group=\(a\+\)\+\$ comes to no end in a/a"):
+        read_folder(str(tmp_path), 1, None, "(a+)+$")
 
 
 def test_changed_videos_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import av
@@ -291,7 +292,7 @@ def test_what_is_made_is_only_read(
 def test_a_folder_of_other_parameters_is_refused(
     root: Path, split: Split, changed: dict[str, int], difference: str
 ) -> None:
-    arguments = {"num_train": TRAIN, "num_test": TEST, "seed": SEED, **changed}
+    arguments: dict[str, Any] = {"num_train": TRAIN, "num_test": TEST, "seed": SEED, **changed}
     with pytest.raises(UserError, match=difference) as error:
         two_movers.read_two_movers(str(root), **arguments)
     assert f"data.dataset.root=... or delete {root}" in str(error.value)
@@ -348,7 +349,7 @@ def test_files_that_come_while_it_is_made_stay(
 def test_wrong_arguments_are_refused_before_anything_is_written(
     tmp_path: Path, wrong: dict[str, int], message: str
 ) -> None:
-    arguments = {"num_train": 8, "num_test": 8, "seed": 0, **wrong}
+    arguments: dict[str, Any] = {"num_train": 8, "num_test": 8, "seed": 0, **wrong}
     with pytest.raises(UserError, match=message):
         two_movers.read_two_movers(str(tmp_path / "new"), **arguments)
     assert not (tmp_path / "new").exists()

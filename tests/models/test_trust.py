@@ -267,3 +267,43 @@ def test_a_network_is_not_built_larger_than_its_weights(
     assert call(evaluate.main, f"ckpt_path={file}") == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "huge.ckpt does not fit its own config: fc.weight is (8, " in line
+
+
+def test_a_checkpoint_makes_nothing_and_takes_no_more_than_it_should(
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Neither the data that it names, nor indices of them; nor memory for a thousand videos."""
+    config = config_in(finished_run)
+    config["data"]["dataset"]["root"] = str(tmp_path / "made")
+    config["data"]["videos"]["cache_dir"] = str(tmp_path / "indices")
+    config["data"]["loader"] |= {"num_workers": 5000, "prefetch_factor": 10**9}
+    file = changed(finished_run, tmp_path / "elsewhere.ckpt", config=config)
+    assert call(evaluate.main, f"ckpt_path={file}") == 1
+    assert f"two_movers is not in {tmp_path / 'made'}: " in capfd.readouterr().err
+    root = config_in(finished_run)["data"]["dataset"]["root"]
+    assert call(evaluate.main, f"ckpt_path={file}", f"+data.dataset.root={root}") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere.ckpt", "evaluation"}
+    capfd.readouterr()
+
+    config["data"]["test"] |= {"batch_size": 1000, "frames": 1000}
+    file = changed(finished_run, tmp_path / "greedy.ckpt", config=config)
+    assert call(evaluate.main, f"ckpt_path={file}") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "GiB of videos at a time (data.test.batch_size=1000, data.test.frames=1000" in line
+
+
+def test_scores_that_are_no_numbers_are_the_networks(
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Weights may be finite, and what comes of them not: no video is unreadable for that."""
+    content = torch.load(finished_run / "motion" / "last.ckpt", weights_only=True)
+    content["state_dict"]["net.conv1.weight"].fill_(3e38)
+    torch.save(content, tmp_path / "large.ckpt")
+    assert call(evaluate.main, f"ckpt_path={tmp_path / 'large.ckpt'}") == 1
+    assert "the motion classifier gives scores that are not finite" in capfd.readouterr().err
