@@ -36,6 +36,7 @@ FORKED = [
     "tests.data.test_two_movers",
     "tests.data.verification.damaged",
     "tests.processes",
+    "tests.robustness.fuzz",
     "tests.training.test_checkpoint_io",
     "tests.training.test_stop_and_go",
 ]
@@ -43,6 +44,12 @@ FORKED = [
 # One thread here and in all that tests start: more only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long, and with which seed, damaged files are read (robustness/)."""
+    parser.addoption("--fuzz-seconds", type=float, default=60.0)
+    parser.addoption("--fuzz-seed", type=int, default=0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

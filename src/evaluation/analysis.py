@@ -1,6 +1,5 @@
 """What video scores tell beyond their accuracy: by class, by confusion, by what fusion changes."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from src.evaluation.scores import VideoScores
 from src.plotting.charts import draw_class_accuracies, draw_confusion_matrix
 from src.utils.errors import UserError
-from src.utils.files import atomic_write
+from src.utils.files import write_csv
 
 BOTH = "both classifiers"  # the name of a net against each of its classifiers
 UNREADABLE = -1  # the prediction for a video that could not be read: no class
@@ -99,11 +98,9 @@ def confusion_matrix(scores: VideoScores) -> Tensor:
 
 def save_confusion(scores: VideoScores, file: Path) -> None:
     """Write `confusion_matrix` as CSV: a row for each label, a column for each prediction."""
-    with atomic_write(file) as draft, draft.open("w", newline="", encoding="utf-8") as table:
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["label", *scores.classes])
-        counts = confusion_matrix(scores).tolist()
-        rows.writerows([name, *row] for name, row in zip(scores.classes, counts, strict=True))
+    counts = confusion_matrix(scores).tolist()
+    rows = ([name, *row] for name, row in zip(scores.classes, counts, strict=True))
+    write_csv(file, [["label", *scores.classes], *rows])
 
 
 def class_accuracies(scores: VideoScores) -> list[ClassAccuracy]:

@@ -1,5 +1,6 @@
 """Late fusion: scores of several nets, or from elsewhere, brought into one order and averaged."""
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from src.evaluation.scores import VideoScores, video_accuracies
 from src.evaluation.table import Result
 from src.media.find_videos import is_video
 from src.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def fuse(
@@ -93,7 +96,7 @@ def aligned(
     """Scores in the order of the reference's videos and classes, with its labels.
 
     Videos are the same if their names are, without class folder and ending. Those that the
-    reference does not have are skipped. The names of the two are for messages.
+    reference does not have are left out, with a warning. The names of the two are for messages.
 
     Raises:
         UserError: a video or a class is missing, or is labelled differently.
@@ -110,6 +113,11 @@ def aligned(
             f"{reference_name}, the first is {missing[0]}: fuse scores of the same split"
         )
     order = [rows[_key(video)] for video in reference.videos]
+    if more := sorted(rows.keys() - {_key(video) for video in reference.videos}):
+        log.warning(
+            "%s has scores for %d videos that %s lacks, the first is %s: they are left out",
+            *(name, len(more), reference_name, more[0]),
+        )
     for index, video, label in zip(order, reference.videos, reference.labels, strict=True):
         if part.labels and part.classes[part.labels[index]] != reference.classes[label]:
             raise UserError(

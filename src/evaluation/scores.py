@@ -17,6 +17,7 @@ from src.experiment.run_dir import StageDir
 from src.media.find_videos import is_special
 from src.models.metrics import accuracies, scores_of_wrong
 from src.utils.errors import UserError
+from src.utils.files import atomic_write, write_csv
 from src.utils.ranks import of_all_ranks
 
 EXTERNAL = "external"  # the protocol of scores that do not say how they were made
@@ -76,15 +77,14 @@ class VideoScores:
     def save(self, path: Path) -> None:
         """Write a CSV file with the columns video, label (a class name), and one per class.
 
-        The protocol goes into a text file beside it, so that the CSV stays a plain table.
+        The protocol and the number of videos go into a text file beside it, so that the CSV stays a
+        plain table, and one that is cut short is recognized.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["video", "label", *self.classes])
-            for video, label, row in zip(self.videos, self.labels, self.scores, strict=True):
-                writer.writerow([video, self.classes[label], *(f"{value:.8g}" for value in row)])
-        path.with_suffix(PROTOCOL_ENDING).write_text(f"{self.protocol}\n")
+        rows = zip(self.videos, self.labels, self.scores, strict=True)
+        lines = ([v, self.classes[label], *(f"{x:.8g}" for x in row)] for v, label, row in rows)
+        write_csv(path, [["video", "label", *self.classes], *lines])
+        with atomic_write(path.with_suffix(PROTOCOL_ENDING)) as draft:
+            draft.write_text(f"{self.protocol}\n{len(self.videos)} videos\n", encoding="utf-8")
 
     def save_all(self, stage_dir: StageDir) -> list[Path]:
         """Write the scores, and those of each classifier of several, into files of a stage."""
@@ -111,7 +111,9 @@ class VideoScores:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 scores = cls._parse(list(csv.reader(file)))
             if about.is_file():
-                scores.protocol = about.read_text().strip()
+                scores.protocol, *count = about.read_text(encoding="utf-8").splitlines()
+                if count not in ([], [f"{len(scores.videos)} videos"]):
+                    raise ValueError(f"it has {len(scores.videos)} of {count[0]}, it is cut short")
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} is not a file of video scores: {error}") from error
         return scores

@@ -1,6 +1,5 @@
 """Video-level results as a table, on the terminal and as a file."""
 
-import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from src.data.faults import Faults
 from src.evaluation.scores import Accuracy
 from src.utils.console import table
 from src.utils.errors import visible
+from src.utils.files import write_csv
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ def show_results(results: list[Result], title: str) -> None:
 
 def save_results(results: list[Result], path: Path) -> None:
     """Write the table as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "stage", *Accuracy.__dataclass_fields__, "protocol"])
-        for r in results:
-            writer.writerow([r.name, r.stage, *asdict(r.accuracy).values(), r.protocol])
+    columns = ["name", "stage", *Accuracy.__dataclass_fields__, "protocol"]
+    rows = ([r.name, r.stage, *asdict(r.accuracy).values(), r.protocol] for r in results)
+    write_csv(path, [columns, *rows])

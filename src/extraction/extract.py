@@ -1,6 +1,5 @@
 """Extract flow and frames of many videos, in parallel, and continue after a stop."""
 
-import csv
 import logging
 import shutil
 import time
@@ -24,7 +23,7 @@ from src.media.decoding import is_turned
 from src.media.find_videos import check_names, find_videos
 from src.utils.console import progress
 from src.utils.errors import UserError, visible
-from src.utils.files import atomic_write, exclusive_lock
+from src.utils.files import exclusive_lock, write_csv
 from src.utils.processes import worker_pool
 
 log = logging.getLogger(__name__)
@@ -258,12 +257,8 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
     if not reasons:
         file.unlink(missing_ok=True)
         return
-    with (
-        atomic_write(file) as draft,
-        draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
-    ):
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerows([("video", "reason"), *reasons.items()])
+    rows = ((str(video), reason) for video, reason in reasons.items())
+    write_csv(file, [("video", "reason"), *rows])
 
 
 class Display:

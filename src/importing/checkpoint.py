@@ -1,6 +1,5 @@
 """A released MatConvNet model as a checkpoint of this project."""
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from src.importing.mat_file import read_dag
 from src.importing.recognize import Architecture, recognize
 from src.importing.weights import Weight, fill, means, weights
 from src.utils.errors import UserError
-from src.utils.files import atomic_write
+from src.utils.files import atomic_write, write_csv
 
 _SPLIT = re.compile(r"split=?([123])(?!\d)")
 _EXPERIMENTS = {"additive": "st_resnet", "multiplicative": "st_multiplier"}
@@ -61,13 +60,11 @@ class Imported:
 
     def save_listing(self, path: Path) -> None:
         """Write a CSV file with the columns tensor, shape, source: what became of what."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["tensor", "shape", "source"])
-            for name, weight in self.weights.items():
-                shape = "x".join(map(str, weight.tensor.shape))
-                writer.writerow([name, shape, weight.source])
+        rows = (
+            (name, "x".join(map(str, weight.tensor.shape)), weight.source)
+            for name, weight in self.weights.items()
+        )
+        write_csv(path, [("tensor", "shape", "source"), *rows])
 
 
 def import_model(path: str | Path, split: int | None) -> Imported:

@@ -21,6 +21,7 @@ from src.media.sources import Uint8
 from src.media.video_writer import VideoWriter
 from src.plotting.clips import color_flow
 from src.utils.console import table
+from src.utils.files import csv_cells
 
 SMALLEST = 240  # pixels of the smaller side: text is not legible on less
 LARGEST = 4096  # pixels of the larger side that a small frame is enlarged to
@@ -68,7 +69,7 @@ class PredictionFile:
                 self._file.write(("[\n" if first else ",\n") + json.dumps(row))
                 continue
             writer = csv.writer(self._file)
-            writer.writerows([row, row.values()] if first else [row.values()])
+            writer.writerows(map(csv_cells, [row, row.values()] if first else [row.values()]))
         if self._file is not None:
             self._file.flush()
 

@@ -1,5 +1,6 @@
 """What the page shows of single runs: curves, classes, confusions, and videos with their flow."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from src.training.late_fusion import LATE_FUSION, load_fused
 from src.utils.errors import UserError
 
 SVG = "image/svg+xml"
+LARGEST_PICTURE = 2**20  # bytes; those of this project have some 50,000
 # Keys of loggers and names of curves; {} is the part that was validated on: test or validation.
 LOSSES = {"train/loss_epoch": "training", "val/loss": "central {} clips"}
 VALIDATION = "val/clip/top1"
@@ -71,9 +73,22 @@ def _section(group: ResultGroup) -> Section:
         lines.append(f"most often taken for another: {', '.join(worst)}")
     pictures += [Picture(to_svg(figure), SVG) for figure in draw_scores(scores, fused).values()]
     for sample in load_samples(StageDir(run.folder).samples):
-        if sample.picture.is_file():  # not moved away
-            pictures.append(Picture(sample.picture.read_bytes(), "image/jpeg", sample.caption))
+        if (jpeg := _jpeg_within(run.folder, sample.picture)) is not None:  # not moved away
+            pictures.append(Picture(jpeg, "image/jpeg", sample.caption))
     return Section(title, lines=lines, pictures=pictures, folded=True)
+
+
+def _jpeg_within(folder: Path, file: Path) -> bytes | None:
+    """The content of a picture of a run; None of what is none, or lies elsewhere by a link.
+
+    The page is passed on, and the run may be somebody else's.
+    """
+    with contextlib.suppress(OSError):
+        within = file.resolve(strict=True).is_relative_to(folder.resolve())
+        if within and file.is_file() and file.stat().st_size <= LARGEST_PICTURE:
+            content = file.read_bytes()
+            return content if content.startswith(b"\xff\xd8\xff") else None
+    return None
 
 
 def _curves(run: Run) -> list[Picture]:

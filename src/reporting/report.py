@@ -1,7 +1,5 @@
 """The report: runs are collected, grouped, compared, and written in every form."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +28,8 @@ from src.reporting.groups import (
 from src.reporting.page import Cell, Column, Section, show, to_page
 from src.training.search import ARGUMENTS, FOLDER, JOURNALS, PRUNED, open_study, values_of
 from src.utils.commands import shown_command
-from src.utils.errors import UserError
+from src.utils.errors import UserError, without_controls
+from src.utils.files import atomic_write, write_csv
 
 if TYPE_CHECKING:
     import optuna
@@ -109,8 +108,9 @@ def make_report(
     page, folder = to_page(f"Results, version {__version__}", every), Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.html").write_text(page, encoding="utf-8", newline="")
-        (folder / "report.csv").write_text(_runs_csv(groups), encoding="utf-8", newline="")
+        with atomic_write(folder / "report.html") as draft:
+            draft.write_text(without_controls(page), encoding="utf-8", newline="")
+        write_csv(folder / "report.csv", _rows_of_runs(groups))
     except OSError as error:
         raise UserError(f"output={output} cannot be written to ({error.strerror})") from error
     show(sections, console)
@@ -260,8 +260,8 @@ def _value(value: object) -> Cell:
     return Cell("" if value is None else str(value))
 
 
-def _runs_csv(groups: Sequence[ResultGroup]) -> str:
-    """A line for each run and classifier, for other programs; what is not known is empty."""
+def _rows_of_runs(groups: Sequence[ResultGroup]) -> list[list[object]]:
+    """A row for each run and classifier, for other programs; what is not known is empty."""
     lines = [
         {
             "row": group.label,
@@ -275,15 +275,11 @@ def _runs_csv(groups: Sequence[ResultGroup]) -> str:
             **asdict(accuracy),
             "protocol": run.protocol,
             "project_version": run.version,
-            "directory": run.folder,
+            "directory": str(run.folder),
             "command": "" if run.overrides is None else shown_command("train", *run.overrides),
         }
         for group in groups
         for run in group.runs
         for name, accuracy in {"all": run.accuracy, **run.classifiers}.items()
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return [list(lines[0]), *(list(line.values()) for line in lines)] if lines else []

@@ -3,7 +3,6 @@
 Everything is read from the records of the jobs and of their stages, whatever launched them.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from src.training.run_record import DONE, PRUNED, RESUMED, RUNNING, RunRecord
 from src.utils.commands import shown_command
 from src.utils.console import table
 from src.utils.errors import visible
-from src.utils.files import atomic_write
+from src.utils.files import write_csv
 
 FILE_NAME = "sweep.csv"
 _CLOCKS = 60.0  # seconds by which the clocks of machines may differ
@@ -196,15 +195,10 @@ def _number(protocol: str, protocols: Sequence[str]) -> str:
 
 
 def _write(file: Path, keys: Sequence[str], jobs: Sequence[Job]) -> None:
-    with (
-        atomic_write(file) as draft,
-        draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text,
-    ):
-        writer = csv.writer(text, lineterminator="\n")
-        results = ("stage", "top1", "mean_class", "late_fusion_top1", "epochs", "seconds")
-        writer.writerow([*keys, *results, "state", "protocol", "directory"])
-        for job in jobs:
-            values = (job.stage, job.top1, job.mean_class, job.late_fusion, job.epochs)
-            seconds = round(job.record.seconds, 1)
-            about = (*values, seconds, job.state, job.protocol, job.folder)
-            writer.writerow([*(job.values.get(key, "") for key in keys), *about])
+    results = ("stage", "top1", "mean_class", "late_fusion_top1", "epochs", "seconds")
+    rows: list[list[object]] = [[*keys, *results, "state", "protocol", "directory"]]
+    for job in jobs:
+        values = (job.stage, job.top1, job.mean_class, job.late_fusion, job.epochs)
+        about = (*values, round(job.record.seconds, 1), job.state, job.protocol, str(job.folder))
+        rows.append([*(job.values.get(key, "") for key in keys), *about])
+    write_csv(file, rows)

@@ -2,6 +2,9 @@
 
 from hashlib import sha256
 
+_CONTROLS = {
+    number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160)) if number != 10
+}
 LONGEST_NAME = 200  # bytes of a file's or folder's; file systems take 255 with the endings
 
 
@@ -25,6 +28,11 @@ def first_line(error: BaseException) -> str:
 def visible(text: str) -> str:
     """Text with what a terminal would obey, and bytes that are no text, written as in Python."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def without_controls(text: str) -> str:
+    """Text for a file of lines: what a terminal that shows it would obey, as Python writes it."""
+    return text.translate(_CONTROLS)
 
 
 def short_name(name: str, of: str, longest: int = LONGEST_NAME) -> str:

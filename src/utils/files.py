@@ -1,17 +1,18 @@
 """Files that are there completely or not at all, wherever a process may end."""
 
 import contextlib
+import csv
 import fcntl
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, without_controls
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 2.0  # seconds
@@ -32,6 +33,23 @@ def atomic_write(file: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def write_csv(file: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV, completely or not at all, with control characters as Python writes them.
+
+    Cells keep what they are called otherwise: one may begin as a formula of a spreadsheet does.
+    """
+    with (
+        atomic_write(file) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text,
+    ):
+        csv.writer(text, lineterminator="\n").writerows(map(csv_cells, rows))
+
+
+def csv_cells(row: Iterable[object]) -> list[object]:
+    """The cells of a row as `write_csv` writes them."""
+    return [without_controls(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def write_first(file: Path, text: str) -> None:

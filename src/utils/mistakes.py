@@ -34,6 +34,15 @@ _REFUSALS = {
     errno.EDQUOT: "make room, then rerun the same command to resume",
 }
 
+# In torch's words, of workers and of what they hand over.
+_NO_SHARED_MEMORY = (
+    "insufficient shared memory",
+    "unable to write to file </torch_",
+    "unable to allocate shared memory",
+    "unable to open shared memory object",
+    "unable to resize file </torch_",
+)
+
 
 def _mistakes() -> tuple[type[BaseException], ...]:
     # Whoever raises Lightning's has imported it; to import it here would bring torch along.
@@ -83,6 +92,13 @@ def find_mistake(error: BaseException) -> str | None:
     refused: BaseException | None = error
     # Logging, for one, makes something else of it; a UserError says more than its cause.
     while refused is not None and not isinstance(refused, UserError):
+        if isinstance(refused, RuntimeError) and any(
+            words in str(refused) for words in _NO_SHARED_MEMORY
+        ):
+            return (
+                "worker processes have too little shared memory (/dev/shm): give the container "
+                "more (docker run --shm-size=8g), or load in one process: data.loader.num_workers=0"
+            )
         if isinstance(refused, OSError) and refused.errno in _REFUSALS:
             place = f"{refused.filename}: " if refused.filename else ""
             return f"{place}{refused.strerror}: {_REFUSALS[refused.errno]}"

@@ -153,7 +153,9 @@ def test_a_list_with_the_split_that_tests_each_video(tmp_path: Path) -> None:
 
 def test_an_expression_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "PATIENCE", 0.1)
-    touch(tmp_path, [f"{name}/{'a' * 60}{name}{number}.mp4" for name in "ab" for number in range(3)])
+    touch(
+        tmp_path, [f"{name}/{'a' * 60}{name}{number}.mp4" for name in "ab" for number in range(3)]
+    )
     with pytest.raises(UserError, match=r"group=\(a\+\)\+\$ comes to no end in a/a"):
         read_folder(str(tmp_path), 1, None, "(a+)+$")
 

@@ -151,6 +151,15 @@ def test_fuse_a_checkpoint_our_scores_and_others(run: Run, stages: Path) -> None
         assert f"{name} │ {row}" in printed
 
 
+def test_what_one_input_lacks_is_told(run: Run, stages: Path) -> None:
+    joint = VideoScores.load(stages / "joint" / "scores.csv")
+    text = (stages / "joint" / "scores.csv").read_text()
+    (stages / "half.csv").write_text("".join(text.splitlines(keepends=True)[:5]))
+    printed = run(fuse.main, "inputs=[half.csv,joint/scores.csv]")
+    told = "joint/scores.csv has scores for 4 videos that half.csv lacks, the first is "
+    assert told + joint.videos[4] in printed
+
+
 def test_fuse_evaluates_checkpoints_by_another_protocol(run: Run, stages: Path) -> None:
     protocol = ("protocol=ten_crops", "protocol.average_over=probabilities")
     inputs = "inputs=[appearance/last.ckpt,motion/last.ckpt]"

@@ -281,4 +281,5 @@ def test_logged_numbers_carry_their_protocol(finished_run: Path) -> None:
     name = "11 full frames at 64 px, mean of logits"
     for stage in ("appearance", "joint_pooled"):
         assert logged_protocols(finished_run / stage) == [name, name]
-        assert (finished_run / stage / "scores.protocol.txt").read_text() == f"{name}\n"
+        beside = (finished_run / stage / "scores.protocol.txt").read_text()
+        assert beside == f"{name}\n8 videos\n"

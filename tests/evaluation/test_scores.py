@@ -102,3 +102,17 @@ def test_judged_as_numpy_does() -> None:
     assert judged.top5 == pytest.approx(100 * hits[:, :5].any(1).mean())
     per_class = [hits[labels == label, 0].mean() for label in range(8)]
     assert judged.mean_class == pytest.approx(100 * np.mean(per_class))
+
+
+def test_a_file_that_is_cut_at_the_end_of_a_line(tmp_path: Path) -> None:
+    """The number of videos is beside it; a file from elsewhere has none."""
+    file = tmp_path / "scores.csv"
+    random_scores().save(file)
+    videos = len(VideoScores.load(file).videos)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(
+        UserError, match=rf"it has {videos - 1} of {videos} videos, it is cut short"
+    ):
+        VideoScores.load(file)
+    file.with_suffix(".protocol.txt").write_text("ten crops\n")
+    assert VideoScores.load(file).protocol == "ten crops"

@@ -101,6 +101,19 @@ def test_lost_files_leave_the_rest(finished_run: Path, tmp_path: Path) -> None:
     assert text.count("data:image/jpeg") == 7 + 8  # of motion and joint_pooled
 
 
+def test_only_pictures_of_the_run_get_into_the_page(finished_run: Path, tmp_path: Path) -> None:
+    """A link leads anywhere, and a file may be called as it likes."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    samples = copy / "motion" / "samples"
+    shutil.move(samples / "1.jpg", tmp_path / "1.jpg")
+    (samples / "1.jpg").symlink_to(tmp_path / "1.jpg")
+    (samples / "2.jpg").write_text("root:x:0:0")
+    (samples / "3.jpg").write_bytes((samples / "4.jpg").read_bytes() + bytes(2**20))
+    (section,) = details(group_runs(collect([str(copy / "motion")])[0]), 1)[1:]
+    assert sum(picture.kind == "image/jpeg" for picture in section.pictures) == 5
+
+
 def test_curves_of_a_stage_that_went_on_are_those_of_its_last_files(tmp_path: Path) -> None:
     def write(version: str, text: str) -> None:
         file = tmp_path / "csv" / version / "metrics.csv"

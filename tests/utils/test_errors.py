@@ -1,5 +1,7 @@
 """Names from elsewhere are shown, and do nothing where they are shown."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +12,7 @@ from src.evaluation.table import Result, show_results
 from src.plotting.charts import draw_confusion_matrix
 from src.prediction.output import RankedClass, show_predictions
 from src.utils.errors import UserError, visible
+from src.utils.files import write_csv
 
 ODD = ("\x1b[2J\u202eb", "line\nof \x07", "caf\udce9")
 
@@ -40,3 +43,16 @@ def test_in_drawings() -> None:
     FigureCanvasAgg(figure).draw()
     labels = figure.axes[0].get_yticklabels()
     assert labels[0].get_text() == r"a\$b_{\$c"
+
+
+def test_in_files_of_rows(tmp_path: Path) -> None:
+    write_csv(tmp_path / "rows.csv", [("video", "n"), *((name, 1.5) for name in ODD), ("=1", None)])
+    lines = (tmp_path / "rows.csv").read_bytes().decode(errors="surrogateescape").splitlines()
+    assert lines[0] == "video,n"
+    assert lines[1:] == [
+        "\\x1b[2J\u202eb,1.5",
+        '"line',
+        'of \\x07",1.5',
+        "caf\udce9,1.5",
+        "=1,",
+    ]

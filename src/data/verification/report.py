@@ -10,7 +10,7 @@ from src.data.verification.verify import Verification
 from src.flow.settings import FlowSettings
 from src.media.images import archives_at, is_archive
 from src.utils.commands import Shown, shown_command
-from src.utils.errors import UserError, visible
+from src.utils.errors import UserError, visible, without_controls
 
 FILE_NAME = "verify_report.txt"
 MOVES = "verify_moves.sh"  # puts videos where the lists say
@@ -35,7 +35,8 @@ def write_report(verification: Verification) -> Path:
     file = verification.manifest.file.with_name(FILE_NAME)
     moves = file.with_name(MOVES)
     try:
-        file.write_text(report(verification, few=None) + "\n", encoding="utf-8")
+        text = without_controls(report(verification, few=None))
+        file.write_text(f"{text}\n", encoding="utf-8")
         if verification.moves:
             lines = (_move(source, target) for source, target in verification.moves.items())
             moves.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
