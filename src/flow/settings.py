@@ -1,6 +1,7 @@
 """How a folder of flow was made: kept beside the flow, and in every checkpoint trained on it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from src.utils.files import atomic_write, write_first
 from src.utils.values import check_values, integer, number
 
 FILE_NAME = "flow.json"
+_MOST_STEPS = 10**7  # scales x warps x iterations; TV-L1 as published takes 37,500
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class FlowSettings:
         # All parameters, so that settings compare equal whether defaults were spelt out or not.
         complete = {each.name: each.default for each in fields(ALGORITHMS[self.algorithm])}
         object.__setattr__(self, "parameters", complete | dict(self.parameters))
+        steps = math.prod(n for n in self.parameters.values() if type(n) is int and n > 1)
+        if steps > _MOST_STEPS:
+            raise UserError(
+                f"flow algorithm {self.algorithm} with {self.parameters}: {steps:,} steps for a "
+                f"field, {_MOST_STEPS:,} is the most"
+            )
         needs = {
             "short_side": integer(1, LONGEST_SIDE),
             "bound": number("a number of pixels above 0", lambda bound: bound > 0),

@@ -141,6 +141,14 @@ def test_a_line_is_not_resized_to_a_plane() -> None:
         size_at((1, 30000), 256)
 
 
+def test_flow_without_an_end() -> None:
+    """Whoever writes a checkpoint says how flow is to be computed."""
+    with pytest.raises(UserError, match=r"tvl1 with .* steps for a field, 10,000,000 is the most"):
+        FlowSettings("tvl1", {"outerIterations": 10**9})
+    with pytest.raises(UserError, match=r"raft with .*1,000,000,000 steps"):
+        FlowSettings("raft", {"iterations": 10**9})
+
+
 @pytest.mark.parametrize("settings", [{"short_side": 50000}, {"short_side": 0}, {"bound": -1.0}])
 def test_flow_of_an_impossible_size(settings: dict[str, Any]) -> None:
     ((key, value),) = settings.items()
