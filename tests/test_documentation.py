@@ -251,6 +251,23 @@ COMPOSED = {
     "benchmark target=[loader,decode,flow,step,startup,lists] clips=<folder of videos>": (
         "takes minutes, see benchmarks/test_targets.py"
     ),
+    **dict.fromkeys(
+        (
+            "verify_data data=folder data.dataset.root=data/survfight "
+            "data.dataset.lists=data/survfight/list.csv data.flow=on_the_fly",
+            "extract_flow input=data/survfight output=data/survfight/flow flow=dis_fine "
+            "flow.short_side=128 flow.bound=8 frames=data/survfight/frames frames_short_side=128",
+            "train experiment=two_stream_folder sweep=splits recipe=small "
+            "data.dataset.root=data/survfight data.dataset.lists=data/survfight/list.csv "
+            "data.rgb=data/survfight/frames model.backbone.width=16 "
+            "trainer.check_val_every_n_epoch=5 stages.appearance.max_epochs=60 "
+            "stages.appearance.optimizer.lr=0.02 stages.appearance.model.appearance.dropout=0 "
+            "stages.motion.max_epochs=60 "
+            "'paths.streams_dir=outputs/survfight_streams/split${data.split}' "
+            "hydra/launcher=local hydra.launcher.n_jobs=3",
+        ),
+        "need a dataset of 88 MB, and an hour",
+    ),
     "benchmark target=step hardware=gpu rounds=3": "needs a GPU, see benchmarks/test_targets.py",
 }
 
