@@ -15,7 +15,7 @@ from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
 from src.experiment.run_dir import StageDir
 from src.media.find_videos import is_special
-from src.models.metrics import accuracies, scores_of_wrong
+from src.models.metrics import accuracies, on_cpu, scores_of_wrong
 from src.utils.errors import UserError
 from src.utils.files import atomic_write, write_csv
 from src.utils.ranks import of_all_ranks
@@ -185,7 +185,7 @@ class CollectScores(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Keep what `test_step` returned."""
-        streams = {name: part.float().cpu() for name, part in outputs["streams"].items()}
+        streams = on_cpu(outputs["streams"])
         scores = outputs["scores"].float().cpu()
         batch = VideoScores(outputs["video"], outputs["label"].tolist(), scores, streams)
         self._batches.append(batch)

@@ -23,6 +23,7 @@ from src.exporting.network import origin
 from src.flow.settings import FlowSettings
 from src.media.frames_in_order import is_stream
 from src.media.video_file import VideoFile
+from src.models.metrics import on_cpu
 from src.models.modules import Batch, VideoClassifier
 from src.models.resnet import ResNet
 from src.prediction.inputs import find_inputs
@@ -182,7 +183,7 @@ class _Extractor(pl.LightningModule):
         self.data.errors.unreadable["test"].clear()
 
     def test_step(self, batch: Batch, _: int) -> None:  # noqa: PT019
-        streams = {name: rows.cpu() for name, rows in self.module.video_scores(batch).items()}
+        streams = on_cpu(self.module.video_scores(batch))
         for i, video in enumerate(batch["video"]):
             vectors = {name: rows[i] for name, rows in streams.items()}
             self.rows.append((video, self.data.test_part, int(batch["label"][i]), vectors))

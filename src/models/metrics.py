@@ -1,6 +1,6 @@
 """Top-1, top-5 and mean class accuracy, the same for clips and for videos."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+
+from src.utils.errors import UserError
 
 
 class MeanClassAccuracy(Metric):
@@ -81,6 +83,21 @@ class NetAccuracies(nn.Module):
     def __iter__(self) -> Iterator[MetricCollection]:
         yield self.net
         yield from self.streams.values()  # type: ignore[misc]
+
+
+def on_cpu(streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of videos by each stream, out of a device's memory.
+
+    Raises:
+        UserError: they are no numbers, which has to do with the network and not with the videos.
+    """
+    for stream, scores in streams.items():
+        if not scores.isfinite().all():
+            raise UserError(
+                f"the {stream} classifier gives scores that are not finite: its weights are "
+                "damaged, or too large for trainer.precision"
+            )
+    return {stream: scores.float().cpu() for stream, scores in streams.items()}
 
 
 def mean_of_streams(scores: dict[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from src.flow.computed import OnTheFlyFlow
 from src.flow.settings import FlowSettings
 from src.media.frames_in_order import TimedFrame
 from src.media.sources import FlowSource, RGBSource, resize, size_at
-from src.models.metrics import mean_of_streams
+from src.models.metrics import mean_of_streams, on_cpu
 from src.models.modules import VideoClassifier
 from src.prediction.output import Labels
 from src.prediction.windows import HeldFrame, HeldFrames, Memory, RememberedFlow, Window
@@ -114,8 +114,8 @@ class Predictor:
         sample = read_view(rgb, fields, data.test_view, data.flow_stack, rng, name)
         batch = {name: each.unsqueeze(0).to(self._device) for name, each in sample.items()}
         with torch.inference_mode():
-            streams = self._module.video_scores(batch)
-        return {stream: scores[0].cpu() for stream, scores in streams.items()}
+            streams = on_cpu(self._module.video_scores(batch))
+        return {stream: scores[0] for stream, scores in streams.items()}
 
     def _probabilities(self, streams: dict[str, Tensor]) -> Tensor:
         return self._module.protocol.probabilities(mean_of_streams(streams))

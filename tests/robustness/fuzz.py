@@ -58,7 +58,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
             case 1:
                 number, size = int(rng.choice(NUMBERS)), int(rng.choice([2, 4, 8]))
                 order = "little" if rng.integers(2) else "big"
-                data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, order)  # type: ignore[arg-type]
+                data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, order)
             case 2:
                 data[at:at] = WORDS[rng.integers(len(WORDS))]
             case 3:
