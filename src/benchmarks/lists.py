@@ -20,7 +20,7 @@ from src.experiment.config import StageConfig, stage_config
 
 FEW = 200  # videos of the baseline
 CLASSES = 400  # of the long list
-BATCHES = 8  # that workers load before their memory is looked at
+BATCHES = 4  # that workers load before their memory is looked at
 
 
 def lists(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
