@@ -48,9 +48,8 @@ def lists(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
         )
         of_workers = [sys.executable, "-m", "src.benchmarks.lists", str(config)]
         private.append(f"{name} {subprocess.check_output(of_workers, text=True).strip()}")
-    measured = measure(
-        "lists", "runs", candidates, rounds, warm=True
-    )  # the workers' runs were first
+    # Warm: the runs for the workers' memory have read everything once.
+    measured = measure("lists", "runs", candidates, rounds, warm=True)
     seconds = [f"{row.name} {1 / row.rate:.1f}" for row in measured.rows]
     largest = [f"{name} {median(found):.0f}" for name, found in peaks.items()]
     notes = [

@@ -22,12 +22,11 @@ from src.data.datamodule import VideoDataModule
 from src.evaluation.analysis import UNREADABLE, predictions
 from src.evaluation.protocol import TestProtocol
 from src.evaluation.scores import VideoScores
-from src.media.find_videos import is_special
 from src.media.images import encode_jpeg
 from src.media.video_writer import VideoWriter
 from src.plotting.clips import draw_clip, images_of
 from src.utils.errors import UserError
-from src.utils.files import atomic_write
+from src.utils.files import atomic_write, is_special
 
 log = logging.getLogger(__name__)
 NET = "net"  # the full network, beside the names of its streams

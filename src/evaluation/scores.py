@@ -14,10 +14,9 @@ from torch import Tensor
 from src.data.datamodule import VideoDataModule
 from src.data.faults import COUNT_AS_WRONG, Faults
 from src.experiment.run_dir import StageDir
-from src.media.find_videos import is_special
 from src.models.metrics import accuracies, on_cpu, scores_of_wrong
 from src.utils.errors import UserError
-from src.utils.files import atomic_write, write_csv
+from src.utils.files import atomic_write, is_special, write_csv
 from src.utils.ranks import of_all_ranks
 
 EXTERNAL = "external"  # the protocol of scores that do not say how they were made

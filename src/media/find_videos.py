@@ -1,12 +1,12 @@
 """Which files of a folder are videos, and what they are called."""
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from src.media.skipped import SOURCES, count_skipped, report_skipped
 from src.utils.errors import UserError
+from src.utils.files import is_special
 
 ENDINGS = (
     ".3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg "
@@ -68,18 +68,6 @@ def videos_below(folder: Path, searched: list[str] | None = None) -> list[str]:
 def is_video(name: str | PurePath) -> bool:
     """Whether a file is called as videos are."""
     return os.path.splitext(name)[1].lower() in _ENDINGS
-
-
-def is_special(path: os.PathLike[str]) -> bool:
-    """Whether there is something that is neither a file nor a folder: a pipe, a device, a socket.
-
-    A link is what it leads to; one that leads nowhere is missing, not special.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def stem(video: str | PurePath) -> str:

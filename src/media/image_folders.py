@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from src.media.find_videos import is_special, leads_back
+from src.media.find_videos import leads_back
 from src.media.image_index import NUMBERED, component_of, load_json, save, unbroken
 from src.media.skipped import count_skipped, report_skipped
 from src.utils.errors import UserError
+from src.utils.files import is_special
 
 _SCANNERS = 16  # folders listed at once: a network file system answers slowly, but many at a time
 _RECENT = 2 * 10**9  # ns: a folder may change again without a new time of change, which is coarse

@@ -10,7 +10,6 @@ from src.evaluation.analysis import BOTH, Fusion, draw_scores, hardest_confusion
 from src.evaluation.samples import load_samples
 from src.evaluation.scores import VideoScores
 from src.experiment.run_dir import StageDir
-from src.media.find_videos import is_special
 from src.models.temporal import STREAMS
 from src.plotting.charts import Curve, draw_curves, draw_training, to_svg
 from src.reporting.collect import Run
@@ -18,6 +17,7 @@ from src.reporting.groups import ResultGroup
 from src.reporting.page import Picture, Section
 from src.training.late_fusion import LATE_FUSION, load_fused
 from src.utils.errors import UserError
+from src.utils.files import is_special
 
 SVG = "image/svg+xml"
 LARGEST_PICTURE = 2**20  # bytes; those of this project have some 50,000

@@ -100,9 +100,8 @@ def recorded(
         reason = find_mistake(error) or f"{type(error).__name__}: {error}"
         raise
     finally:
-        files = [
-            file for name in chosen for file in dirs[name].path.glob("*.*")
-        ]  # shared ones, too
+        # What was trained may lie elsewhere: streams that jobs of a sweep share.
+        files = [file for name in chosen for file in dirs[name].path.glob("*.*")]
         if any(file.stat().st_mtime >= record.began for file in files):
             record = replace(record, seconds=record.seconds + time.time() - record.began)
         elif state == RESUMED and before:  # nothing was left to do

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -50,6 +51,18 @@ def write_csv(file: Path, rows: Iterable[Iterable[object]]) -> None:
 def csv_cells(row: Iterable[object]) -> list[object]:
     """The cells of a row as `write_csv` writes them."""
     return [without_controls(cell) if isinstance(cell, str) else cell for cell in row]
+
+
+def is_special(path: os.PathLike[str]) -> bool:
+    """Whether there is something that is neither a file nor a folder: a pipe, a device, a socket.
+
+    A link is what it leads to; one that leads nowhere is missing, not special.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_first(file: Path, text: str) -> None:

@@ -203,7 +203,10 @@ def test_only_one_of_two_settings_gets_a_folder(tmp_path: Path) -> None:
 )
 def test_settings_of_strangers(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(UserError, match=r"flow\.json is not readable|no flow algorithm|needs a"):
+    with pytest.raises(
+        UserError,
+        match=r"flow\.json is not readable|no flow algorithm|flow\.(short_side|bound)=(64|nan): ",
+    ):
         FlowSettings.load(tmp_path)
 
 

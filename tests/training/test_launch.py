@@ -98,27 +98,27 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     processes leave their group: its threads may abort an interpreter that ends.
     """
     strays = {"RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "NODE_RANK": "1"}
-    overrides = ["hydra.mode=MULTIRUN", "seed=-1,4", "label_smoothing=0.1"]
+    overrides = ["hydra.mode=MULTIRUN", "seed=3,-1,4", "label_smoothing=0.1"]
     overrides += [f"{batch.replace('appearance', 'motion')}" for batch in BATCHES]
     overrides += ["data.dataset.num_train=17", "data.dataset.num_test=9"]  # uneven for two
     overrides += [f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"]
     done = run(tmp_path, *overrides, name="two_stream", env=strays)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "error: job 0 of the sweep failed" in done.stderr.splitlines()[-1]
+    assert "error: job 1 of the sweep failed" in done.stderr.splitlines()[-1]
     (sweeps,) = (tmp_path / "outputs" / "sweeps").iterdir()
     jobs = [path.name for path in sweeps.iterdir() if path.is_dir()]
-    assert sorted(jobs) == ["seed--1", "seed-4"]
+    assert sorted(jobs) == ["seed--1", "seed-3", "seed-4"]
     with (sweeps / "sweep.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
-    assert [row["state"].partition(":")[0] for row in rows] == ["failed", "done"]
-    assert [bool(row["late_fusion_top1"]) for row in rows] == [False, True]
-    assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 2
+    assert [row["state"].partition(":")[0] for row in rows] == ["done", "failed", "done"]
+    assert [bool(row["late_fusion_top1"]) for row in rows] == [True, False, True]
+    assert [path.name for path in sweeps.rglob("version_*")] == ["version_0"] * 4
     records = {file.parent: json.loads(file.read_text()) for file in sweeps.rglob("stage.json")}
     stages = sorted((r["config"]["seed"], r["config"]["stage"]) for r in records.values())
     streams_and_fusion = ("appearance", "late_fusion", "motion")
-    assert stages == [(4, stage) for stage in streams_and_fusion]
-    assert len({stage.parent for stage in records}) == 1
+    assert stages == [(seed, stage) for seed in (3, 4) for stage in streams_and_fusion]
+    assert len({stage.parent for stage in records}) == 2
     for stage, record in records.items():
         assert "label_smoothing=0.1" in record["overrides"]
         videos = scored(stage)
