@@ -23,7 +23,7 @@ lint: $(VENV)/installed
 # What was tested, exactly; pyproject.toml has the ranges.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --no-compile --requirement requirements.lock
+	$(RUN) -m pip install --quiet --requirement requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --editable .
 	touch $@
 

@@ -4,7 +4,11 @@ Every round runs each candidate once, and a ratio is the median of the rounds' o
 happens to the machine between two rounds does not enter.
 """
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +88,38 @@ def measure(
         spread = statistics.median(ratios), min(ratios), max(ratios)
         rows.append(Speed(candidate.name, statistics.median(own), *spread, candidate.note))
     return Measurement(title, unit, rounds, rows, list(notes))
+
+
+@dataclass
+class Command:
+    """A command as a candidate's run: Python with these arguments, from its start to its end.
+
+    `peaks` has the memory of the largest of its processes, in MiB, for each time that it ran.
+    """
+
+    arguments: Sequence[str]
+    status: int = 0
+    peaks: list[float] = field(default_factory=list)
+
+    def __call__(self) -> int:
+        """Run it once.
+
+        Raises:
+            RuntimeError: it ended with another status than `status`.
+        """
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [sys.executable, *self.arguments], stdout=subprocess.DEVNULL, stderr=errors
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode != self.status:
+                errors.seek(0)
+                text = errors.read().decode(errors="replace")
+                command = " ".join(self.arguments)
+                raise RuntimeError(f"{command} ended with status {process.returncode}:\n{text}")
+        self.peaks.append(usage.ru_maxrss / 1024)
+        return 1
 
 
 def wait(device: torch.device) -> None:

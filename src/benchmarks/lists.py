@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from src.benchmarks.fixtures import Fixtures
-from src.benchmarks.harness import Candidate, Measurement, measure
+from src.benchmarks.harness import Candidate, Command, Measurement, measure
 from src.experiment.build import build_datamodule
 from src.experiment.compose import compose_config
 from src.experiment.config import StageConfig, stage_config
@@ -28,8 +27,7 @@ def lists(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
 
     Notes have the seconds, the memory of the largest process, and what a worker has of its own.
     """
-    candidates: list[Candidate] = []
-    peaks: dict[str, list[float]] = {}
+    candidates, commands = list[Candidate](), dict[str, Command]()
     private: list[str] = []
     for count, classes in ((FEW, FEW // 2), (videos, min(CLASSES, videos // 2))):
         root, name = fixtures.root / f"list_{count}", f"{count} videos"
@@ -39,9 +37,8 @@ def lists(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
             *(f"data.dataset.root={root}", f"data.dataset.lists={root / 'list.csv'}"),
             *(f"paths.output_dir={root / 'outputs'}", f"data.videos.cache_dir={root / 'index'}"),
         )
-        peaks[name] = []
-        run = _command(["src.train", "debug=steps", *overrides], peaks[name])
-        candidates.append(Candidate(name, run, f"in {classes} classes"))
+        commands[name] = Command(["-m", "src.train", "debug=steps", *overrides])
+        candidates.append(Candidate(name, commands[name], f"in {classes} classes"))
         config = root / "config.json"
         config.write_text(
             json.dumps(stage_config(compose_config("train", *overrides), "appearance"))
@@ -51,7 +48,7 @@ def lists(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
     # Warm: the runs for the workers' memory have read everything once.
     measured = measure("lists", "runs", candidates, rounds, warm=True)
     seconds = [f"{row.name} {1 / row.rate:.1f}" for row in measured.rows]
-    largest = [f"{name} {median(found):.0f}" for name, found in peaks.items()]
+    largest = [f"{name} {median(run.peaks):.0f}" for name, run in commands.items()]
     notes = [
         f"seconds: {', '.join(seconds)}",
         f"MiB of the largest process: {', '.join(largest)}",
@@ -95,22 +92,6 @@ def memory_of_workers(config: StageConfig) -> float:
 def _private(pid: int) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
-
-
-def _command(arguments: Sequence[str], peaks: list[float]) -> Callable[[], int]:
-    """Run a command to its end, and note the memory of the largest of its processes (MiB)."""
-
-    def run() -> int:
-        command = [sys.executable, "-m", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        peaks.append(usage.ru_maxrss / 1024)
-        return 1
-
-    return run
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ flow.
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from src.benchmarks.fixtures import Fixtures
-from src.benchmarks.harness import Candidate, Measurement, measure
+from src.benchmarks.harness import Candidate, Command, Measurement, measure
 from src.data.datamodule import VideoDataModule
 from src.data.splits import UCF101, read_ucf101
 from src.experiment.build import build_datamodule
@@ -37,14 +35,14 @@ def startup(fixtures: Fixtures, videos: int, rounds: int) -> Measurement:
     file = fixtures.root / "config.json"
     file.write_text(json.dumps(config))
     experiment = "experiment=st_resnet_hmdb51"
-    first = _process("-m", "src.benchmarks.startup", str(file))
+    first = Command(["-m", "src.benchmarks.startup", str(file)])
     candidates = [
-        Candidate("import torch", _process("-c", "import torch")),
-        Candidate("import pytorch_lightning", _process("-c", "import pytorch_lightning")),
-        Candidate("train --help", _process("-m", "src.train", "--help")),
-        Candidate("train --cfg job", _process("-m", "src.train", experiment, "--cfg", "job")),
-        Candidate("train no_key=1", _process("-m", "src.train", "no_key=1", status=1)),
-        Candidate("extract_flow --help", _process("-m", "src.extract_flow", "--help")),
+        Candidate("import torch", Command(["-c", "import torch"])),
+        Candidate("import pytorch_lightning", Command(["-c", "import pytorch_lightning"])),
+        Candidate("train --help", Command(["-m", "src.train", "--help"])),
+        Candidate("train --cfg job", Command(["-m", "src.train", experiment, "--cfg", "job"])),
+        Candidate("train no_key=1", Command(["-m", "src.train", "no_key=1"], status=1)),
+        Candidate("extract_flow --help", Command(["-m", "src.extract_flow", "--help"])),
         Candidate("first batch", first, f"of {videos} videos"),
     ]
     measured = measure("startup", "starts", candidates, rounds)
@@ -81,16 +79,6 @@ def make_dataset(root: Path, fixtures: Fixtures, videos: int) -> None:
         os.link(fixtures.video("avi", clip), video.path)
         for component in "uv":
             (root / FLOW / component / video.name).symlink_to(fixtures.flow / component / clip)
-
-
-def _process(*arguments: str, status: int = 0) -> Callable[[], int]:
-    def run() -> int:
-        done = subprocess.run([sys.executable, *arguments], check=False, capture_output=True)
-        if done.returncode != status:
-            raise subprocess.CalledProcessError(done.returncode, arguments, stderr=done.stderr)
-        return 1
-
-    return run
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.benchmarks.harness import Candidate, Timed, measure
+from src.benchmarks.harness import Candidate, Command, Timed, measure
 from src.benchmarks.run import load, machine, save, show
 from src.utils.errors import UserError
 
@@ -82,3 +82,15 @@ def test_what_is_warm_counts_from_the_first_run() -> None:
         "race", "clips", [Candidate("a", lambda: Timed(15, next(runs)))], 3, [], True
     )
     assert measured.rows[0].rate == 5
+
+
+def test_a_command_is_timed_and_its_memory_kept() -> None:
+    small, large = Command(["-c", "pass"]), Command(["-c", "b'x' * 10**8"])
+    assert small() == large() == 1
+    assert large.peaks[0] - small.peaks[0] == pytest.approx(10**8 / 2**20, rel=0.1)
+
+
+def test_a_command_that_fails_shows_why() -> None:
+    with pytest.raises(RuntimeError, match=r"status 3:\n(?s:.*)on fire"):
+        Command(["-c", "print('on fire', file=__import__('sys').stderr); raise SystemExit(3)"])()
+    assert Command(["-c", "raise SystemExit(3)"], status=3)() == 1
