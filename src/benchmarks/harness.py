@@ -4,17 +4,25 @@ Every round runs each candidate once, and a ratio is the median of the rounds' o
 happens to the machine between two rounds does not enter.
 """
 
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+
+
+# Starts a command, and prints the memory of the largest process (KiB). It is small itself: to the
+# system, a process has had the memory of the one that started it.
+_SMALL = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
 class Timed(NamedTuple):
@@ -107,18 +115,17 @@ class Command:
         Raises:
             RuntimeError: it ended with another status than `status`.
         """
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                [sys.executable, *self.arguments], stdout=subprocess.DEVNULL, stderr=errors
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode != self.status:
-                errors.seek(0)
-                text = errors.read().decode(errors="replace")
-                command = " ".join(self.arguments)
-                raise RuntimeError(f"{command} ended with status {process.returncode}:\n{text}")
-        self.peaks.append(usage.ru_maxrss / 1024)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", _SMALL, sys.executable, *self.arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != self.status:
+            command = " ".join(self.arguments)
+            raise RuntimeError(f"{command} ended with status {done.returncode}:\n{done.stderr}")
+        self.peaks.append(int(done.stdout) / 1024)
         return 1
 
 
