@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 
-
 # Starts a command, and prints the memory of the largest process (KiB). It is small itself: to the
 # system, a process has had the memory of the one that started it.
 _SMALL = """

@@ -92,12 +92,11 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 stage_dir.check_resumable(config, record["config"], force)
                 _tell_finished(stage_dir, config, record["config"], trained)
                 continue
-            last = name == list(configs)[-1]
-            if not _run_stage(cfg, config, dirs, trainer.world_size, observers, overrides, last):
+            if not _run_stage(cfg, configs, name, dirs, trainer.world_size, observers, overrides):
                 return math.nan
             trained.add(name)
         gc.collect()  # its trainer and network refer to each other; the next needs their memory
-    shown = _shown(cfg, dirs)
+    shown = _shown(cfg, configs, dirs)
     for name in dirs.keys() - shown.keys():
         log.info("stage %s in %s was trained with another config: not shown", name, dirs[name].path)
     if own_rank() == 0:
@@ -128,29 +127,30 @@ def _tell_finished(
         )
 
 
-def _shown(cfg: DictConfig, dirs: Mapping[str, StageDir]) -> dict[str, StageDir]:
+def _shown(
+    cfg: DictConfig, configs: Mapping[str, StageConfig], dirs: Mapping[str, StageDir]
+) -> dict[str, StageDir]:
     """The stages whose results are of this config, or not there yet; all with resume=force."""
     return {
         name: stage_dir
         for name, stage_dir in dirs.items()
         if cfg.resume == "force"
         or not (record := stage_dir.finished())
-        or not config_diff(stage_config(cfg, name), record["config"])
+        or not config_diff(configs.get(name) or stage_config(cfg, name), record["config"])
     }
 
 
 def _run_stage(
     cfg: DictConfig,
-    config: StageConfig,
+    configs: Mapping[str, StageConfig],
+    name: str,
     dirs: Mapping[str, StageDir],
     devices: int,
     observers: Loggers,
     overrides: Sequence[str] | None,
-    last: bool,
 ) -> bool:
     """Train one stage, test it on full videos and record both; False if a search pruned it."""
-    name = config["stage"]
-    stage_dir = dirs[name]
+    config, stage_dir = configs[name], dirs[name]
     with observers.of_stage(stage_dir.path, config) as loggers:
         data, module, resume = _prepare(config, dirs, devices)
         metadata = CheckpointMetadata(
@@ -165,6 +165,7 @@ def _run_stage(
         unreadable = UnreadableVideos(data, stage_dir.path / "unreadable.txt")
         throughput = Throughput()
         follow, prune = [], []
+        last = name == list(configs)[-1]
         if config["trial"] and last:  # a search, whose trial has the result of the last stage
             prune = [Prune(**config["trial"], folder=config["paths"]["run_dir"])]
         if resume and cfg.resume == "force":
@@ -210,7 +211,7 @@ def _run_stage(
             faults = [*unreadable.faults, *scores.faults]
             _finish(scores, faults, dirs, metadata, trained, overrides)
             try:
-                streams = write_late_fusion(_shown(cfg, dirs)) if name in STREAMS else None
+                streams = write_late_fusion(_shown(cfg, configs, dirs)) if name in STREAMS else None
                 count, seed = config["num_sample_videos"], config["seed"]
                 device = trainer.strategy.root_device
                 folder = stage_dir.samples
