@@ -114,7 +114,9 @@ RUN: dict[str, tuple[str, ...]] = {
     "model": (*JOINT, "model={}"),
     "model/appearance": (*STREAM, "model={}"),
     "model/motion": ("experiment=motion_two_movers", "model={}"),
-    "model/backbone": (*JOINT, INJECTED, "model/backbone={}"),
+    # Not narrower: oneDNN 3.13 writes out of bounds in the backward pass of a strided 1x1
+    # convolution of fewer than 8 channels, on processors with AVX2 alone.
+    "model/backbone": (*JOINT, INJECTED, "model/backbone={}", "model.backbone.width=8"),
     "optimizer": (*STREAM, "optimizer={}", "stages.appearance.optimizer.lr=1e-3"),
     "paths": (*STREAM, "paths={}"),
     "protocol": (*JOINT, "protocol={}"),

@@ -4,6 +4,7 @@ import gc
 import logging
 import multiprocessing
 import re
+import signal
 import time
 from collections.abc import Iterator
 from itertools import cycle, islice
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data._utils import signal_handling
 
 from src.data.dataset import MODALITIES, Sample, VideoAndEpoch
 from src.data.faults import FAILED, SkipBrokenVideos, too_many_files
@@ -57,6 +59,7 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         self.given = getattr(self.sampler, "skip", 0) // (self.batch_size or 1)
         starts_workers = self.num_workers and self._iterator is None
         if starts_workers:
+            _hear_of_dead_workers()
             # Forked processes then never collect what this one has left lying about: to free a
             # decoder is to wait for the end of its threads, and they have none of them.
             gc.freeze()
@@ -129,6 +132,16 @@ class VideoLoader(DataLoader[dict[str, Any]]):
             "data.batch_size": self.batch_size or 1,
             "devices": getattr(self.sampler, "ranks", 1),
         }
+
+
+def _hear_of_dead_workers() -> None:
+    """Have torch set its handler again where another is in its place.
+
+    It does so once in a process, and Lightning puts back what was there before, so that after the
+    first stage a dead worker would be told of when `timeout` is over, not at once.
+    """
+    if signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None):
+        signal_handling._SIGCHLD_handler_set = False
 
 
 def _start_worker(_: int) -> None:

@@ -1,12 +1,15 @@
 """What can be wrong with an experiment, found before any data is read or a device is touched."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.data.datamodule import VideoDataModule
 from src.experiment.build import build_datamodule, build_module, build_net, built_without_training
@@ -164,16 +167,32 @@ def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str,
         UserError: they do not fit, or there is no optimizer or scheduler for the module.
     """
     data = build_datamodule(config)
-    with torch.device("meta"):
-        try:
+    try:
+        with torch.device("meta"):
             module = build_module(config, build_net(config), total_steps=100).eval()
-            batch = _empty_batch(data, data.frames)
-            module.logits(batch)
-            module.logits(_empty_batch(data, data.test_view.count))
+            batch, of_test = (
+                _empty_batch(data, frames) for frames in (data.frames, data.test_view.count)
+            )
             module.configure_optimizers()
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise UserError(f"stage {config['stage']}: {error}") from error
+        with torch.no_grad(), _without_batch_norm(module):
+            for each in (batch, of_test):
+                module.logits(each)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(f"stage {config['stage']}: {error}") from error
     return module, batch
+
+
+@contextmanager
+def _without_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Batch norm keeps shapes, and on the meta device takes most of a forward pass."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    for norm in norms:
+        norm.forward = nn.Identity().forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
 
 
 def _empty_batch(data: VideoDataModule, frames: int) -> dict[str, torch.Tensor]:

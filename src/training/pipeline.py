@@ -92,10 +92,11 @@ def run_experiment(cfg: DictConfig, overrides: Sequence[str] | None = None) -> f
                 stage_dir.check_resumable(config, record["config"], force)
                 _tell_finished(stage_dir, config, record["config"], trained)
                 continue
+            if trained:  # their trainers and networks refer to each other; this needs their memory
+                gc.collect()
             if not _run_stage(cfg, configs, name, dirs, trainer.world_size, observers, overrides):
                 return math.nan
             trained.add(name)
-        gc.collect()  # its trainer and network refer to each other; the next needs their memory
     shown = _shown(cfg, configs, dirs)
     for name in dirs.keys() - shown.keys():
         log.info("stage %s in %s was trained with another config: not shown", name, dirs[name].path)

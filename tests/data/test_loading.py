@@ -51,7 +51,8 @@ def loader(fate: str, workers: int, **options: Any) -> VideoLoader:
     [
         ("hangs", "within data.loader.timeout=3 seconds", "fork", 3),
         ("crashes", "process died", "fork", 60),
-        ("crashes", "process died", "spawn", 60),  # a new process, which shares by other means
+        # It shares by other means, and its server hears of the end, not this process.
+        ("crashes", "process died", "forkserver", 10),
     ],
 )
 def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> None:
@@ -60,6 +61,17 @@ def test_the_video_is_named(fate: str, what: str, method: str, timeout: int) -> 
         list(loader(fate, 2, timeout=timeout, multiprocessing_context=method))
     # Whoever lets go of the loader need not wait.
     assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.slow
+def test_a_dead_worker_is_told_of_at_once_after_a_stage_too() -> None:
+    """Lightning puts back the signal handlers from before it, and torch sets its own once."""
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(UserError, match="process died"):
+            list(loader("crashes", 2, timeout=60, multiprocessing_context="fork"))
+        assert time.monotonic() - began < 30
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def test_between_two_videos_nothing_hangs() -> None:

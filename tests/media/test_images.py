@@ -506,9 +506,9 @@ class TestIndex:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kept", [False, True])
-    def test_spawned_worker(self, kept: bool, tmp_path: Path, cache: Path) -> None:
+    def test_worker_not_forked_from_here(self, kept: bool, tmp_path: Path, cache: Path) -> None:
         tree = open_images(in_shards(tmp_path / "a", released), cache if kept else None)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with multiprocessing.get_context("forkserver").Pool(1) as pool:
             greys = pool.apply(first_greys, (tree,))
         assert greys == [grey("rgb", video, 1) for video in VIDEOS]
 

@@ -127,7 +127,8 @@ def test_compiled_units_are_computed_again(
     clip = torch.randn(2, 4, 2, 32, 32)
     for compiled, checkpointing in ((False, False), (True, True)):
         torch.manual_seed(0)
-        net = motion_stream(3, 2, 18, 4, gradient_checkpointing=checkpointing)
+        # 8 wide: oneDNN 3.13 fails in narrower ones, see test_every_option.py.
+        net = motion_stream(3, 2, 18, 8, gradient_checkpointing=checkpointing)
         if compiled:
             net.compile(mode="default", dynamic=False)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
