@@ -1,5 +1,6 @@
 """A tiny two_movers and a run of all stages on it, made once for all tests."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -15,8 +16,8 @@ from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
 from src.utils.files import exclusive_lock
 
-# The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes, and
-# no pictures for TensorBoard, which take as long as the training.
+# The real configuration, made small: 16 clips, narrow streams, one epoch, no worker processes,
+# few pictures, and none for TensorBoard, which take as long as the training.
 TINY = (
     "data.dataset.num_train=16",
     "data.dataset.num_test=8",
@@ -26,6 +27,7 @@ TINY = (
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
     "logger=csv",
+    "num_sample_videos=2",
 )
 
 # Modules of processes that tests start.
@@ -67,6 +69,12 @@ def fork_server() -> None:
         forkserver.ensure_running()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_not_looked_at() -> None:
+    """To collect garbage takes half a second for all that tests import, and runs often do it."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def repeatable() -> None:
     """The same random numbers in every test."""
@@ -89,8 +97,8 @@ def tiny(shared: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def finished_run(tiny: tuple[str, ...], shared: Path) -> Path:
     """The run directory of all four stages, trained by one process; tests leave it as it is."""
-    both = "logger=[csv,tensorboard]"
-    cfg = compose_config("train", *tiny, both, f"paths.output_dir={shared / 'outputs'}")
+    more = ("logger=[csv,tensorboard]", "num_sample_videos=8")
+    cfg = compose_config("train", *tiny, *more, f"paths.output_dir={shared / 'outputs'}")
     folder = Path(cfg.paths.run_dir)
     with exclusive_lock(shared / "finished_run.lock", wait=True):
         if not (folder / "results.csv").is_file():

@@ -3,11 +3,10 @@
 An option that is added has to be run here, or the reason told why no test can.
 """
 
-import gc
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -196,14 +195,6 @@ def data_dir(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     classes = "".join(f"{label} {name}\n" for label, name in enumerate(names, start=1))
     (root / "splits" / "classInd.txt").write_text(classes)
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def old_objects_are_not_looked_at() -> Iterator[None]:
-    """Each stage collects garbage at its end: a third of a second for all that tests import."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

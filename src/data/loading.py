@@ -66,7 +66,8 @@ class VideoLoader(DataLoader[dict[str, Any]]):
         try:
             batches = super().__iter__()
         finally:
-            gc.unfreeze()
+            if starts_workers:
+                gc.unfreeze()
         # Not kept: with one that knew the other, workers would stay until garbage is collected.
         return _Named(batches, self)
 
