@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from src import evaluate, extract_flow, fuse, predict, report, train, verify_data
 from src.experiment.compose import CONF_DIR
 from src.prediction.output import RankedClass, show_predictions
+from src.training.pipeline import run_experiment
+from src.utils.errors import UserError
+from src.utils.mistakes import find_mistake
 from tests.builders import CLIPS
+from tests.conftest import compose_config
 
 Main = Callable[[], None]
 
@@ -37,31 +44,7 @@ MISTAKES = [
     ),
     (train.main, ["stages.joint.epochs=3"], "stages.joint.epochs"),
     (train.main, ["data.flow_stack=7"], "data.flow_stack=7"),
-    (train.main, ["seed=-1"], "seed=-1: needs an integer from 0 to 4294967295"),
-    (train.main, ["seed=4294967296"], "seed=4294967296: needs an integer from 0 to"),
-    (train.main, ["seed=1.5"], "seed=1.5: needs an integer"),
-    (train.main, ["seed=abc"], "seed=abc: needs an integer"),
-    (train.main, ["num_sample_videos=-1"], "num_sample_videos=-1: needs an integer from 0"),
-    (train.main, ["checkpoint_minutes=abc"], "checkpoint_minutes=abc: needs minutes from 0"),
-    (train.main, ["resume=maybe"], "resume=maybe: needs same or force"),
-    (train.main, ["run_stages=5"], "run_stages=5: needs a name or a list of names"),
-    (train.main, ["paths.output_dir=null"], "paths.output_dir=null: needs a path"),
-    (train.main, ["paths.run_dir=5"], "paths.run_dir=5: needs a path: write 'paths.run_dir=\"5\"'"),
-    (train.main, ["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: needs an integer from 1"),
-    (train.main, ["trainer.max_epochs=abc"], "trainer.max_epochs=abc: needs an integer"),
-    (train.main, ["trainer.max_epochs=0"], "trainer.max_epochs=0: needs an integer from 1"),
-    (train.main, ["trainer.max_epochs=-1"], "trainer.max_epochs=-1: needs an integer"),
-    (train.main, ["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0: needs an int"),
-    (train.main, ["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0: needs an int"),
-    (train.main, ["trainer.limit_val_batches=abc"], "trainer.limit_val_batches=abc: needs an int"),
-    (train.main, ["trainer.devices=abc"], "trainer.devices=abc: needs a number from 1"),
-    (train.main, ["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps=0: needs an int"),
-    (train.main, ["trainer.benchmark=abc"], "trainer.benchmark=abc: needs true or false"),
     (train.main, ["data=5"], "data=... or trainer=... is not the name of a choice"),
-    (train.main, ["data.flow_stack=10.0"], "data.flow_stack=10.0: needs an even number"),
-    (train.main, ["data.loader.timeout=abc"], "data.loader.timeout=abc: needs seconds from 0"),
-    (train.main, ["data.test.part=all"], "data.test.part=all: needs test or val"),
-    (train.main, ["data.videos.missing=wrong"], "missing=wrong: needs error or skip or count_as"),
     (train.main, ["data.loader.shuffle=1"], "data.loader.shuffle"),
     (train.main, ["+data.loader.shuffle=1"], "data.loader.shuffle: not among those"),
     (
@@ -69,8 +52,6 @@ MISTAKES = [
         ["data.augment={_target_:torchvision.transforms.v2.RandomRotation,degrees:9}"],
         "data.augment=RandomRotation: moves pixels",
     ),
-    (train.main, ["data.dataset.root=5"], "data.dataset.root=5: needs a path"),
-    (train.main, ["data.hflip=abc"], "data.hflip=abc: needs true or false"),
     (train.main, ["trainer.precision=17"], "17"),
     (train.main, ["trainer.accelerator=abacus"], "abacus"),
     (train.main, ["stages.motion.init_from=IMAGENET1K_V1"], "no weights ResNet26_Weights"),
@@ -105,6 +86,36 @@ MISTAKES = [
     (extract_flow.main, ["input=gone", "output=nowhere"], "input gone does not exist"),
 ]
 
+# Of the same kind, but found when the config is composed: their lines alone are looked at.
+VALUES = [
+    ("seed=-1", "seed=-1: needs an integer from 0 to 4294967295"),
+    ("seed=4294967296", "seed=4294967296: needs an integer from 0 to"),
+    ("seed=1.5", "seed=1.5: needs an integer"),
+    ("seed=abc", "seed=abc: needs an integer"),
+    ("num_sample_videos=-1", "num_sample_videos=-1: needs an integer from 0"),
+    ("checkpoint_minutes=abc", "checkpoint_minutes=abc: needs minutes from 0"),
+    ("resume=maybe", "resume=maybe: needs same or force"),
+    ("run_stages=5", "run_stages=5: needs a name or a list of names"),
+    ("paths.output_dir=null", "paths.output_dir=null: needs a path"),
+    ("paths.run_dir=5", "paths.run_dir=5: needs a path: write 'paths.run_dir=\"5\"'"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: needs an integer from 1"),
+    ("trainer.max_epochs=abc", "trainer.max_epochs=abc: needs an integer"),
+    ("trainer.max_epochs=0", "trainer.max_epochs=0: needs an integer from 1"),
+    ("trainer.max_epochs=-1", "trainer.max_epochs=-1: needs an integer"),
+    ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: needs an int"),
+    ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: needs an int"),
+    ("trainer.limit_val_batches=abc", "trainer.limit_val_batches=abc: needs an int"),
+    ("trainer.devices=abc", "trainer.devices=abc: needs a number from 1"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: needs an int"),
+    ("trainer.benchmark=abc", "trainer.benchmark=abc: needs true or false"),
+    ("data.flow_stack=10.0", "data.flow_stack=10.0: needs an even number"),
+    ("data.loader.timeout=abc", "data.loader.timeout=abc: needs seconds from 0"),
+    ("data.test.part=all", "data.test.part=all: needs test or val"),
+    ("data.videos.missing=wrong", "missing=wrong: needs error or skip or count_as"),
+    ("data.dataset.root=5", "data.dataset.root=5: needs a path"),
+    ("data.hflip=abc", "data.hflip=abc: needs true or false"),
+]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("main", "arguments", "named"), MISTAKES)
@@ -129,11 +140,32 @@ def test_mistake_is_one_line(
     assert "Traceback" not in error
 
 
+@pytest.fixture(scope="module")
+def composed(tiny: tuple[str, ...]) -> DictConfig:
+    return compose_config("train", *tiny)
+
+
+@pytest.mark.parametrize(("override", "told"), VALUES)
+def test_a_value_is_checked_before_anything_is_done(
+    override: str, told: str, composed: DictConfig, tmp_path: Path
+) -> None:
+    cfg = composed.copy()
+    cfg.paths.output_dir = str(tmp_path)
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    OmegaConf.update(cfg, parsed.key_or_group, parsed.value())
+    with pytest.raises((UserError, HydraException)) as error:
+        run_experiment(cfg)
+    assert told in (find_mistake(error.value) or "")
+    assert not any(tmp_path.iterdir())
+
+
 # In a process of its own: this one has imported torch long ago.
 WITHOUT_TORCH = """
 import contextlib, importlib, io, sys
+WAYS = {"no_key=1": 1, "--help": 0, "--cfg=job": 0}
 for name in sys.argv[1:]:
-    for argument, status in (("--help", 0), ("--cfg=job", 0), ("no_key=1", 1)):
+    # Most have only to be imported and fail: what comes after it is the same piece for all.
+    for argument, status in list(WAYS.items())[: None if name == "train" else 1]:
         sys.argv = [name, argument]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -43,26 +43,13 @@ HERE = "tests.training.test_launch"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def run(
+def start(
     folder: Path,
     *overrides: str,
-    by: Sequence[str] = (),
     name: str = "appearance",
-    env: Mapping[str, str] | None = None,
-) -> "subprocess.CompletedProcess[str]":
-    """Start it as a shell does, and wait for its end."""
-    return subprocess.run(
-        [sys.executable, *by, "-m", "src.train", *arguments(folder, *overrides, name=name)],
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def start(folder: Path, *overrides: str) -> Command:
-    return Command("src.train", arguments(folder, *overrides), folder)
+    environment: Mapping[str, str] | None = None,
+) -> Command:
+    return Command("src.train", arguments(folder, *overrides, name=name), folder, environment)
 
 
 def arguments(folder: Path, *overrides: str, name: str = "appearance") -> list[str]:
@@ -102,10 +89,10 @@ def test_each_job_of_a_sweep_runs_once_with_its_own_config(tmp_path: Path) -> No
     overrides += [f"{batch.replace('appearance', 'motion')}" for batch in BATCHES]
     overrides += ["data.dataset.num_train=17", "data.dataset.num_test=9"]  # uneven for two
     overrides += [f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"]
-    done = run(tmp_path, *overrides, name="two_stream", env=strays)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "error: job 1 of the sweep failed" in done.stderr.splitlines()[-1]
+    sweep = start(tmp_path, *overrides, name="two_stream", environment=strays)
+    assert sweep.wait() == 1
+    assert "Traceback" not in sweep.errors
+    assert "error: job 1 of the sweep failed" in sweep.errors.splitlines()[-1]
     (sweeps,) = (tmp_path / "outputs" / "sweeps").iterdir()
     jobs = [path.name for path in sweeps.iterdir() if path.is_dir()]
     assert sorted(jobs) == ["seed--1", "seed-3", "seed-4"]
@@ -168,7 +155,9 @@ def test_what_the_second_process_alone_meets_is_the_last_line(
 def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
     """And leave it when both are done."""
     last = f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"
-    done = run(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4", by=TORCHRUN)
+    command = [sys.executable, *TORCHRUN, "-m", "src.train"]
+    command += arguments(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
     stages = [file.parent for file in tmp_path.rglob("stage.json")]
