@@ -166,8 +166,11 @@ def _run_ranks(
     signals: list[int] = []  # that have come
 
     def forward(number: int) -> None:
-        for process in processes:
-            process.send_signal(number)
+        for rank, process in enumerate(processes):
+            if ready_of(folder, rank).exists():
+                process.send_signal(number)
+            else:  # it imports, which can lose a signal; there is nothing to save
+                process.kill()
         signals.append(number)
 
     # They have sessions of their own, so that each signal reaches them once, through this process.
@@ -243,6 +246,11 @@ def bug_of(folder: Path, rank: int) -> Path:
     return folder / f"bug{rank}.txt"
 
 
+def ready_of(folder: Path, rank: int) -> Path:
+    """The file in which a process tells that it has imported everything."""
+    return folder / f"ready{rank}.txt"
+
+
 def main(config: str, result: str, alive: str) -> None:
     """Do the job in the YAML file `config`; the first process writes its value to `result`.
 
@@ -251,6 +259,7 @@ def main(config: str, result: str, alive: str) -> None:
     end_with_parent(Connection(int(alive), writable=False))
     job: Any = OmegaConf.to_container(OmegaConf.load(config))
     rank = int(os.environ["LOCAL_RANK"])
+    ready_of(Path(result).parent, rank).touch()
     if rank == 0 and os.environ.get("NODE_RANK", "0") == "0":
         logging.config.dictConfig(job["logging"])
     quieten()
