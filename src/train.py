@@ -10,6 +10,7 @@ python -m src.train experiment=st_resnet_hmdb51 debug=summary   the networks, pa
 python -m src.train -m experiment=st_resnet_hmdb51 data.split=1,2,3
 """
 
+import gc
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,6 +43,7 @@ def run(cfg: DictConfig) -> float | None:
     if sweep and not queued:
         cfg.summary = False
         log_to_folder(job)
+        gc.collect()  # networks and trainers of the job before: they refer to each other
     overrides = list(job.overrides.task)
     if cfg.show is not None:
         show(cfg, overrides)

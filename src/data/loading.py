@@ -136,12 +136,12 @@ class VideoLoader(DataLoader[dict[str, Any]]):
 
 
 def _hear_of_dead_workers() -> None:
-    """Have torch set its handler again where another is in its place.
+    """Have torch set its signal handler again where there is none any more.
 
     It does so once in a process, and Lightning puts back what was there before, so that after the
     first stage a dead worker would be told of when `timeout` is over, not at once.
     """
-    if signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None):
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
         signal_handling._SIGCHLD_handler_set = False
 
 

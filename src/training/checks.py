@@ -170,13 +170,12 @@ def module_without_data(config: StageConfig) -> tuple[VideoClassifier, dict[str,
     try:
         with torch.device("meta"):
             module = build_module(config, build_net(config), total_steps=100).eval()
-            batch, of_test = (
-                _empty_batch(data, frames) for frames in (data.frames, data.test_view.count)
-            )
+            batch = _empty_batch(data, data.frames)
+            of_test = _empty_batch(data, data.test_view.count)
             module.configure_optimizers()
         with torch.no_grad(), _without_batch_norm(module):
-            for each in (batch, of_test):
-                module.logits(each)
+            module.logits(batch)
+            module.logits(of_test)
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"stage {config['stage']}: {error}") from error
     return module, batch
