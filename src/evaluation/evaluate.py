@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 
 from src.data.datamodule import VideoDataModule
 from src.data.folder import read_test_videos
@@ -28,6 +29,7 @@ from src.models.modules import VideoClassifier
 from src.models.trust import check_trusted
 from src.models.weights import check_same_shapes, load_weights, net_weights
 from src.utils.errors import UserError, short_name
+from src.utils.mistakes import find_mistake
 
 
 def load_module(
@@ -59,10 +61,10 @@ def load_module(
             check_same_shapes(build_net(config), weights, ckpt_path)
         net = build_net(config)
         module = build_module(config, net).eval()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{ckpt_path} describes no network that can be built ({type(error).__name__}: {error})"
-        ) from error
+        build_datamodule(config)  # for whoever needs it later: nothing is read yet
+    except (InstantiationException, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = find_mistake(error) or f"{type(error).__name__}: {error}"
+        raise UserError(f"{ckpt_path}: its network and data cannot be built: {reason}") from error
     load_weights(net, weights, ckpt_path)
     return module, metadata
 

@@ -147,7 +147,7 @@ def load_samples(folder: Path) -> list[Sample]:
             Sample(
                 str(entry["video"]),
                 str(entry["label"]),
-                {str(name): Prediction(**about) for name, about in entry["predictions"].items()},
+                _loaded(entry["predictions"]),
                 # names only: the file may come from elsewhere
                 picture=folder / Path(entry["picture"]).name,
                 film=folder / Path(entry["film"]).name,
@@ -159,6 +159,17 @@ def load_samples(folder: Path) -> list[Sample]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("%s/samples.json cannot be read: %s", folder, error)
         return []
+
+
+def _loaded(entries: Any) -> dict[str, Prediction]:
+    """Predictions of a file that may come from elsewhere; that of the full network is needed."""
+    predictions = {
+        str(name): Prediction(
+            str(entry["prediction"]), float(entry["probability"]), float(entry["of_label"])
+        )
+        for name, entry in entries.items()
+    }
+    return {NET: predictions[NET], **predictions}
 
 
 def _prediction(

@@ -5,6 +5,7 @@ versions 5, 6 and 7 are read; 7.3 is another format (HDF5) and refused with a wo
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import scipy.io
 
 from src.utils.errors import UserError, first_line
+from src.utils.processes import worker_pool
 
 Array = npt.NDArray[Any]
 Fields = Mapping[str, Any]
@@ -105,11 +107,19 @@ class Dag:
 
 
 def read_dag(path: str | Path) -> Dag:
-    """The network in a MATLAB file.
+    """The network in a MATLAB file, read by a process of its own: damaged files crash SciPy.
 
     Raises:
         UserError: there is no such file, it is of another format, or holds no DagNN.
     """
+    with worker_pool(1, __name__) as pool:
+        try:
+            return pool.submit(_read_dag, path).result()
+        except BrokenProcessPool as error:
+            raise UserError(f"{path} cannot be read as a MATLAB file: it crashes SciPy") from error
+
+
+def _read_dag(path: str | Path) -> Dag:
     net = _find_network(_load(Path(path)), _DEPTH)
     if net is None:
         raise UserError(

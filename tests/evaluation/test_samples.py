@@ -70,6 +70,14 @@ def test_samples_of_strangers_stay_in_their_folder_and_broken_ones_are_none(
     file.write_text(json.dumps([sample | {"picture": "../../secret.jpg"}]))
     (read,) = load_samples(tmp_path)
     assert read.picture == tmp_path / "secret.jpg"
-    file.write_text(json.dumps([sample]))
-    assert load_samples(tmp_path) == []
-    assert "samples.json cannot be read" in caplog.text
+    whole = sample | {"picture": "1.jpg"}
+    for broken in (
+        sample,
+        whole | {"predictions": {"motion": said}},
+        whole | {"predictions": {NET: said | {"probability": "high"}}},
+        whole | {"predictions": {NET: {"prediction": "a"}}},
+    ):
+        caplog.clear()
+        file.write_text(json.dumps([broken]))
+        assert load_samples(tmp_path) == []
+        assert "samples.json cannot be read" in caplog.text

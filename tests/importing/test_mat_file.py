@@ -98,6 +98,14 @@ def test_matlab_files_without_a_dag(tmp_path: Path) -> None:
         read_dag(path)
 
 
+def test_a_file_that_crashes_the_reader(tmp_path: Path) -> None:
+    """SciPy looks its type of data up in a table that ends before it."""
+    head = base_stream(3, 26).save(tmp_path / "net.mat").read_bytes()[:128]
+    crashing = array(4, "layers", (1, 8), element(40_000, b"dagnn.Co"))
+    with pytest.raises(UserError, match=r"net\.mat cannot be read as a MATLAB file: it crashes"):
+        read_dag(write(tmp_path / "net.mat", head + crashing))
+
+
 def test_average_image(tmp_path: Path) -> None:
     """Flow comes first; more than one position are averaged; a row of numbers will do."""
     written = [WrittenLayer("conv1", "dagnn.Conv", ["input"], ["conv1"], ["filter"])]

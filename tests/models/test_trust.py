@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from src import evaluate, fuse, predict
+from src.evaluation.evaluate import load_module
 from src.experiment.build import built_without_training
 from src.experiment.config import StageConfig, stage_config, stage_configs
 from src.experiment.run_dir import stage_dirs
@@ -234,7 +235,7 @@ def test_what_a_checkpoint_was_trained_with_is_not_built(
         ({"class_names": [*range(8)]}, "no readable 'experiment' entry"),
         ({"flow": {"algorithm": "magic"}}, "no flow algorithm 'magic'"),
         ({"more": 1}, "no readable 'experiment' entry"),
-        ({"config": {}}, "describes no network that can be built (KeyError: 'model')"),
+        ({"config": {}}, "its network and data cannot be built: KeyError: 'model'"),
         ({"class_names": ["one"]}, "names 1 of 8 classes"),
         ({"class_names": ["x" * 1001] * 8}, "no readable 'experiment' entry"),
         ({"normalization": {"x": nested(28)}}, "describes itself in more than 2,000,000 values"),
@@ -253,6 +254,26 @@ def test_a_garbled_description_is_one_line(
     error = capfd.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "reason"),
+    [
+        ("normalize", "flWw_std", 1.0, "got an unexpected keyword argument 'flWw_std'"),
+        ("data", "batch_size", "many", "batch_size"),
+        ("data", "frame_stride", [5, 1], "frame_stride"),
+        ("motion", "depth", 51, "51"),
+    ],
+)
+def test_a_checkpoint_whose_config_cannot_be_built_is_named(
+    part: str, key: str, value: Any, reason: str, finished_run: Path, tmp_path: Path
+) -> None:
+    """By those who open it in Python, too, and not only by commands."""
+    config = config_in(finished_run)
+    (config if part == "data" else config["model"])[part][key] = value
+    file = changed(finished_run, tmp_path / "bad.ckpt", config=config)
+    with pytest.raises(UserError, match=rf"bad\.ckpt: its network and data .*{reason}"):
+        load_module(str(file))
 
 
 def test_a_network_is_not_built_larger_than_its_weights(
