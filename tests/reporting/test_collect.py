@@ -128,7 +128,15 @@ def test_what_hydra_has_left_is_as_large_as_its_text(tmp_path: Path) -> None:
     (run / ".hydra").mkdir(parents=True)
     (run / "joint").mkdir()
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
-    for text in ("\n".join([*lines, "stages: {joint: *a39}"]), "stages: {joint: {}}" + " " * 10**6):
+    merged = [
+        "a0: &a0 {x: 1}",
+        *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)),
+    ]
+    for text in (
+        "\n".join([*lines, "stages: {joint: *a39}"]),
+        "\n".join([*merged, "stages: {joint: {<<: *a39}}"]),
+        "stages: {joint: {}}" + " " * 10**6,
+    ):
         (run / ".hydra" / "config.yaml").write_text(text)
         runs, reasons = collect([str(tmp_path)])
         assert (len(runs), reasons) == (1, {})
