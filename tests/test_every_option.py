@@ -132,7 +132,7 @@ RUN: dict[str, tuple[str, ...]] = {
 # Those that have a test of their own below, and those that no machine of the tests can run.
 OWN_TEST = {
     *("debug/config", "debug/overfit", "debug/summary"),
-    *("hardware/cpu", "hydra/sweeper/optuna", "trainer/ddp"),
+    *("hardware/cpu", "hydra/sweeper/optuna"),
     *(option for option in OPTIONS if option.startswith("sweep/")),
 }
 COMPARED = {  # by test_configs.py, with what is run here
@@ -143,6 +143,7 @@ ELSEWHERE = {
     "hardware/gpu": ("needs a GPU", "benchmarks/test_targets.py"),
     "hydra/launcher/slurm": ("needs SLURM", "training/test_queue.py"),
     "hydra/launcher/local": ("starts processes", "training/test_local_sweep.py"),
+    "trainer/ddp": ("starts processes", "training/test_launch.py"),
 }
 
 
@@ -336,16 +337,6 @@ def test_first_trial_of_a_search(search: list[str], command: Callable[..., int])
     assert command(*search, *TWO_STEPS, "logger=none", "hydra.sweeper.n_trials=1") == 0
     assert list(Path("outputs/sweeps").glob("*/optimization_results.yaml"))
     assert steps_of(f"sweeps/*/*/{'joint' if search[0] == 'sweep=search' else 'appearance'}") == 2
-
-
-def test_ddp_on_two_processes(command: Callable[..., int]) -> None:
-    """Of 4 clips an update each has 2, and each tests 2 videos."""
-    batches = ("stages.appearance.data.batch_size=2", "stages.appearance.effective_batch_size=4")
-    devices = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
-    assert command(*STREAM, *TWO_STEPS, *batches, *devices, "logger=none") == 0
-    assert steps_of("appearance_two_movers/*/appearance") == 2
-    (record,) = Path("outputs").rglob("stage.json")
-    assert json.loads(record.read_text())["accuracy"]["videos"] == 4
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ AT_ONCE = 0.3  # seconds in which processes meet the same bug; a lost connection
 MISTAKE = 3  # status of a process that ended with one line for the user, not by a bug
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # variables for several machines
 SAVING = 60.0  # seconds in which all may save what they have after a signal; schedulers wait less
+READY, BUG = "ready", "bug"  # what a process says: it has imported everything; it ends by a bug
 Work = Callable[[DictConfig, Sequence[str]], float | None]
 
 
@@ -167,7 +168,7 @@ def _run_ranks(
 
     def forward(number: int) -> None:
         for rank, process in enumerate(processes):
-            if ready_of(folder, rank).exists():
+            if mark_of(folder, rank, READY).exists():
                 process.send_signal(number)
             else:  # it imports, which can lose a signal; there is nothing to save
                 process.kill()
@@ -233,7 +234,9 @@ def _to_blame(statuses: Sequence[int], folder: Path) -> int | None:
     by_signal = [rank for rank in failed if statuses[rank] < 0]
     by_mistake = [rank for rank in failed if statuses[rank] == MISTAKE]
     met = {
-        rank: float(file.read_text()) for rank in failed if (file := bug_of(folder, rank)).exists()
+        rank: float(file.read_text())
+        for rank in failed
+        if (file := mark_of(folder, rank, BUG)).exists()
     }
     by_bug = sorted(met, key=met.__getitem__)
     if by_bug and met.get(0, math.inf) < met[by_bug[0]] + AT_ONCE:
@@ -241,14 +244,9 @@ def _to_blame(statuses: Sequence[int], folder: Path) -> int | None:
     return next(iter([*by_signal, *by_mistake, *by_bug, *failed]), None)
 
 
-def bug_of(folder: Path, rank: int) -> Path:
-    """The file in which a process tells when it has met a bug."""
-    return folder / f"bug{rank}.txt"
-
-
-def ready_of(folder: Path, rank: int) -> Path:
-    """The file in which a process tells that it has imported everything."""
-    return folder / f"ready{rank}.txt"
+def mark_of(folder: Path, rank: int, what: str) -> Path:
+    """The file by which a process says that it is READY, or that it has met a BUG, and when."""
+    return folder / f"{what}{rank}.txt"
 
 
 def main(config: str, result: str, alive: str) -> None:
@@ -259,7 +257,8 @@ def main(config: str, result: str, alive: str) -> None:
     end_with_parent(Connection(int(alive), writable=False))
     job: Any = OmegaConf.to_container(OmegaConf.load(config))
     rank = int(os.environ["LOCAL_RANK"])
-    ready_of(Path(result).parent, rank).touch()
+    folder = Path(result).parent
+    mark_of(folder, rank, READY).touch()
     if rank == 0 and os.environ.get("NODE_RANK", "0") == "0":
         logging.config.dictConfig(job["logging"])
     quieten()
@@ -271,7 +270,7 @@ def main(config: str, result: str, alive: str) -> None:
     except SystemExit as end:
         sys.exit(MISTAKE if end.code == 1 else end.code)
     except Exception:
-        bug_of(Path(result).parent, rank).write_text(str(time.monotonic()))
+        mark_of(folder, rank, BUG).write_text(str(time.monotonic()))
         raise
     if rank == 0:
         Path(result).write_text(json.dumps(value))
