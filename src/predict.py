@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"device={device}: cannot be used ({reason}): leave it out") from error
     predictor = Predictor(*load_module(cfg.ckpt_path), instantiate(cfg.flow), device)
     outcome = predict(predictor, sources, options)
-    if outcome.found:
+    if outcome.any_written:
         print(f"written to {cfg.output}")
     if folder := class_folders([str(name) for name in named], predictor.class_names):
         test = shown_command("evaluate", ("ckpt_path", cfg.ckpt_path), ("videos", folder))

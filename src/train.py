@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> float | None:
         show(cfg, overrides)
         return None
     with fails_alone() if sweep and not queued else nullcontext():
-        group = Group.found()
+        group = Group.from_environment()
         if group and group.rank:  # the first one keeps the record
             return run_on_all_devices(cfg, job)
         value = recorded(cfg, overrides, lambda: run_on_all_devices(cfg, job))
@@ -68,7 +68,7 @@ def main() -> None:
             from src.training.group import Group
 
             config, began = started.pop()
-            group = Group.found()
+            group = Group.from_environment()
             if config.show is None and not (group and group.rank):
                 report_sweep(config, began)
 

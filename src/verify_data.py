@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
 
     data = cfg.data
     reading = instantiate(data.videos)  # its values are checked before anything is read
-    found = verify(
+    verification = verify(
         instantiate(data.dataset),
         rgb=data.rgb,
         flow=data.flow,
@@ -45,9 +45,9 @@ def main(cfg: DictConfig) -> None:
         workers=cfg.workers,
         timeout=cfg.timeout,
     )
-    print(report(found))
-    print(f"all names in {write_report(found)}")
-    if found.failed:
+    print(report(verification))
+    print(f"all names in {write_report(verification)}")
+    if verification.failed:
         sys.exit(1)
 
 

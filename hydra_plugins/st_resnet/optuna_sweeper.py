@@ -218,7 +218,7 @@ def check_alone(config: DictConfig) -> None:
 
     queued = "submitit" in config.hydra.launcher["_target_"]
     nodes = OmegaConf.select(config, "trainer.num_nodes", default=1)
-    if Group.found() is not None or (nodes != 1 and not queued):
+    if Group.from_environment() is not None or (nodes != 1 and not queued):
         raise UserError(
             "a search is one process, which starts those of its jobs: call it without torchrun and "
             "srun, and for jobs on several machines with hydra/launcher=slurm"

@@ -40,10 +40,10 @@ def flow(
         shown = f"{name} on {where}" if where != "cpu" else name
         return Candidate(shown, lambda: len(algorithm.fields(first, second)), note)
 
-    tvl1, ours = FlowSettings("tvl1").make(), FlowSettings("tvl1_torch").make(device)
+    tvl1, tvl1_torch = FlowSettings("tvl1").make(), FlowSettings("tvl1_torch").make(device)
     reference = tvl1.fields(*inputs(tvl1))  # (N, H, W, 2)
     inside = np.s_[:, BORDER:-BORDER, BORDER:-BORDER]
-    difference = (ours.fields(*inputs(ours)) - reference)[inside]
+    difference = (tvl1_torch.fields(*inputs(tvl1_torch)) - reference)[inside]
     error = float(np.linalg.norm(difference, axis=-1).mean())
     quantized = quantize(reference, 20.0)
 

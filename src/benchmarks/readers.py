@@ -88,16 +88,16 @@ def loader(fixtures: Fixtures, clips: int, rounds: int) -> Measurement:
             cv2.imdecode(data, flags)
         return clips
 
-    def ours(rgb: Path, flow: Path) -> Callable[[], int]:
+    def through_stores(rgb: Path, flow: Path) -> Callable[[], int]:
         frames, fields = open_images(rgb), open_images(flow)
         return _each([(frames, fields, clip) for clip in chosen], _our_images)
 
     candidates = [
         Candidate("the same calls by hand", _each(by_folder, by_hand_images)),
         Candidate("decode only", decode_only, "the limit: the same JPEGs from memory"),
-        Candidate("ours, folders", ours(fixtures.rgb, fixtures.flow), "u/ v/ layout"),
-        Candidate("ours, img_ folders", ours(rawframes, rawframes), "flow_x_ layout"),
-        Candidate("ours, zip", ours(root / "jpegs_256.zip", root / "flow.zip")),
+        Candidate("ours, folders", through_stores(fixtures.rgb, fixtures.flow), "u/ v/ layout"),
+        Candidate("ours, img_ folders", through_stores(rawframes, rawframes), "flow_x_ layout"),
+        Candidate("ours, zip", through_stores(root / "jpegs_256.zip", root / "flow.zip")),
     ]
     title = f"loader: {FRAMES} RGB frames + {FRAMES} x {STACK} flow fields to {CROP} x {CROP}"
     return measure(title, "clips", candidates, rounds, [_about(fixtures)])

@@ -60,8 +60,8 @@ def step(
     batch = _batch(config, clips, device)
     precision = str(cfg.trainer.precision)
     by_hand = build_net(config)
-    ours = copy.deepcopy(by_hand)
-    compile_nets(cfg.compile, by_hand, ours)
+    in_module = copy.deepcopy(by_hand)
+    compile_nets(cfg.compile, by_hand, in_module)
 
     def loop() -> Callable[[], Timed]:
         module = build_module(config, by_hand, WARM_UP + steps)
@@ -69,7 +69,7 @@ def step(
         return partial(_hand_written, by_hand, optimizer, precision, device, batch, steps)
 
     def through_lightning() -> Callable[[], Timed]:
-        module = build_module(config, ours, WARM_UP + steps)
+        module = build_module(config, in_module, WARM_UP + steps)
         return partial(_fit, module, cfg, config, batch, steps)
 
     with convolutions_tried(cfg.trainer.benchmark):

@@ -34,7 +34,7 @@ from src.flow.settings import FlowSettings
 from src.media.sources import LONGEST_SIDE
 from src.media.video_file import DECODERS
 from src.utils.errors import UserError
-from src.utils.machine import usable_cores
+from src.utils.processes import usable_cores
 from src.utils.values import NULL, PATH, SWITCH, Need, check_values, integer, number, one_of
 
 MOST_FRAMES = 1000  # of a clip or of a test

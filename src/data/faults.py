@@ -69,10 +69,10 @@ class VideoErrors:
         return {phase: dict(sorted(items)) for phase, items in met.items()}
 
     def faults(
-        self, part: str, what: str, videos: Mapping[str, str], there: bool = False
+        self, part: str, what: str, videos: Mapping[str, str], present: bool = False
     ) -> tuple[Faults, ...]:
         """A record of some videos of a part, out of all that are listed or that are there."""
-        of = self.listed[part] - (len(self.missing[part]) if there else 0)
+        of = self.listed[part] - (len(self.missing[part]) if present else 0)
         return (Faults(f"{PARTS[part]} videos {what}", of, videos),) if videos else ()
 
     def left_out(self, part: str) -> tuple[Faults, ...]:

@@ -102,10 +102,10 @@ def read_test_videos(place: str, classes: Sequence[str]) -> Split:
     """
     path = Path(place)
     root = path if path.is_dir() else path.parent
-    found = (
+    listed = (
         _in_class_folders(path, [], "videos") if path.is_dir() else read_video_list(path, "videos")
     )
-    entries = sorted(entry for entry in found if entry.part != "train")
+    entries = sorted(entry for entry in listed if entry.part != "train")
     check_names(root / entry.path for entry in entries)
     if not entries:
         raise UserError(f"videos={place} has no video with split test")
@@ -247,23 +247,23 @@ def _listed(root: str, lists: str | None) -> Listing:
         return kept
     _kept.clear()
     began, searched = time.time_ns(), [lists] if lists else list[str]()
-    found = read_video_list(Path(lists)) if lists else _in_class_folders(Path(root), searched)
+    listed = read_video_list(Path(lists)) if lists else _in_class_folders(Path(root), searched)
     seen = {path: os.stat(path).st_mtime_ns for path in searched}
-    listing = Listing(*_checked(found, root, lists), seen)
+    listing = Listing(*_checked(listed, root, lists), seen)
     if max(seen.values()) < began - _TICK:  # what is written at once may leave the time as it is
         _kept[root, lists] = listing
     return listing
 
 
 def _checked(
-    found: Sequence[ListedVideo], root: str, lists: str | None
+    listed: Sequence[ListedVideo], root: str, lists: str | None
 ) -> tuple[list[ListedVideo], list[str]]:
     """Videos sorted by path, and their classes.
 
     Raises:
         UserError: networks or files cannot take them.
     """
-    entries = sorted(found, key=lambda entry: entry.path)
+    entries = sorted(listed, key=lambda entry: entry.path)
     check_names(os.path.join(root, entry.path) for entry in entries)
     classes = sorted({entry.label for entry in entries})
     if len(classes) < 2:

@@ -26,8 +26,7 @@ from src.data.videos import Split, Video
 from src.media.video_writer import VideoWriter
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
-from src.utils.machine import usable_cores
-from src.utils.processes import worker_pool
+from src.utils.processes import usable_cores, worker_pool
 from src.utils.values import NULL, check_values, integer
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Whole videos tested: protocols, scores, what they tell, and their fusion."""

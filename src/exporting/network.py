@@ -139,13 +139,13 @@ def export_checkpoint(
         log.info("%s written, comparing", chosen)
         lengths = (1, least_frames), (3, frames + 1)  # not what was traced
         differences = compare(network, exported, streams, shape, lengths)
-        for one in differences:
-            if not one.relative <= tolerance:  # NaN is neither
+        for difference in differences:
+            if not difference.relative <= tolerance:  # NaN is neither
                 raise UserError(
-                    f"{draft} does not compute what the checkpoint computes: on {one.batch} random "
-                    f"clips of {one.frames} frames its {one.stream} logits differ by "
-                    f"{one.absolute:.2g}, {one.relative:.2g} of the largest, more than "
-                    f"tolerance={tolerance:g}; it keeps that name"
+                    f"{draft} does not compute what the checkpoint computes: on {difference.batch} "
+                    f"random clips of {difference.frames} frames its {difference.stream} logits "
+                    f"differ by {difference.absolute:.2g}, {difference.relative:.2g} of the "
+                    f"largest, more than tolerance={tolerance:g}; it keeps that name"
                 )
         path = folder / f"{name}{ending}"
         draft.replace(path)

@@ -121,15 +121,15 @@ def extract(
     try:
         with ExitStack() as stack:
             targets: dict[str, Format] = {}
-            there: dict[str, set[str]] = {}
+            done: dict[str, set[str]] = {}
             for product in products:
                 product.claim(format)
                 label = shard.label(product.kind)
                 work = stack.enter_context(_working_folder(product.output, label))
                 target = FORMATS[format](product.output, product.components, work, label)
-                there[product.kind] = _up_to_date(target, product, own, shard)
+                done[product.kind] = _up_to_date(target, product, own, shard)
                 targets[product.kind] = target
-            todo = _missing(own, there)
+            todo = _missing(own, done)
             frames, failed = _run(todo, targets, products, devices) if todo else (0, {})
             for product in products:
                 kind = product.kind
@@ -147,9 +147,9 @@ def extract(
     )
 
 
-def _missing(videos: Sequence[Path], there: Mapping[str, set[str]]) -> dict[Path, list[str]]:
+def _missing(videos: Sequence[Path], done: Mapping[str, set[str]]) -> dict[Path, list[str]]:
     """The videos of which something is not there yet: the kinds of it."""
-    missing = {v: [kind for kind in there if v.stem not in there[kind]] for v in videos}
+    missing = {v: [kind for kind in done if v.stem not in done[kind]] for v in videos}
     return {video: kinds for video, kinds in missing.items() if kinds}
 
 
@@ -169,13 +169,13 @@ def _up_to_date(target: Format, product: Product, own: Sequence[Path], shard: Sh
             "without shard, which looks for them"
         )
     extracted = target.videos()
-    there = [video for video in own if video.stem in extracted]
-    outdated = {video.stem: "have changed" for video in changed(there, sources_kept(output))}
+    done = [video for video in own if video.stem in extracted]
+    outdated = {video.stem: "have changed" for video in changed(done, sources_kept(output))}
     if lies:
         with ThreadPoolExecutor() as pool:
-            turned = pool.map(is_turned, there)
+            turned = pool.map(is_turned, done)
             outdated |= {
-                v.stem: "are turned" for v, is_so in zip(there, turned, strict=True) if is_so
+                v.stem: "are turned" for v, is_so in zip(done, turned, strict=True) if is_so
             }
     if outdated:
         target.drop(outdated)

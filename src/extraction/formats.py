@@ -37,8 +37,8 @@ class JpegFolders:
     def videos(self) -> set[str]:
         """Names of the videos that have all components."""
         folders = [self.output / component for component in self.components]
-        there = [{entry.name for entry in f.iterdir()} if f.is_dir() else set() for f in folders]
-        return set.intersection(*there)
+        names = [{entry.name for entry in f.iterdir()} if f.is_dir() else set() for f in folders]
+        return set.intersection(*names)
 
     def drop(self, videos: Collection[str]) -> None:
         """Delete the images of videos."""
@@ -104,7 +104,9 @@ class ZipArchives:
         """
         index = open_images(self.output)
         held = [index.images(self.components[0], video) for video in videos]
-        archives = {one.index.archive.path for one in held if isinstance(one, ArchiveImages)}
+        archives = {
+            images.index.archive.path for images in held if isinstance(images, ArchiveImages)
+        }
         files = [str(path) for path in sorted(archives)]
         raise UserError(
             f"{', '.join(files)} has images of videos whose files have changed since, such as "

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from src.flow.settings import FlowSettings
 from src.utils.errors import UserError
-from src.utils.machine import usable_cores
+from src.utils.processes import usable_cores
 from src.utils.values import NULL, check_values, integer
 
 _VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")

@@ -1,0 +1,1 @@
+"""The authors' released MatConvNet models, as checkpoints of this project."""

@@ -119,28 +119,32 @@ def _top1(logits: Tensor, label: Tensor) -> float:
     return 100 * float((logits.argmax(1) == label).double().mean())
 
 
-def draw_contributions(found: Sequence[Contribution]) -> Figure:
+def draw_contributions(contributions: Sequence[Contribution]) -> Figure:
     """Draw the signal of each connected stage, and the accuracy and logits without it."""
-    names = [f"stage {each.stage}" for each in found]
-    places = np.arange(len(found))
+    names = [f"stage {each.stage}" for each in contributions]
+    places = np.arange(len(contributions))
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     signal, accuracy, logits = figure.subplots(1, 3)
-    streams = list(found[0].ratios)
+    streams = list(contributions[0].ratios)
     width = 0.7 / len(streams)
     for index, stream in enumerate(streams):
         at = places + (index - (len(streams) - 1) / 2) * width
-        values = [each.ratios[stream] for each in found]
+        values = [each.ratios[stream] for each in contributions]
         bars = signal.bar(at, values, width, color=COLORS[index], label=f"into {stream}")
         signal.bar_label(bars, fmt="%.2f", fontsize=8)
     signal.set_title("size of the signal, in sizes of what it enters", fontsize=9)
     signal.legend(fontsize=8, frameon=False)
-    bars = accuracy.bar(places, [each.top1_without for each in found], 0.7, color=COLORS[0])
+    bars = accuracy.bar(places, [each.top1_without for each in contributions], 0.7, color=COLORS[0])
     accuracy.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", color="white")
-    accuracy.axhline(found[0].top1, color=COLORS[1], label=f"all on: {found[0].top1:.1f}")
+    accuracy.axhline(
+        contributions[0].top1, color=COLORS[1], label=f"all on: {contributions[0].top1:.1f}"
+    )
     accuracy.set_ylim(0, 115)
-    accuracy.set_title(f"clip-level top-1 % without it ({found[0].clips} clips)", fontsize=9)
+    accuracy.set_title(
+        f"clip-level top-1 % without it ({contributions[0].clips} clips)", fontsize=9
+    )
     accuracy.legend(fontsize=8, frameon=False, loc="upper right")
-    bars = logits.bar(places, [each.logit_change for each in found], 0.7, color=COLORS[0])
+    bars = logits.bar(places, [each.logit_change for each in contributions], 0.7, color=COLORS[0])
     logits.bar_label(bars, fmt="%.2f", fontsize=8)
     logits.set_title("relative change of the logits without it", fontsize=9)
     for axes in (signal, accuracy, logits):

@@ -64,15 +64,15 @@ def grad_cam(
         scores = {stream: values.mean(1) for stream, values in logits.items()}  # (B, K)
     net = mean_of_streams(scores)
     classes = net.argmax(1) if classes is None else classes.to(net.device)
-    found = []
+    heat_maps = []
     for (stream, classifier), recorded in features.items():
         classifier = classifier or next(iter(scores))  # a stream alone has one
         chosen = scores[classifier].gather(1, classes[:, None]).sum()
         gradient = torch.autograd.grad(chosen, recorded, retain_graph=True)[0]
         activation = F.relu(recorded.detach())
         maps = _scaled(_weighted(activation, gradient, len(classes)), (height, width))
-        found.append(HeatMaps(stream or classifier, classifier, classes, maps))
-    return found
+        heat_maps.append(HeatMaps(stream or classifier, classifier, classes, maps))
+    return heat_maps
 
 
 def _weighted(activation: Tensor, gradient: Tensor, clips: int) -> Tensor:
@@ -119,7 +119,7 @@ def _recorded(net: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
 
 
 def draw_heat_maps(
-    batch: Mapping[str, Tensor], found: Sequence[HeatMaps], clip: int = 0, title: str = ""
+    batch: Mapping[str, Tensor], heat_maps: Sequence[HeatMaps], clip: int = 0, title: str = ""
 ) -> Figure:
     """Draw the frames and flow of one of the explained clips, each above the heat of its stream.
 
@@ -128,7 +128,7 @@ def draw_heat_maps(
     strips = []
     for modality, images in clip_images(batch, clip).items():
         strips.append(Strip(modality, images))
-        for heat in found:
+        for heat in heat_maps:
             if _SEEN.get(heat.stream) != modality:
                 continue
             label = f"{heat.stream} for the\n{heat.classifier} classifier"

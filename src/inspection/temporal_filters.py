@@ -55,15 +55,15 @@ def temporal_filters(
     Raises:
         UserError: `start` is of another network.
     """
-    found = []
+    filters = []
     for name, conv in net.named_modules():
         if not isinstance(conv, TemporalConv):
             continue
         weight = conv.weight.detach()
         began = _began(name, conv, start or {})
         distance = None if began is None else float((weight - began).norm() / began.norm())
-        found.append(TemporalFilter(name, shares(weight), distance))
-    return found
+        filters.append(TemporalFilter(name, shares(weight), distance))
+    return filters
 
 
 def shares(weight: Tensor) -> dict[str, float]:
@@ -122,7 +122,7 @@ def _began(name: str, conv: TemporalConv, start: Mapping[str, Tensor]) -> Tensor
     return began
 
 
-def draw_temporal_filters(found: Sequence[TemporalFilter]) -> Figure:
+def draw_temporal_filters(filters: Sequence[TemporalFilter]) -> Figure:
     """Draw a bar for each temporal convolution, a panel for each stream.
 
     Shares are of the squared norm; the distance from the start stands above, where it is known.
@@ -130,10 +130,10 @@ def draw_temporal_filters(found: Sequence[TemporalFilter]) -> Figure:
     Raises:
         UserError: there is no temporal filter.
     """
-    if not found:
+    if not filters:
         raise UserError("this network has no temporal filters: temporal_filters.kind=none")
     streams = defaultdict(list)
-    for each in found:
+    for each in filters:
         streams[each.stream].append(each)
     most = max(map(len, streams.values()))
     figure = Figure(figsize=(len(streams) * max(3.5, 0.62 * most + 1), 3.8), layout="constrained")

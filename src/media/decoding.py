@@ -79,10 +79,12 @@ def packets_of(stream: av.VideoStream, unpack: bool = False) -> Iterator[av.Pack
         unpack: give each frame of MPEG-4 a packet, undoing DivX's packing of a B frame into the
             packet of the frame before it.
     """
-    packets: Iterator[av.Packet] = (one for one in stream.container.demux(stream) if one.size)
+    packets: Iterator[av.Packet] = (
+        packet for packet in stream.container.demux(stream) if packet.size
+    )
     if unpack and stream.codec_context.name == "mpeg4":
         bits = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
-        filtered = (out for one in chain(packets, [None]) for out in bits.filter(one))
+        filtered = (out for packet in chain(packets, [None]) for out in bits.filter(packet))
         packets = (packet for packet in filtered if packet.size)
     begun = False
     for packet in packets:

@@ -43,8 +43,8 @@ class ImageIndex:
 
     def videos(self, component: str) -> dict[str, int]:
         """Number of images of each video, by its name as it is written there."""
-        found = (self.images(component, video) for _, video in self._images)
-        return {images.video: len(images) for images in found if images}
+        images_of_videos = (self.images(component, video) for _, video in self._images)
+        return {images.video: len(images) for images in images_of_videos if images}
 
     def images(self, component: str, video: str) -> Images | None:
         """The images of a video, whatever the case of its name; None if there are none.

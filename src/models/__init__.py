@@ -1,0 +1,1 @@
+"""The networks, plain modules of torch, and the LightningModules that train them."""

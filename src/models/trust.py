@@ -38,17 +38,17 @@ def check_size(node: Any, source: str) -> None:
     """
     left, waiting = _LARGEST, [node]
     while waiting:
-        one = waiting.pop()
-        left -= 1 + (len(one) if isinstance(one, str | bytes) else 0)
+        value = waiting.pop()
+        left -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
         if left < 0:
             raise UserError(
                 f"{source} describes itself in more than {_LARGEST:,} values and letters: "
                 "it is no checkpoint of this project, or was changed"
             )
-        if isinstance(one, Mapping):
-            waiting += [*one, *one.values()]
-        elif isinstance(one, list | tuple | set | frozenset):
-            waiting += one
+        if isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
 
 
 def check_trusted(node: Any, source: str = "this checkpoint", depth: int = 0) -> None:

@@ -116,9 +116,9 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     return report
 
 
-def _check_shape(name: str, given: Tensor, shape: torch.Size, told: str) -> None:
+def _check_shape(name: str, given: Tensor, shape: torch.Size, source: str) -> None:
     if given.shape != shape:
-        raise UserError(f"{told}: {name} is {tuple(given.shape)} there and {tuple(shape)} here")
+        raise UserError(f"{source}: {name} is {tuple(given.shape)} there and {tuple(shape)} here")
 
 
 def _check_numbers(name: str, given: Tensor, own: Tensor, source: str) -> None:

@@ -1,0 +1,1 @@
+"""Charts, and pictures of clips, out of plain names and numbers."""

@@ -19,16 +19,16 @@ def find_inputs(named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     Raises:
         UserError: there is nothing to do.
     """
-    found: dict[str, None] = {}
+    inputs: dict[str, None] = {}
     failed: dict[str, str] = {}
     for name in named:
         try:
-            found |= dict.fromkeys(_stands_for(name))
+            inputs |= dict.fromkeys(_stands_for(name))
         except UserError as error:
             failed[name] = str(error)
-    if not found:
+    if not inputs:
         raise UserError("; ".join(failed.values()) or "input=[] names no video: input=<file>")
-    return list(found), failed
+    return list(inputs), failed
 
 
 def _stands_for(name: str) -> list[str]:

@@ -69,7 +69,7 @@ class Outcome:
     """What `predict` did."""
 
     failed: dict[str, str]  # the reason for each source that could not be read to its end
-    found: bool = False  # whether there are any predictions
+    any_written: bool = False  # whether there are any predictions
     stopped: str | None = None  # the source in which Ctrl-C came
 
 
@@ -104,7 +104,7 @@ def predict(predictor: Predictor, sources: Sequence[str], options: Options) -> O
                     break
         if predictions:
             show_predictions(predictions)
-        outcome.found = rows.written
+        outcome.any_written = rows.written
     return outcome
 
 

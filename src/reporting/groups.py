@@ -80,7 +80,7 @@ def group_runs(runs: Iterable[Run]) -> list[ResultGroup]:
         for rivals in of_stage.values()
         for members, text in zip(rivals, _tell_apart(rivals), strict=True)
     ]
-    experiments = [one.experiment for one in read_published()]
+    experiments = [row.experiment for row in read_published()]
     stages = [*STREAMS, LATE_FUSION]
 
     def place(group: ResultGroup) -> tuple[str | int, ...]:
@@ -96,7 +96,7 @@ def _tell_apart(groups: Sequence[Sequence[Run]]) -> list[str]:
     """For each group the overrides that others lack; where they are the same, what else differs."""
     given = [_overrides(group) for group in groups]
     shared = set.intersection(*map(set, given))
-    texts = [[one for one in overrides if one not in shared] for overrides in given]
+    texts = [[text for text in overrides if text not in shared] for overrides in given]
     identities = [group[0].identity for group in groups]
     while True:
         same = defaultdict(list)
@@ -120,13 +120,13 @@ def _overrides(runs: Sequence[Run]) -> list[str]:
         return not cannot_matter(key) and key not in named and not key.startswith("hydra")
 
     first, *others = [run.overrides or () for run in runs]
-    return [one for one in first if matters(one) and all(one in other for other in others)]
+    return [text for text in first if matters(text) and all(text in other for other in others)]
 
 
 def differing(identities: Sequence[Identity]) -> list[str]:
     """The keys in which identities differ."""
-    keys = dict.fromkeys(key for one in identities for key in one)
-    return [key for key in keys if len({one.get(key) for one in identities}) > 1]
+    keys = dict.fromkeys(key for identity in identities for key in identity)
+    return [key for key in keys if len({identity.get(key) for identity in identities}) > 1]
 
 
 def _setting(key: str, of: Identity) -> str:

@@ -114,8 +114,8 @@ def jobs_of_sweep(config: DictConfig, began: float) -> list[Job]:
     def place(job: Job) -> tuple[float, ...]:
         return (*(order[key].index(job.values[key]) for key in order), job.record.began)
 
-    found = map(Job.read, Path(config.hydra.sweep.dir).glob("*/"))
-    return sorted((job for job in found if job and is_asked_for(job)), key=place)
+    jobs = map(Job.read, Path(config.hydra.sweep.dir).glob("*/"))
+    return sorted((job for job in jobs if job and is_asked_for(job)), key=place)
 
 
 def _telling(values: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The stages of an experiment, one after another, on one process or on many."""

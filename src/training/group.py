@@ -30,7 +30,7 @@ class Group:
     rank: int  # of this process, among all of them
 
     @classmethod
-    def found(cls) -> "Group | None":
+    def from_environment(cls) -> "Group | None":
         """The group that the environment tells of; None if this process was started alone.
 
         A single task of SLURM is alone: it starts its processes itself, as outside of SLURM.

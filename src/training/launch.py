@@ -78,7 +78,7 @@ def run_on_all_devices(cfg: DictConfig, hydra: Any, work: Work = run_one) -> flo
         SystemExit: the first process ended with an error, which it has printed; or a signal
             came that ends it.
     """
-    group = Group.found()
+    group = Group.from_environment()
     tell_lightning(group)
     trainer = instantiate_trainer(cfg.trainer)
     count = processes_to_start(trainer, group)

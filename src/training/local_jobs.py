@@ -34,8 +34,7 @@ from src.experiment.run_dir import StageDir
 from src.training.launch import SAVING
 from src.utils.errors import visible
 from src.utils.files import is_locked
-from src.utils.machine import usable_cores
-from src.utils.processes import end_with_parent, on_signals, process_context
+from src.utils.processes import end_with_parent, on_signals, process_context, usable_cores
 
 LOG = "job.log"
 LOOK_AFTER = 0.1  # seconds from one look at the processes to the next
@@ -171,29 +170,29 @@ def run_jobs(
                         break
                     if not _may_begin(job, running) or (taken := devices.take(job.devices)) is None:
                         continue
-                    slot = min({*range(n_jobs)} - {one.slot for one in running})
+                    slot = min({*range(n_jobs)} - {child.slot for child in running})
                     waiting.remove(job)
                     running.append(_start(job, slot, n_jobs, taken, stop))
-                for one in list(running):
-                    one.hand_on(signals)
-                    if one.process.exitcode is not None:
-                        running.remove(one)
-                        give_back(one.taken)
-                        ended(one.job, one.process.exitcode)
+                for child in list(running):
+                    child.hand_on(signals)
+                    if child.process.exitcode is not None:
+                        running.remove(child)
+                        give_back(child.taken)
+                        ended(child.job, child.process.exitcode)
                 if signals:
                     deadline = min(deadline, time.monotonic() + SAVING)
                 if time.monotonic() > deadline:
                     break
                 if time.monotonic() - drawn > DRAW_AFTER:
                     more = [f"{len(waiting)} more to come"] if waiting else []
-                    draw([*(one.line() for one in running), *more])
+                    draw([*(child.line() for child in running), *more])
                     drawn = time.monotonic()
                 time.sleep(LOOK_AFTER)
     finally:
-        for one in running:
-            one.process.kill()
-            one.process.join()
-            give_back(one.taken)
+        for child in running:
+            child.process.kill()
+            child.process.join()
+            give_back(child.taken)
         alive.close()
         stop.close()
     if signals:
@@ -205,7 +204,7 @@ def run_jobs(
 def _may_begin(job: LocalJob, running: Sequence[_Running]) -> bool:
     """Whether nobody trains in one of a job's directories, in this sweep or in another."""
     places = job.places()
-    if any(places & one.job.places() for one in running):
+    if any(places & child.job.places() for child in running):
         return False
     return not any(is_locked(StageDir(place).lock) for place in places & job.shared)
 

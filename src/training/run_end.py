@@ -15,7 +15,7 @@ from src.experiment.run_dir import StageDir
 from src.models.temporal import STREAMS
 from src.training.late_fusion import LATE_FUSION, late_fusion_dir
 from src.utils.commands import shown_command
-from src.utils.machine import peak_memory_gib
+from src.utils.processes import peak_memory_gib
 
 WIDTH = 80  # of text; paths are never broken
 _BESIDE = {

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from src.data.loading import VideoLoader
-from src.utils.machine import peak_memory_gib
+from src.utils.processes import peak_memory_gib
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def build_trainer(
             )
         chosen = others
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if (group := Group.found()) and group.starter == "SLURM":
+    if (group := Group.from_environment()) and group.starter == "SLURM":
         # Lightning would queue the job again at SIGUSR1, and save what it finds in the middle of a
         # step. SLURM itself requeues what it preempts, submitit what comes to the end of its time.
         plugins.append(SLURMEnvironment(auto_requeue=False))

@@ -35,7 +35,7 @@ class UnreadableVideos(Callback):
     def replaced(self) -> tuple[Faults, ...]:
         """The training videos that could not be read so far, of all ranks and epochs."""
         what = "could not be read and were replaced"
-        return self.data.errors.faults("train", what, self.known["train"], there=True)
+        return self.data.errors.faults("train", what, self.known["train"], present=True)
 
     @property
     def faults(self) -> list[Faults]:

@@ -27,7 +27,7 @@ def first_line(error: BaseException) -> str:
 
 def visible(text: str) -> str:
     """Text with what a terminal would obey, and bytes that are no text, written as in Python."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def without_controls(text: str) -> str:

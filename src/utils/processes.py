@@ -1,10 +1,12 @@
-"""Worker processes that leave signals to their parent, and end with it however it ends."""
+"""This process and those it starts: signals, the machine's share, workers that end with it."""
 
 import contextlib
 import functools
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,6 +20,19 @@ from typing import Any, TypeVar
 from src.utils.errors import UserError
 
 
+def usable_cores() -> int:
+    """Cores this process may use: a scheduler's share, not the machine's number."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
 @functools.cache
 def heeded_signals() -> tuple[signal.Signals, ...]:
     """What asks this process to end.
@@ -26,7 +41,9 @@ def heeded_signals() -> tuple[signal.Signals, ...]:
     and not when this module is imported, which a server of processes does with SIGINT ignored.
     """
     known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"))
-    return tuple(one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN)
+    return tuple(
+        number for number in known if number and signal.getsignal(number) is not signal.SIG_IGN
+    )
 
 
 @contextlib.contextmanager

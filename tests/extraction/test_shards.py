@@ -27,7 +27,7 @@ from src.media.images import open_images
 from src.media.skipped import SOURCES
 from src.utils.errors import UserError
 from src.utils.files import exclusive_lock
-from src.utils.machine import usable_cores
+from src.utils.processes import usable_cores
 from tests.builders import moving_texture, write_video
 from tests.extraction.test_extract_formats import images_in
 

@@ -46,7 +46,7 @@ def test_group_and_what_lightning_thinks(
     variables: dict[str, str], group: Group | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(variables))
-    assert Group.found() == group
+    assert Group.from_environment() == group
     tell_lightning(group)
     by_slurm = group is not None and group.starter == "SLURM"
     assert SLURMEnvironment.detect() == by_slurm
@@ -62,4 +62,4 @@ def test_uneven_tasks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     uneven = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
     monkeypatch.setattr(os, "environ", {**ALLOCATION, **STEP, **uneven})
     with pytest.raises(UserError, match="2,1 tasks"):
-        Group.found()
+        Group.from_environment()

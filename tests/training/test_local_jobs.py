@@ -3,7 +3,6 @@
 import fcntl
 import multiprocessing
 import os
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -28,13 +27,28 @@ from tests.processes import wait_for
 Span = tuple[float, float, list[str]]  # begin, end, and devices
 
 
-def note(folder: Path, seconds: float, makes: str = "") -> None:
-    """Note when this process runs and on which devices."""
+def note(folder: Path, seconds: float, makes: str = "", until: Sequence[Path] = ()) -> None:
+    """Note when this process runs and on which devices, until there are some files."""
     times = [f"{time.time()} {os.environ.get(VISIBLE, 'none')}"]
+    (folder / "begun").touch()
     time.sleep(seconds)
+    wait_for(lambda: all(file.exists() for file in until))
     (folder / "times").write_text("\n".join([*times, str(time.time())]))
     if makes:
         Path(makes).touch()
+
+
+def note_among(folder: Path, jobs: int, at_once: int) -> None:
+    """The same, until as many jobs run as can, of those that are left."""
+
+    def all_that_can() -> bool:
+        begun, ended = (len(list(folder.parent.glob(f"*/{name}"))) for name in ("begun", "times"))
+        return begun - ended >= min(at_once, jobs - ended)
+
+    times = [f"{time.time()} {os.environ[VISIBLE]}"]
+    (folder / "begun").touch()
+    wait_for(all_that_can)
+    (folder / "times").write_text("\n".join([*times, str(time.time())]))
 
 
 def fail(status: int) -> None:
@@ -71,18 +85,13 @@ def nothing(*_: object) -> None:
 
 
 def test_no_device_is_used_twice_and_none_is_idle_while_a_job_waits(tmp_path: Path) -> None:
-    lengths = [random.Random(number).uniform(0.3, 1.5) for number in range(20)]
-    jobs = [timed(tmp_path, f"j{n}", length, devices=1) for n, length in enumerate(lengths)]
+    """Else a job would not end: each waits until all devices are used that can be."""
+    folders = [tmp_path / f"j{n}" for n in range(20)]
+    jobs = [LocalJob(f.name, note_among, (f, 20, 8), f, devices=1) for f in folders]
     run_jobs(jobs, 20, Devices([str(n) for n in range(8)], tmp_path), nothing)
     found = spans(tmp_path)
     assert len(found) == 20
     check_no_device_is_used_twice(found)
-    begins = sorted(begin for begin, _, _ in found.values())
-    assert begins[7] < min(end for _, end, _ in found.values())  # all eight at once
-    # Each of the others begins as soon as a device is free.
-    ends = sorted(end for _, end, _ in found.values())
-    waits = [begin - end for begin, end in zip(begins[8:], ends, strict=False)]
-    assert all(0 <= wait < 0.6 for wait in waits), waits
 
 
 def test_several_devices_for_each_job(tmp_path: Path) -> None:
@@ -122,20 +131,25 @@ def test_no_more_jobs_than_asked_for_and_each_end_is_told(tmp_path: Path) -> Non
 
 
 def test_a_job_that_waits_for_streams_holds_no_device(tmp_path: Path) -> None:
-    """Those that need nothing of another go before it; what is finished is waited for no more."""
+    """Those that need nothing of another go before it; what is finished is waited for no more.
+
+    The first ends when the one that stands alone has begun, the second when the third has.
+    """
     streams = tmp_path / "streams" / "motion"
     streams.mkdir(parents=True)
 
-    def train(name: str, seconds: float) -> LocalJob:
-        shared, made = frozenset({streams}), str(streams / "stage.json")
-        return timed(tmp_path, name, seconds, made, devices=1, shared=shared)
+    def train(name: str, *until: str) -> LocalJob:
+        folder, begun = tmp_path / name, [tmp_path / other / "begun" for other in until]
+        arguments = (folder, 0, str(streams / "stage.json"), begun)
+        shared = frozenset({streams})
+        return LocalJob(name, note, arguments, folder, devices=1, shared=shared)
 
-    jobs = [train("a", 0.6), train("b", 0.2), train("c", 0.2)]
+    jobs = [train("a", "alone"), train("b", "c"), train("c")]
     jobs.append(timed(tmp_path, "alone", 0.2, devices=1))
     run_jobs(jobs, 4, Devices(["0", "1"], tmp_path), nothing)
     found = spans(tmp_path)
-    assert found["alone"][0] < found["a"][1] <= found["b"][0]
-    assert found["c"][0] < found["b"][1]  # the streams are finished by then
+    assert len(found) == 4
+    assert found["a"][1] <= min(found["b"][0], found["c"][0])
 
 
 def test_a_stage_that_another_sweep_trains_is_waited_for(tmp_path: Path) -> None:

@@ -309,24 +309,24 @@ def _sound(check: VideoCheck | None) -> VideoCheck | None:
 
 def _of_both(frames: VideoCheck | None, flow: VideoCheck | None, stack: int) -> dict[str, str]:
     """What is wrong with frames and flow of one video that are each as they should be."""
-    found = {}
+    problems = {}
     if frames and flow:
         difference = flow.count - (frames.count - 1)
         numbers = f"{frames.count} frames, {flow.count} flow fields"
         if abs(difference) > COUNT_TOLERANCE:
-            found["flow_count"] = numbers
+            problems["flow_count"] = numbers
         elif difference:
-            found["flow_uneven"] = numbers
+            problems["flow_uneven"] = numbers
         if _other_shape(frames.size, flow.size):
-            found["flow_aspect"] = (
+            problems["flow_aspect"] = (
                 f"frames of {size_text(frames.size)}, flow of {size_text(flow.size)}"
             )
     lengths = [frames.count] if frames else []
     if flow:
         lengths.append(flow.count + 1)
     if lengths and min(lengths) <= stack:
-        found["short"] = f"{min(lengths)} frames, a stack of {stack} flow fields"
-    return found
+        problems["short"] = f"{min(lengths)} frames, a stack of {stack} flow fields"
+    return problems
 
 
 def _other_shape(frame: Size, field: Size) -> bool:

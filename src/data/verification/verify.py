@@ -27,8 +27,7 @@ from src.flow.settings import FlowSettings
 from src.media.find_videos import stem, videos_below
 from src.utils.console import progress
 from src.utils.errors import UserError
-from src.utils.machine import usable_cores
-from src.utils.processes import WorkerCrashed, in_parallel
+from src.utils.processes import WorkerCrashed, in_parallel, usable_cores
 from src.utils.values import NULL, check_values, integer
 
 _SPLITS = (1, 2, 3)
