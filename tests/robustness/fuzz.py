@@ -198,6 +198,12 @@ def _scores(folder: Path) -> Path:
     return folder / "scores.csv"
 
 
+def _read_scores(path: Path) -> None:
+    scores = VideoScores.load(path)
+    if scores.labels:  # those of others may have none
+        video_accuracies(scores)
+
+
 def _a_run(folder: Path) -> Path:
     stage = write_stage(folder / "run" / "split1_seed0" / "joint", 50)
     (stage.parent / ".hydra").mkdir()
@@ -233,6 +239,6 @@ READERS = {
     ),
     "mat": Reader(_a_model, lambda path: import_model(path, 1)),
     "list": Reader(_a_list, read_video_list),
-    "scores": Reader(_scores, lambda path: video_accuracies(VideoScores.load(path))),
+    "scores": Reader(_scores, _read_scores),
     "run": Reader(_a_run, _read_run),
 }
