@@ -24,13 +24,13 @@ lint: $(VENV)/installed
 # the registry is named to it by UV_DEFAULT_INDEX, not by pip.conf.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet "uv>=0.9"
+	$(RUN) -m pip install --quiet uv==0.13.9
 	$(RUN) -m uv pip install --quiet --compile-bytecode --requirement requirements.lock
 	$(RUN) -m uv pip install --quiet --no-deps --editable .
 	touch $@
 
 # For every platform and Python version at once, without any address in it.
-lock: $(VENV)/installed
+lock:
 	$(RUN) -m uv pip compile pyproject.toml --extra dev --extra export --extra optuna --extra slurm --universal --python-version 3.11 \
 		--no-header --no-annotate --quiet --output-file requirements.lock
 

@@ -116,7 +116,10 @@ def read_dag(path: str | Path) -> Dag:
         try:
             return pool.submit(_read_dag, path).result()
         except BrokenProcessPool as error:
-            raise UserError(f"{path} cannot be read as a MATLAB file: it crashes SciPy") from error
+            raise UserError(
+                f"{path} cannot be read as a MATLAB file: it crashes SciPy, or needs more memory "
+                "than there is: download it again"
+            ) from error
 
 
 def _read_dag(path: str | Path) -> Dag:

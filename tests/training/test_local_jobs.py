@@ -5,7 +5,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,28 +28,25 @@ from tests.processes import wait_for
 Span = tuple[float, float, list[str]]  # begin, end, and devices
 
 
-def note(folder: Path, seconds: float, makes: str = "", until: Sequence[Path] = ()) -> None:
-    """Note when this process runs and on which devices, until there are some files."""
+def always() -> bool:
+    return True
+
+
+def note(folder: Path, seconds: float, makes: str = "", until: Callable[[], bool] = always) -> None:
+    """Note when this process runs, until something is the case, and on which devices."""
     times = [f"{time.time()} {os.environ.get(VISIBLE, 'none')}"]
     (folder / "begun").touch()
     time.sleep(seconds)
-    wait_for(lambda: all(file.exists() for file in until))
+    wait_for(until)
     (folder / "times").write_text("\n".join([*times, str(time.time())]))
     if makes:
         Path(makes).touch()
 
 
-def note_among(folder: Path, jobs: int, at_once: int) -> None:
-    """The same, until as many jobs run as can, of those that are left."""
-
-    def all_that_can() -> bool:
-        begun, ended = (len(list(folder.parent.glob(f"*/{name}"))) for name in ("begun", "times"))
-        return begun - ended >= min(at_once, jobs - ended)
-
-    times = [f"{time.time()} {os.environ[VISIBLE]}"]
-    (folder / "begun").touch()
-    wait_for(all_that_can)
-    (folder / "times").write_text("\n".join([*times, str(time.time())]))
+def as_many_run(root: Path, jobs: int, at_once: int) -> bool:
+    """Whether as many run as can, of all jobs that have not ended."""
+    begun, ended = (len(list(root.glob(f"*/{name}"))) for name in ("begun", "times"))
+    return begun - ended >= min(at_once, jobs - ended)
 
 
 def fail(status: int) -> None:
@@ -57,9 +55,16 @@ def fail(status: int) -> None:
     raise SystemExit(status)
 
 
-def timed(root: Path, name: str, seconds: float, makes: str = "", **options: Any) -> LocalJob:
+def timed(
+    root: Path,
+    name: str,
+    seconds: float,
+    makes: str = "",
+    until: Callable[[], bool] = always,
+    **options: Any,
+) -> LocalJob:
     """A job that notes when it runs."""
-    return LocalJob(name, note, (root / name, seconds, makes), root / name, **options)
+    return LocalJob(name, note, (root / name, seconds, makes, until), root / name, **options)
 
 
 def spans(root: Path) -> dict[str, Span]:
@@ -86,8 +91,8 @@ def nothing(*_: object) -> None:
 
 def test_no_device_is_used_twice_and_none_is_idle_while_a_job_waits(tmp_path: Path) -> None:
     """Else a job would not end: each waits until all devices are used that can be."""
-    folders = [tmp_path / f"j{n}" for n in range(20)]
-    jobs = [LocalJob(f.name, note_among, (f, 20, 8), f, devices=1) for f in folders]
+    until = partial(as_many_run, tmp_path, jobs=20, at_once=8)
+    jobs = [timed(tmp_path, f"j{n}", 0, until=until, devices=1) for n in range(20)]
     run_jobs(jobs, 20, Devices([str(n) for n in range(8)], tmp_path), nothing)
     found = spans(tmp_path)
     assert len(found) == 20
@@ -138,13 +143,12 @@ def test_a_job_that_waits_for_streams_holds_no_device(tmp_path: Path) -> None:
     streams = tmp_path / "streams" / "motion"
     streams.mkdir(parents=True)
 
-    def train(name: str, *until: str) -> LocalJob:
-        folder, begun = tmp_path / name, [tmp_path / other / "begun" for other in until]
-        arguments = (folder, 0, str(streams / "stage.json"), begun)
-        shared = frozenset({streams})
-        return LocalJob(name, note, arguments, folder, devices=1, shared=shared)
+    def train(name: str, until: Callable[[], bool] = always) -> LocalJob:
+        shared, made = frozenset({streams}), str(streams / "stage.json")
+        return timed(tmp_path, name, 0, made, until, devices=1, shared=shared)
 
-    jobs = [train("a", "alone"), train("b", "c"), train("c")]
+    begun = {name: (tmp_path / name / "begun").exists for name in ("alone", "c")}
+    jobs = [train("a", begun["alone"]), train("b", begun["c"]), train("c")]
     jobs.append(timed(tmp_path, "alone", 0.2, devices=1))
     run_jobs(jobs, 4, Devices(["0", "1"], tmp_path), nothing)
     found = spans(tmp_path)
