@@ -262,11 +262,15 @@ def test_jobs_of_a_sweep_have_a_directory_each_and_fail_alone(
 
 
 def test_evaluate_repeats_the_stage_result(
-    call: Callable[..., int], finished_run: Path, tmp_path: Path
+    call: Callable[..., int],
+    finished_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "scores.csv"
     checkpoint = finished_run / "joint_pooled" / "last.ckpt"
     assert call(evaluate.main, f"ckpt_path={checkpoint}", f"output={output}") == 0
+    assert f"{checkpoint}: video level\n" in capsys.readouterr().out  # however long the path is
     with output.open() as ours, (finished_run / "joint_pooled" / "scores.csv").open() as theirs:
         rows, expected = list(csv.reader(ours)), list(csv.reader(theirs))
     assert rows[0] == expected[0] == ["video", "label", *rows[0][2:]]

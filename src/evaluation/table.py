@@ -29,6 +29,8 @@ class Result:
 def show_results(results: list[Result], title: str) -> None:
     """Print the table and under it the protocol; if there are several, each row's number of it.
 
+    The title may be a path: it stays on a line, however narrow the table is.
+
     Videos that count as wrong without having been read are shown beside the number of all, and what
     was wrong with a row's videos under the table.
     """
@@ -48,7 +50,8 @@ def show_results(results: list[Result], title: str) -> None:
         rows.append([*row, str(1 + protocols.index(result.protocol))] if several else row)
         lines += [f"{visible(result.name)}: {faults}" for faults in result.faults]
     console = Console()
-    console.print(table(columns, rows, title, left=[""]))
+    console.print(visible(title), style="italic", markup=False, highlight=False, soft_wrap=True)
+    console.print(table(columns, rows, left=[""]))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

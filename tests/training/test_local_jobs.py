@@ -49,6 +49,11 @@ def as_many_run(root: Path, jobs: int, at_once: int) -> bool:
     return begun - ended >= min(at_once, jobs - ended)
 
 
+def note_cores(folder: Path) -> None:
+    """Note on which cores this process may run."""
+    (folder / "cores").write_text(" ".join(map(str, sorted(os.sched_getaffinity(0)))))
+
+
 def fail(status: int) -> None:
     """End with a status."""
     print("no", flush=True)
@@ -105,6 +110,18 @@ def test_several_devices_for_each_job(tmp_path: Path) -> None:
     found = spans(tmp_path)
     check_no_device_is_used_twice(found)
     assert all(len(devices) == 2 for _, _, devices in found.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound here")
+@pytest.mark.parametrize("more", [0, 1])
+def test_jobs_divide_the_cores_or_all_share_them(more: int, tmp_path: Path) -> None:
+    """None is idle: two cores and three jobs are not one core for two of them, and one for one."""
+    cores = sorted(os.sched_getaffinity(0))
+    folders = [tmp_path / f"j{n}" for n in range(len(cores) + more)]
+    jobs = [LocalJob(each.name, note_cores, (each,), each) for each in folders]
+    run_jobs(jobs, len(jobs), Devices([], tmp_path), nothing)
+    noted = [[*map(int, (each / "cores").read_text().split())] for each in folders]
+    assert noted == ([cores] * len(jobs) if more else [[core] for core in cores])
 
 
 def test_two_sweeps_at_once_share_the_devices(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from src.data.stores import ON_THE_FLY
 from src.data.verification.manifest import PROBLEMS, Modality, size_text
 from src.data.verification.verify import Verification
 from src.flow.settings import FlowSettings
@@ -75,8 +76,14 @@ def _summary(result: Verification) -> list[str]:
             _counted(f"{check.fps:g} fps" for check in checks if check.fps),
             _counted(check.decoder for check in checks if check.fps),
         ]
-        if place is None:
-            lines.append(f"no {name} yet" + (f": {_extract(result)}" if name == "flow" else ""))
+        if place is None and name == "flow":
+            lines.append(
+                "flow is computed from the frames while training"
+                if result.flow == ON_THE_FLY
+                else f"no flow yet: {_extract(result)}"
+            )
+        elif place is None:
+            lines.append("no frames yet")
         else:
             where = result.videos if place == "videos" else place
             lines.append(f"{name} of {count} in {where}: {'; '.join(filter(None, seen))}")

@@ -115,7 +115,7 @@ class Verification:
 
     lists: Lists
     places: Mapping[Modality, str]  # of the frames and the flow that are there, as given
-    flow: str | None  # where it lies or is to lie
+    flow: str | None  # where it lies or is to lie, or "on_the_fly"
     manifest: Manifest  # a check of the frames and of the flow of every listed video
     details: Details
     extra: Mapping[Modality, Sequence[str]]  # what no list names
@@ -223,7 +223,7 @@ def verify(
     return Verification(
         lists=lists,
         places=places,
-        flow=None if flow == ON_THE_FLY else flow,
+        flow=flow,
         manifest=known,
         details=details,
         extra=extra,

@@ -209,6 +209,9 @@ class TestFaults:
         assert not verification.failed
         videos = small.tree.root / "videos"
         assert f"no flow yet: python -m src.extract_flow input={videos}" in report(verification)
+        on_the_fly = report(small.verify(flow="on_the_fly"))
+        assert "flow is computed from the frames" in on_the_fly
+        assert "extract_flow" not in on_the_fly
         with pytest.raises(UserError, match=r"neither frames .* nor flow"):
             small.verify(rgb="gone")
 
