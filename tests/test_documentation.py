@@ -255,6 +255,8 @@ COMPOSED = {
         (
             "verify_data data=folder data.dataset.root=data/survfight "
             "data.dataset.lists=data/survfight/list.csv data.flow=on_the_fly",
+            "verify_data data=folder data.dataset.root=data/survfight "
+            "data.dataset.lists=data/survfight/list.csv data.rgb=data/survfight/frames",
             "extract_flow input=data/survfight output=data/survfight/flow flow=dis_fine "
             "flow.short_side=128 flow.bound=8 frames=data/survfight/frames frames_short_side=128",
             "train experiment=two_stream_folder sweep=splits recipe=small "

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def to_page(title: str, sections: Sequence[Section]) -> str:
     """The full page; names stand there as they are, whatever they contain."""
     source = _TEMPLATE.read_text(encoding="utf-8")
     template = Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return template.render(title=title, sections=sections)
+    return template.render(title=title, sections=[*map(_without_empty_columns, sections)])
 
 
 def show(sections: Sequence[Section], console: Console | None = None) -> None:
@@ -75,7 +75,7 @@ def show(sections: Sequence[Section], console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
-    for section in sections:
+    for section in map(_without_empty_columns, sections):
         console.print(Text(section.title, style="bold"))
         if section.rows:
             console.print(_table(section))
@@ -84,14 +84,22 @@ def show(sections: Sequence[Section], console: Console | None = None) -> None:
         console.print()
 
 
+def _without_empty_columns(section: Section) -> Section:
+    filled = [n for n in range(len(section.columns)) if any(row[n].text for row in section.rows)]
+    return replace(
+        section,
+        columns=[section.columns[n] for n in filled],
+        rows=[[row[n] for n in filled] for row in section.rows],
+    )
+
+
 def _table(section: Section) -> Table:
-    """The section's table without columns that are empty throughout."""
-    columns = zip(section.columns, zip(*section.rows, strict=True), strict=True)
-    texts = {column: [cell.text for cell in cells] for column, cells in columns}
-    texts = {column: cells for column, cells in texts.items() if any(cells)}
+    texts = [[cell.text for cell in row] for row in section.rows]
+    longest = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    columns = [*zip(section.columns, longest, strict=True)]
     return table(
-        [column.title for column in texts],
-        zip(*texts.values(), strict=True),
-        left={column.title for column in texts if not column.numeric},
-        unbroken={c.title for c in texts if c.numeric or max(map(len, texts[c])) <= _SHORT},
+        [column.title for column in section.columns],
+        texts,
+        left={column.title for column in section.columns if not column.numeric},
+        unbroken={c.title for c, length in columns if c.numeric or length <= _SHORT},
     )

@@ -77,12 +77,13 @@ def write_published(
         (place / "stage.json").write_text(json.dumps(record))
 
 
-def table_of(folder: Path, console: Console | None = None) -> dict[str, list[str]]:
-    """Cells of the results by the row's name, out of the page."""
+def table_of(folder: Path, console: Console | None = None) -> dict[str, dict[str, str]]:
+    """Cells of the results by the row's name and the column's, out of the page, if not empty."""
     console = console or Console(file=io.StringIO())
     make_report([str(folder)], str(folder / "report"), console=console)
     page = Page((folder / "report" / "report.html").read_text())
-    return {row[0]: row[1:] for row in page.tables[0]}
+    names, *rows = page.tables[0]
+    return {row[0]: {n: cell for n, cell in zip(names, row, strict=True) if cell} for row in rows}
 
 
 @pytest.mark.slow
@@ -91,13 +92,21 @@ def test_beside_published_numbers(tmp_path: Path) -> None:
     write_published(tmp_path, "st_resnet_hmdb51", "joint_pooled", {1: 66, 2: 67, 3: 68})
     write_published(tmp_path, "motion_hmdb51", "motion", {1: 57, 3: 59}, effective_batch_size=64)
     rows = table_of(tmp_path)
-    numbers = ["67.0 ± 1.0", "", "", "33.5 ± 0.5", "66.4 b", "+0.6", ""]
-    assert rows["st_resnet_hmdb51 joint_pooled"][3:] == numbers
-    assert rows["st_resnet_hmdb51 joint_pooled"][2] == "split 1-3, seed 0, n=3"
+    assert rows["st_resnet_hmdb51 joint_pooled"] == {
+        "trained": "st_resnet_hmdb51 joint_pooled",
+        "dataset": "hmdb51",
+        "protocol": "1",
+        "runs": "split 1-3, seed 0, n=3",
+        "top-1 %": "67.0 ± 1.0",
+        "mean class %": "33.5 ± 0.5",
+        "published": "66.4 b",
+        "difference": "+0.6",
+    }
     motion = rows["motion_hmdb51 motion"]
-    assert motion[3] == "58.0 ± 1.4"
-    assert motion[8:] == ["(+2.2)", "splits 1, 3 only; changed: effective_batch_size=64"]
-    assert rows["ST-MulNet"][2] == "not run"
+    assert motion["top-1 %"] == "58.0 ± 1.4"
+    assert motion["difference"] == "(+2.2)"
+    assert motion["notes"] == "splits 1, 3 only; changed: effective_batch_size=64"
+    assert rows["ST-MulNet"]["runs"] == "not run"
     text = (tmp_path / "report" / "report.html").read_text()
     assert "source a: from memory, not verified</li>" in text
     assert "source b: later papers&#39; tables</li>" in text
@@ -114,20 +123,20 @@ def test_other_protocol_and_other_flow(tmp_path: Path) -> None:
     record = json.loads(file.read_text()) | {"protocol": "25 crops", "flow": made_by}
     file.write_text(json.dumps(record))
     row = table_of(tmp_path)["st_resnet_hmdb51 joint_pooled"]
-    assert row[3] == "66.0"
+    assert row["top-1 %"] == "66.0"
     notes = (
         "split 2 only; other protocol than published; changed: flow.algorithm=dis, "
         "flow.parameters.preset=medium, flow.parameters.tau=null and 10 more"
     )
-    assert row[8:] == ["(-0.4)", notes]
+    assert (row["difference"], row["notes"]) == ("(-0.4)", notes)
 
 
 def test_part_of_the_videos_is_not_a_run_of_the_paper(tmp_path: Path) -> None:
     write_published(tmp_path, "st_resnet_hmdb51", "joint_pooled", {1: 66})
     file = tmp_path / "st_resnet_hmdb51" / "split1_seed0" / "joint_pooled" / "stage.json"
     file.write_text(file.read_text().replace("1530", "4"))
-    rows = table_of(tmp_path)
-    assert rows["st_resnet_hmdb51 joint_pooled"][7:] == ["", "", ""]
+    row = table_of(tmp_path)["st_resnet_hmdb51 joint_pooled"]
+    assert not {"published", "difference", "notes"} & row.keys()
     text = (tmp_path / "report" / "report.html").read_text()
     assert "mean of logits; 4 of 1530 videos" in text
     assert "experiment=st_resnet_hmdb51" in text
@@ -172,7 +181,10 @@ def test_forms_agree(tmp_path: Path) -> None:
     (tmp_path / "runs" / "split1_seed9" / "joint" / "stage.json").write_text("<oops>")
     printed = io.StringIO()
     rows = table_of(tmp_path, Console(file=printed, width=400))
-    assert rows[f"{ODD} joint"][2:6] == ["split 1, seed 0-2, n=3", "43.0 ± 2.6", "12.5 ± 0.0", ""]
+    row = rows[f"{ODD} joint"]
+    assert (row["runs"], row["top-1 %"]) == ("split 1, seed 0-2, n=3", "43.0 ± 2.6")
+    assert row["appearance classifier"] == "12.5 ± 0.0"
+    assert "motion classifier" not in row
     assert "43.0 ± 2.6" in printed.getvalue()
     assert "[red]d[/red]" in printed.getvalue()
     assert "stage.json is not the record of a finished stage" in printed.getvalue()
@@ -190,8 +202,8 @@ def test_forms_agree(tmp_path: Path) -> None:
 
 
 def test_page_stands_alone_and_escapes(tmp_path: Path) -> None:
-    columns = (Column(ODD, ODD), Column("n", numeric=True))
-    rows = [[Cell(ODD, hover=ODD), Cell("1", 1.5)]]
+    columns = (Column(ODD, ODD), Column("empty", ODD), Column("n", numeric=True))
+    rows = [[Cell(ODD, hover=ODD), Cell(), Cell("1", 1.5)]]
     folded = Section(ODD, pictures=[Picture(b"1", "image/png", ODD)], folded=True)
     text = to_page(ODD, [Section(ODD, columns, rows, [ODD], [ODD]), folded])
     page = Page(text)
@@ -236,7 +248,7 @@ def test_paired_section(tmp_path: Path) -> None:
 
 def test_nothing_finished_tells_what_to_run(tmp_path: Path) -> None:
     rows = table_of(tmp_path)
-    assert {row[2] for name, row in rows.items() if name == "ST-ResNet"} == {"not run"}
+    assert {row["runs"] for name, row in rows.items() if name == "ST-ResNet"} == {"not run"}
 
 
 @pytest.mark.slow

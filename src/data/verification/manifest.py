@@ -177,7 +177,9 @@ class Manifest:
         known = cls.load(Path(file))
         if known and known.complete:
             reasons = [
-                f"for {modality} in {known.places.get(modality)}, not {place}"
+                f"for {modality} in {known.places[modality]}, not {place}"
+                if modality in known.places
+                else f"without {modality}"
                 for modality, where in places.items()
                 if known.places.get(modality) != (place := place_of(where, videos))
             ]

@@ -188,7 +188,7 @@ class TestUnfit:
 
     def test_of_no_flow(self, broken: MadeUp, caplog: pytest.LogCaptureFixture) -> None:
         check(broken, flow=None)
-        assert "flow in None, not" in self.ignored(broken, caplog)
+        assert "it is without flow: python -m src.verify_data" in self.ignored(broken, caplog)
 
     def test_of_other_lists(self, broken: MadeUp, caplog: pytest.LogCaptureFixture) -> None:
         file = broken.root / "manifest.jsonl"
