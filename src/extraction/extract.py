@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -208,20 +208,20 @@ def _run(
     devices: Sequence[str],
 ) -> tuple[int, dict[Path, dict[str, str]]]:
     """Extract in parallel; the number of frames, and of videos that failed why each kind did."""
-    costs = {video: _cost(video) for video in todo}
+    sizes = {video: _size(video) for video in todo}
     devices = devices[: len(todo)]
     format = type(next(iter(targets.values())))
     videos: dict[Future[tuple[int, dict[str, str]]], Path] = {}
     failed: dict[Path, dict[str, str]] = {}
     try:
         with (
-            Display(len(todo), sum(costs.values())) as display,
+            Display(sizes.values()) as display,
             worker_pool(
                 len(devices), worker.__name__, worker.setup, products, format, devices
             ) as pool,
         ):
             # The largest first: a long video at the end would keep one worker busy, the rest idle.
-            for video in sorted(todo, key=lambda video: costs[video], reverse=True):
+            for video in sorted(todo, key=lambda video: sizes[video], reverse=True):
                 parts = {kind: targets[kind].work / video.stem for kind in todo[video]}
                 videos[pool.submit(worker.extract_video, video, parts)] = video
             for job in as_completed(videos):
@@ -232,7 +232,7 @@ def _run(
                         targets[kind].take(targets[kind].work / video.stem, video.stem)
                 if reasons:
                     failed[video] = reasons
-                display.advance(costs[video], None if reasons else frames)
+                display.advance(sizes[video], None if reasons else frames)
     except BrokenProcessPool as error:
         for target in targets.values():
             target.finish()
@@ -246,14 +246,9 @@ def _run(
     return display.frames, failed
 
 
-def _cost(video: Path) -> int:
-    """How long a video takes beside others, as far as its file tells.
-
-    By its bytes alone the time left was a third of what it took: the largest files are done first,
-    and have more bytes per frame. The square root is right within a factor of two.
-    """
+def _size(video: Path) -> int:
     try:
-        return max(1, math.isqrt(video.stat().st_size))
+        return max(1, video.stat().st_size)
     except OSError:  # the worker reports it
         return 1
 
@@ -268,14 +263,18 @@ def _write_failed(file: Path, reasons: Mapping[Path, str]) -> None:
 
 
 class Display:
-    """A bar on a terminal, elsewhere a line of log at every tenth; the time left is by cost."""
+    """A bar on a terminal, elsewhere a line of log at every tenth, for videos of so many bytes.
 
-    def __init__(self, videos: int, cost: int) -> None:
-        self.videos, self.cost = videos, cost
+    What a video costs is taken to be the square root of its bytes. By the bytes themselves the time
+    left was a third of what it took: large files come first, and have more bytes per frame.
+    """
+
+    def __init__(self, sizes: Collection[int]) -> None:
+        self.videos, self.cost = len(sizes), sum(map(math.isqrt, sizes))
         self.done = self.failed = self.frames = self.spent = 0
         self._bar = progress(time_left=False)
         self._logs, self._tenths = self._bar.disable, 0
-        self._task = self._bar.add_task(f"0/{videos} videos", total=cost)
+        self._task = self._bar.add_task(f"0/{self.videos} videos", total=self.cost)
         self._start = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -285,9 +284,9 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def advance(self, cost: int, frames: int | None) -> None:
-        """A video of this cost is done; it has failed if it has no number of frames."""
-        self.done, self.spent = self.done + 1, self.spent + cost
+    def advance(self, size: int, frames: int | None) -> None:
+        """A video of `size` bytes is done; it has failed if it has no number of frames."""
+        self.done, self.spent = self.done + 1, self.spent + math.isqrt(size)
         self.frames, self.failed = self.frames + (frames or 0), self.failed + (frames is None)
         seconds, part = time.monotonic() - self._start, self.spent / self.cost
         text = f"{self.done}/{self.videos} videos, {self.frames / seconds:.1f} frames/s"

@@ -34,7 +34,13 @@ from src.experiment.run_dir import StageDir
 from src.training.launch import SAVING
 from src.utils.errors import visible
 from src.utils.files import is_locked
-from src.utils.processes import end_with_parent, on_signals, process_context
+from src.utils.processes import (
+    CPU_COUNT,
+    end_with_parent,
+    on_signals,
+    process_context,
+    usable_cores,
+)
 
 LOG = "job.log"
 LOOK_AFTER = 0.1  # seconds from one look at the processes to the next
@@ -215,21 +221,17 @@ def _start(
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **({VISIBLE: ",".join(taken)} if taken else {})}
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    # More jobs than cores share all: with one core each, some cores would have less to do.
+    # More jobs than cores share all: bound to one each, some have it alone, others half of it.
     share = cores[slot::n_jobs] if n_jobs <= len(cores) else cores
-    threads = max(1, len(cores) // n_jobs)
+    environment[CPU_COUNT] = str(max(1, usable_cores() // n_jobs))
     context: Any = process_context(__name__)
-    process = context.Process(target=_run, args=(job, environment, share, threads, stop))
+    process = context.Process(target=_run, args=(job, environment, share, stop))
     process.start()
     return _Running(job, slot, taken, process)
 
 
 def _run(
-    job: LocalJob,
-    environment: Mapping[str, str],
-    cores: Sequence[int],
-    threads: int,
-    stop: Connection,
+    job: LocalJob, environment: Mapping[str, str], cores: Sequence[int], stop: Connection
 ) -> None:
     """Do a job in this process, which ends when the other end of `stop` does."""
     os.setsid()  # so that each signal reaches it once, from its parent
@@ -244,8 +246,8 @@ def _run(
         os.dup2(file, number)
     if cores:
         os.sched_setaffinity(0, cores)
-        torch.set_num_threads(min(threads, torch.get_num_threads()))
-        cv2.setNumThreads(threads)
+    torch.set_num_threads(min(usable_cores(), torch.get_num_threads()))
+    cv2.setNumThreads(usable_cores())
     job.work(*job.arguments)
 
 

@@ -19,9 +19,13 @@ from typing import Any, TypeVar
 
 from src.utils.errors import UserError
 
+CPU_COUNT = "PYTHON_CPU_COUNT"  # Python's own variable, from 3.13 on
+
 
 def usable_cores() -> int:
-    """Cores this process may use: a scheduler's share, not the machine's number."""
+    """Cores that this process is to use: PYTHON_CPU_COUNT, or else a scheduler's share."""
+    if (count := os.environ.get(CPU_COUNT, "")).isdecimal():
+        return max(1, int(count))
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -299,11 +299,12 @@ def test_an_algorithm_of_torch(videos: list[Path], tmp_path: Path) -> None:
 
 
 def test_lines_of_log_at_tenths(caplog: pytest.LogCaptureFixture) -> None:
-    """By cost, as videos differ in length; one that fails counts as well."""
+    """By size, as videos differ in length; one that fails counts as well."""
     caplog.set_level(logging.INFO)
-    display = Display(videos=4, cost=1000)
-    for cost, frames in ((850, 90), (20, None), (60, 8), (70, 7)):
-        display.advance(cost, frames)
+    videos = ((850, 90), (20, None), (60, 8), (70, 7))
+    display = Display([size for size, _ in videos])
+    for size, frames in videos:
+        display.advance(size, frames)
     lines = [record.message for record in caplog.records]
     assert [line.partition(",")[0] for line in lines] == ["1/4 videos", "3/4 videos", "4/4 videos"]
     assert lines[-1].endswith(", 0:00:00 left, 1 failed")

@@ -53,8 +53,9 @@ def start(
 
 
 def arguments(folder: Path, *overrides: str, name: str = "appearance") -> list[str]:
+    """Of a training on two processes; they make their data, unless `overrides` say where it is."""
     places = [f"data.dataset.root={folder / 'data'}", f"paths.output_dir={folder / 'outputs'}"]
-    return [f"experiment={name}_two_movers", *TINY, *ON_TWO, *BATCHES, *overrides, *places]
+    return [f"experiment={name}_two_movers", *TINY, *ON_TWO, *BATCHES, *places, *overrides]
 
 
 def scored(stage: Path) -> list[str]:
@@ -140,23 +141,26 @@ class Fails(pl.Callback):
 def test_what_the_second_process_alone_meets_is_the_last_line(
     mistake: bool,
     told: str,
+    tiny: tuple[str, ...],
     tmp_path: Path,
     call: Callable[..., int],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The first only loses the connection."""
     fails = f"+callbacks.fails={{_target_:{HERE}.Fails,mistake:{mistake}}}"
-    assert call(train.main, *arguments(tmp_path, fails)) == 1
+    assert call(train.main, *arguments(tmp_path, tiny[-1], fails)) == 1
     errors = capfd.readouterr().err
     assert errors.splitlines()[-1] == told
     assert ("in on_train_batch_start" in errors) != mistake  # the traceback
 
 
-def test_processes_of_torchrun_do_all_jobs_in_one_group(tmp_path: Path) -> None:
+def test_processes_of_torchrun_do_all_jobs_in_one_group(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
     """And leave it when both are done."""
     last = f"+callbacks.last={{_target_:{HERE}.LastWords,folder:{tmp_path}}}"
     command = [sys.executable, *TORCHRUN, "-m", "src.train"]
-    command += arguments(tmp_path, last, "hydra.mode=MULTIRUN", "seed=3,4")
+    command += arguments(tmp_path, tiny[-1], last, "hydra.mode=MULTIRUN", "seed=3,4")
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / f"last_words{rank}").read_text() for rank in range(2)] == [GROUP_LEFT] * 2
@@ -227,19 +231,21 @@ def test_a_process_alone_speaks_whatever_rank_a_shell_has_left(
     assert own_rank() == 0
 
 
-def test_all_ranks_wait_for_a_stage_that_another_job_trains(tmp_path: Path) -> None:
+def test_all_ranks_wait_for_a_stage_that_another_job_trains(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
     """And none of them trains it again."""
     shared = tmp_path / "streams"
     options = (f"paths.streams_dir={shared}", "paths.run_dir=${paths.output_dir}/mine")
     with exclusive_lock(shared / "appearance" / ".lock"):
-        run = start(tmp_path, *options)
+        run = start(tmp_path, tiny[-1], *options)
         waits = re.compile(
             f"{shared}/appearance is in use by process {os.getpid()} on .*waiting for"
         )
         wait_for(lambda: waits.search(run.output), 120)
         time.sleep(3 * RETRY_AFTER)
         assert run.runs
-        own = arguments(tmp_path, "paths.run_dir=${paths.output_dir}/its_own")
+        own = arguments(tmp_path, tiny[-1], "paths.run_dir=${paths.output_dir}/its_own")
         alone = [override for override in own if override not in ON_TWO]
         run_experiment(compose_config("train", *alone, "trainer.accelerator=cpu"))
         stage = tmp_path / "outputs/its_own/appearance"
@@ -270,9 +276,12 @@ def test_a_signal_that_one_process_loses_while_it_starts_ends_it_soon(
     signal.SIGINT not in heeded_signals(), reason="these tests were started to ignore SIGINT"
 )
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_sweep_while_its_processes_start(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
     # Started as a shell does: a server of processes ignores SIGINT, and they would do so, too.
-    command = [sys.executable, "-m", "src.train", *arguments(tmp_path, "seed=3,4"), "-m"]
+    overrides = arguments(tmp_path, tiny[-1], "seed=3,4")
+    command = [sys.executable, "-m", "src.train", *overrides, "-m"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as run:
         wait_for(lambda: len(children(run.pid)) == 2, 60)
         run.send_signal(signal.SIGINT)
@@ -283,8 +292,9 @@ def test_ctrl_c_ends_a_sweep_while_its_processes_start(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", ["a process dies", "SIGTERM", "SIGKILL"])
-def test_no_process_stays(how: str, tmp_path: Path) -> None:
-    run = start(tmp_path, "trainer.max_epochs=200", "stages.appearance.max_epochs=200")
+def test_no_process_stays(how: str, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    epochs = ("trainer.max_epochs=200", "stages.appearance.max_epochs=200")
+    run = start(tmp_path, tiny[-1], *epochs)
     checkpoint = tmp_path / "outputs/appearance_two_movers/split1_seed0/appearance/last.ckpt"
     wait_for(checkpoint.is_file, 120)
     ranks = children(run.pid)

@@ -23,6 +23,7 @@ from src.training.local_jobs import (
     run_jobs,
 )
 from src.utils.files import is_locked
+from src.utils.processes import usable_cores
 from tests.processes import wait_for
 
 Span = tuple[float, float, list[str]]  # begin, end, and devices
@@ -50,8 +51,9 @@ def as_many_run(root: Path, jobs: int, at_once: int) -> bool:
 
 
 def note_cores(folder: Path) -> None:
-    """Note on which cores this process may run."""
-    (folder / "cores").write_text(" ".join(map(str, sorted(os.sched_getaffinity(0)))))
+    """Note on which cores this process may run, and how many it is to use."""
+    bound = sorted(os.sched_getaffinity(0))
+    (folder / "cores").write_text(" ".join(map(str, [usable_cores(), *bound])))
 
 
 def fail(status: int) -> None:
@@ -121,7 +123,7 @@ def test_jobs_divide_the_cores_or_all_share_them(more: int, tmp_path: Path) -> N
     jobs = [LocalJob(each.name, note_cores, (each,), each) for each in folders]
     run_jobs(jobs, len(jobs), Devices([], tmp_path), nothing)
     noted = [[*map(int, (each / "cores").read_text().split())] for each in folders]
-    assert noted == ([cores] * len(jobs) if more else [[core] for core in cores])
+    assert noted == [[1, *(cores if more else cores[n : n + 1])] for n in range(len(jobs))]
 
 
 def test_two_sweeps_at_once_share_the_devices(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.utils.processes import worker_pool
+from src.utils.processes import usable_cores, worker_pool
 
 _given: tuple[int, str] | None = None
 
@@ -23,6 +23,16 @@ def note(number: int, text: str) -> None:
 def tell(seconds: float) -> tuple[int, tuple[int, str] | None]:
     time.sleep(seconds)
     return os.getpid(), _given
+
+
+@pytest.mark.parametrize(("variable", "cores"), [("3", 3), ("0", 1), ("default", None)])
+def test_cores_as_python_counts_them(
+    variable: str, cores: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHON_CPU_COUNT", raising=False)
+    bound = usable_cores()
+    monkeypatch.setenv("PYTHON_CPU_COUNT", variable)
+    assert usable_cores() == (cores or bound)
 
 
 @pytest.mark.slow
@@ -56,7 +66,7 @@ def test_ctrl_c_is_left_to_the_parent() -> None:
 # A job started in the background of a script ignores SIGINT, and so would what it starts.
 SCRIPT = """
 import signal, time
-from src.utils.processes import worker_pool
+from src.utils.processes import usable_cores, worker_pool
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with worker_pool(2, "time") as pool:
     pool.submit(abs, -1).result()
