@@ -3,15 +3,19 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult
 
+from src.experiment.compose import CONF_DIR
 from src.experiment.compose import compose_config as compose_config
 from src.training.pipeline import run_experiment
 from src.utils.files import exclusive_lock
@@ -73,6 +77,25 @@ def fork_server() -> None:
 def imports_are_not_looked_at() -> None:
     """To collect garbage takes half a second for all that tests import, and runs often do it."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_parsed_once() -> Iterator[None]:
+    """Files of conf/ are the same in a thousand tests; Hydra parses all of them in each."""
+    parse, parsed = ConfigRepository.load_config, dict[str, bytes]()
+
+    def load(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+        files = [source.path for source in repository.sources if source.scheme() == "file"]
+        if files != [str(CONF_DIR)]:  # with some of a test's own, which it may change
+            return parse(repository, config_path)
+        if config_path not in parsed:
+            parsed[config_path] = pickle.dumps(parse(repository, config_path))
+        result: ConfigResult | None = pickle.loads(parsed[config_path])  # one's own: it is changed
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load)
+        yield
 
 
 @pytest.fixture(autouse=True)
