@@ -223,7 +223,7 @@ def _start(
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     # More jobs than cores share all: bound to one each, some have it alone, others half of it.
     share = cores[slot::n_jobs] if n_jobs <= len(cores) else cores
-    environment[CPU_COUNT] = str(max(1, usable_cores() // n_jobs))
+    environment[CPU_COUNT] = str(max(1, len(range(slot, usable_cores(), n_jobs))))
     context: Any = process_context(__name__)
     process = context.Process(target=_run, args=(job, environment, share, stop))
     process.start()

@@ -51,9 +51,17 @@ def as_many_run(root: Path, jobs: int, at_once: int) -> bool:
 
 
 def note_cores(folder: Path) -> None:
-    """Note on which cores this process may run, and how many it is to use."""
-    bound = sorted(os.sched_getaffinity(0))
+    """Note how many cores this process is to use, and on which it may run."""
+    bound = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     (folder / "cores").write_text(" ".join(map(str, [usable_cores(), *bound])))
+
+
+def noted_cores(count: int, root: Path) -> list[list[int]]:
+    """What so many jobs at once note of their cores."""
+    folders = [root / f"j{n}" for n in range(count)]
+    jobs = [LocalJob(each.name, note_cores, (each,), each) for each in folders]
+    run_jobs(jobs, count, Devices([], root), nothing)
+    return [[*map(int, (each / "cores").read_text().split())] for each in folders]
 
 
 def fail(status: int) -> None:
@@ -116,14 +124,23 @@ def test_several_devices_for_each_job(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound here")
 @pytest.mark.parametrize("more", [0, 1])
-def test_jobs_divide_the_cores_or_all_share_them(more: int, tmp_path: Path) -> None:
+def test_jobs_divide_the_cores_or_all_share_them(
+    more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None is idle: two cores and three jobs are not one core for two of them, and one for one."""
+    monkeypatch.delenv("PYTHON_CPU_COUNT", raising=False)
     cores = sorted(os.sched_getaffinity(0))
-    folders = [tmp_path / f"j{n}" for n in range(len(cores) + more)]
-    jobs = [LocalJob(each.name, note_cores, (each,), each) for each in folders]
-    run_jobs(jobs, len(jobs), Devices([], tmp_path), nothing)
-    noted = [[*map(int, (each / "cores").read_text().split())] for each in folders]
-    assert noted == [[1, *(cores if more else cores[n : n + 1])] for n in range(len(jobs))]
+    jobs = len(cores) + more
+    assert noted_cores(jobs, tmp_path) == [
+        [1, *(cores if more else cores[n : n + 1])] for n in range(jobs)
+    ]
+
+
+def test_jobs_divide_as_many_cores_as_they_are_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "8")
+    assert [use for use, *_ in noted_cores(3, tmp_path)] == [3, 3, 2]
 
 
 def test_two_sweeps_at_once_share_the_devices(tmp_path: Path) -> None:
