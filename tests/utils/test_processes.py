@@ -66,7 +66,7 @@ def test_ctrl_c_is_left_to_the_parent() -> None:
 # A job started in the background of a script ignores SIGINT, and so would what it starts.
 SCRIPT = """
 import signal, time
-from src.utils.processes import usable_cores, worker_pool
+from src.utils.processes import worker_pool
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with worker_pool(2, "time") as pool:
     pool.submit(abs, -1).result()

@@ -65,7 +65,10 @@ def _summary(result: Verification) -> list[str]:
         lines[0] += f"; {len(result.lists.unused)} more are listed for no split"
     names: dict[Modality, str] = {"rgb": "frames", "flow": "flow"}
     for modality, name in names.items():
-        place = result.places.get(modality)
+        if modality not in result.places:
+            lines.append(_absent(result, modality))
+            continue
+        place = result.places[modality]
         checks = [
             check for (which, _), check in result.manifest.checks.items() if which == modality
         ]
@@ -76,23 +79,22 @@ def _summary(result: Verification) -> list[str]:
             _counted(f"{check.fps:g} fps" for check in checks if check.fps),
             _counted(check.decoder for check in checks if check.fps),
         ]
-        if place is None and name == "flow":
-            lines.append(
-                "flow is computed from the frames while training"
-                if result.flow == ON_THE_FLY
-                else f"no flow yet: {_extract(result)}"
-            )
-        elif place is None:
-            lines.append("no frames yet")
-        else:
-            where = result.videos if place == "videos" else place
-            lines.append(f"{name} of {count} in {where}: {'; '.join(filter(None, seen))}")
+        where = result.videos if place == "videos" else place
+        lines.append(f"{name} of {count} in {where}: {'; '.join(filter(None, seen))}")
     how = "everything decoded" if result.full else "first, middle and last image of each decoded"
     lines.append(
         f"{result.checked} looked at now, {result.cached} known from before, "
         f"{result.seconds:.1f} s ({how}{'' if result.full else '; full=true decodes everything'})"
     )
     return lines
+
+
+def _absent(result: Verification, modality: Modality) -> str:
+    if modality == "rgb":
+        return "no frames yet"
+    if result.flow == ON_THE_FLY:
+        return "flow is computed from the frames while training"
+    return f"no flow yet: {_extract(result)}"
 
 
 def _places(result: Verification) -> dict[str, str]:
