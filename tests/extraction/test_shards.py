@@ -309,3 +309,13 @@ def test_lines_of_log_at_tenths(caplog: pytest.LogCaptureFixture) -> None:
     assert [line.partition(",")[0] for line in lines] == ["1/4 videos", "3/4 videos", "4/4 videos"]
     assert lines[-1].endswith(", 0:00:00 left, 1 failed")
     assert (display.frames, display.failed) == (105, 1)
+
+
+def test_time_left_is_by_the_roots_of_sizes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 40 s for 400 bytes, 100 bytes take half as long, not a quarter."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(time, "monotonic", iter((0.0, 40.0)).__next__)
+    Display([400, 100]).advance(400, 10)
+    assert caplog.messages[-1].endswith(", 0:00:20 left")
